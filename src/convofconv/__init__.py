@@ -1,0 +1,96 @@
+"""Convolution of Convolution (CVPR 2022): let the kernels of a conv layer collaborate, at no cost after training.
+
+>>> import convofconv as coc
+>>> model = coc.convert(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3)))
+>>> plain = coc.reparameterize(model)
+
+Names are imported when they are first used, so that ``coc --help`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .config import PRESETS, Config
+    from .errors import (
+        ArgumentTypeError,
+        ConfigError,
+        ConversionWarning,
+        ConvOfConvError,
+        ShapeError,
+        SurgeryError,
+        VerificationError,
+    )
+    from .maps import KernelLayerNorm, KernelMap, Orthogonalization, SpatialAssociation, Standardization
+    from .penalties import ocnn_penalty, so_penalty, srip_penalty
+    from .report import ConvReport, Summary, summary
+    from .selection import kernel_maps
+    from .surgery import METHODS, convert, reparameterize
+    from .verification import verify
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "surgery": ("convert", "reparameterize", "METHODS"),
+    "report": ("summary", "Summary", "ConvReport"),
+    "selection": ("kernel_maps",),
+    "verification": ("verify",),
+    "config": ("Config", "PRESETS"),
+    "maps": ("KernelMap", "SpatialAssociation", "Standardization", "KernelLayerNorm", "Orthogonalization"),
+    "penalties": ("so_penalty", "srip_penalty", "ocnn_penalty"),
+    "errors": (
+        "ConvOfConvError",
+        "ArgumentTypeError",
+        "ConfigError",
+        "ShapeError",
+        "SurgeryError",
+        "VerificationError",
+        "ConversionWarning",
+    ),
+}
+
+__all__ = [
+    # surgery
+    "convert",
+    "summary",
+    "reparameterize",
+    "verify",
+    "kernel_maps",
+    "METHODS",
+    "Summary",
+    "ConvReport",
+    # configuration
+    "Config",
+    "PRESETS",
+    # kernel maps
+    "KernelMap",
+    "SpatialAssociation",
+    "Standardization",
+    "KernelLayerNorm",
+    "Orthogonalization",
+    # penalties
+    "so_penalty",
+    "srip_penalty",
+    "ocnn_penalty",
+    # errors
+    "ConvOfConvError",
+    "ArgumentTypeError",
+    "ConfigError",
+    "ShapeError",
+    "SurgeryError",
+    "VerificationError",
+    "ConversionWarning",
+]
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(importlib.import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,124 @@
+"""Hyper-parameters of the association: one frozen, checked dataclass and three named presets."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, get_args
+
+from .errors import ArgumentTypeError, ConfigError
+
+Share = Literal["input", "output", "both", "none"]
+Init = Literal["identity", "kaiming"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How the kernels of one conv layer are associated.
+
+    The defaults are the poster's best setting (CoC poster, "Determine hyper-parameters").
+
+    Args:
+        grid_side: kernels per side of the grid, ``sa`` ≥ 1; a group holds ``grid_side ** d`` kernels of a
+            ``d``-dimensional conv.
+        extra_width: the super kernel spans ``kernel_size + extra_width``, ``skp`` ≥ 0.
+        depth: number of super convolutions stacked one after another, ``sl`` ≥ 1.
+        skip: add the basic kernels to the result of the stack of super convolutions.
+        dilated: use a small dilated super kernel in place of a dense one (``dilat``).
+        share: over what one super kernel is shared: ``"input"`` channels (one per group of kernels, the published
+            choice), ``"output"`` groups (one per input channel), ``"both"`` (one for the layer), or ``"none"`` (a
+            dense super convolution that also mixes input channels).
+        standardize_super_kernel: standardize every super kernel to zero mean and unit deviation before its use.
+        grid_norm: LayerNorm over all grids after the last super convolution, one statistic per input channel.
+        kernel_norm: LayerNorm over every final kernel (:class:`convofconv.KernelLayerNorm`), on convs that a
+            normalisation layer follows.
+        within_conv_groups: keep every grid inside one group of a grouped convolution.
+        init: ``"identity"`` starts as the unchanged network, ``"kaiming"`` draws the super kernels as the paper does.
+
+    Raises:
+        ArgumentTypeError: a value has the wrong type.
+        ConfigError: a value is impossible, alone or together with another.
+
+    Example:
+        >>> Config(grid_side=3).replace(skip=True).grid_side
+        3
+    """
+
+    grid_side: int = 2
+    extra_width: int = 2
+    depth: int = 1
+    skip: bool = True
+    dilated: bool = True
+    share: Share = "input"
+    standardize_super_kernel: bool = False
+    grid_norm: bool = False
+    kernel_norm: bool = False
+    within_conv_groups: bool = False
+    init: Init = "identity"
+
+    def __post_init__(self) -> None:
+        for name, least in (("grid_side", 1), ("extra_width", 0), ("depth", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ArgumentTypeError(f"Config.{name} must be an int, got {value!r} ({type(value).__name__})")
+            if value < least:
+                raise ConfigError(f"Config.{name} must be at least {least}, got {value}")
+        for field in dataclasses.fields(self):
+            if isinstance(field.default, bool) and not isinstance(getattr(self, field.name), bool):
+                raise ArgumentTypeError(f"Config.{field.name} must be True or False, got {getattr(self, field.name)!r}")
+        for name, allowed in (("share", get_args(Share)), ("init", get_args(Init))):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"Config.{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        if self.init == "identity" and not self.skip and self.normalized:
+            raise ConfigError(
+                "Config: skip=False together with grid_norm or standardize_super_kernel passes every kernel through a "
+                'normalisation, so no start keeps the network unchanged; set init="kaiming" or skip=True'
+            )
+
+    @property
+    def normalized(self) -> bool:
+        """Whether a normalisation sits between the basic kernels and the result (the final norm not counted)."""
+        return self.grid_norm or self.standardize_super_kernel
+
+    def replace(self, **changes: object) -> Config:
+        """Return a copy with some fields changed, checked like a new one.
+
+        Raises:
+            ConfigError: a field of that name does not exist, or the new value is impossible.
+        """
+        known = {field.name for field in dataclasses.fields(self)}
+        if unknown := sorted(set(changes) - known):
+            raise ConfigError(f"Config has no field {', '.join(unknown)}; its fields are {', '.join(sorted(known))}")
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+
+#: The named configurations: ``poster`` is the text of the poster, ``released`` and ``lightweight`` are what the
+#: authors' published settings do for standard and for light-weight networks.
+PRESETS: Mapping[str, Config] = MappingProxyType(
+    {
+        "poster": Config(),
+        "released": Config(standardize_super_kernel=True, grid_norm=True, kernel_norm=True),
+        "lightweight": Config(grid_norm=True, kernel_norm=True),
+    }
+)
+
+
+def resolve_config(config: Config | str) -> Config:
+    """Return ``config`` itself, or the preset of that name.
+
+    Raises:
+        ConfigError: no preset has that name.
+        ArgumentTypeError: ``config`` is neither a name nor a :class:`Config`.
+
+    Example:
+        >>> resolve_config("released").grid_norm
+        True
+    """
+    if isinstance(config, Config):
+        return config
+    if not isinstance(config, str):
+        raise ArgumentTypeError(f"config must be a Config or the name of a preset, got {type(config).__name__}")
+    if config not in PRESETS:
+        raise ConfigError(f"no preset is called {config!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[config]

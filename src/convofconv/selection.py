@@ -1,0 +1,148 @@
+"""Which convs of a model to convert: the walk, the obstacles, the default choice, and who is followed by a norm.
+
+Nothing about a conversion is recorded in the model; all of this is read off its modules at any time.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from .errors import ArgumentTypeError, ConfigError, SurgeryError, listing
+from .maps import Conv, KernelMap
+
+Where = str | Iterable[str] | Callable[[str, nn.Module], bool]
+
+#: Names of the layers that a detector predicts with, kept plain by default: nothing normalises what they put out.
+PREDICTION_LAYERS = ("cls_logits", "bbox_reg", "bbox_pred", "bbox_ctrness", "mask_fcn_logits")
+
+_WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "OptimizedModule")
+_TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
+
+def convs(model: nn.Module) -> Iterator[tuple[str, Conv]]:
+    """All convolutions by name, each module once."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.conv._ConvNd):
+            yield name, cast(Conv, module)
+
+
+def weight_maps(module: nn.Module) -> parametrize.ParametrizationList | None:
+    """Everything that is registered on a module's weight, of whatever library, or ``None``."""
+    if not parametrize.is_parametrized(module, "weight"):
+        return None
+    lists = cast(nn.ModuleDict, module.parametrizations)
+    return cast(parametrize.ParametrizationList, lists["weight"])
+
+
+def kernel_maps(module: nn.Module) -> tuple[KernelMap, ...]:
+    """The kernel maps on a module's weight, in the order of their application; none for other modules."""
+    return tuple(m for m in weight_maps(module) or () if isinstance(m, KernelMap))
+
+
+def describe(conv: Conv) -> str:
+    """Class, channels and kernel size in a few words."""
+    text = f"{parametrize.type_before_parametrizations(conv).__name__} {conv.in_channels}→{conv.out_channels}"
+    text += ", " + "×".join(map(str, conv.kernel_size))
+    return text + (f", groups={conv.groups}" if conv.groups > 1 else "")
+
+
+def obstacle(conv: Conv) -> str:
+    """Why this conv can never be converted, empty if it can."""
+    module: nn.Module = conv
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+        return "transposed convolution"
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
+        return "lazy and not initialised: run a forward pass first"
+    if hasattr(conv, "weight_fake_quant"):
+        return "prepared for quantization: convert before that"
+    if kernel_maps(conv):
+        return "already converted"
+    if registered := weight_maps(conv):
+        return f"weight is parametrized already ({listing(type(m).__name__ for m in registered)})"
+    if conv._parameters.get("weight") is None:
+        return "weight is computed by a hook (weight_norm or spectral_norm)"
+    if not conv.weight.is_floating_point():
+        return f"weight is {conv.weight.dtype}"
+    return ""
+
+
+def default_reason(name: str, conv: Conv) -> str:
+    """Why this conv is not converted unless it is asked for, empty if it is."""
+    if set(conv.kernel_size) == {1}:
+        return "1×1 kernel" if len(conv.kernel_size) == 2 else "kernel of size 1"
+    if name.rpartition(".")[2] in PREDICTION_LAYERS:
+        return "prediction layer"
+    return ""
+
+
+def parse_where(model: nn.Module, where: Where | None) -> Callable[[str, Conv], str]:
+    """Turn ``where`` into a function that gives the reason to skip a conv, empty for one to convert."""
+    if where is None:
+        return default_reason
+    if callable(where):
+        chosen = where
+        return lambda name, conv: "" if chosen(name, conv) else "not selected"
+    patterns = [where] if isinstance(where, str) else where
+    if not isinstance(patterns, Iterable) or not all(isinstance(p, str) for p in (patterns := list(patterns))):
+        raise ArgumentTypeError(f"where takes name patterns or a function of (name, module), got {where!r}")
+    names = [name for name, _ in convs(model)]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise ConfigError(
+                f"where: no conv matches {pattern!r}; the convs are {listing(names)} (use * for any text)"
+            )
+    return lambda name, _: "" if any(fnmatch.fnmatchcase(name, p) for p in patterns) else "not selected"
+
+
+def refuse_wrapped(model: nn.Module) -> None:
+    """Raise where a wrapper has already recorded the model's parameters or traced its forward."""
+    for module in model.modules():
+        if wrapper := next((base.__name__ for base in type(module).__mro__ if base.__name__ in _WRAPPERS), None):
+            raise SurgeryError(
+                f"the model is wrapped in {wrapper} already; convert or fold the bare model "
+                "(model.module, or model._orig_mod of a compiled one) and wrap it afterwards"
+            )
+
+
+def followed_by_norm(model: nn.Module) -> set[str]:
+    """Names of the convs that a normalisation layer of as many channels follows in the order of the modules."""
+    leaves = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.conv._ConvNd)
+        or (
+            not any(module.children())
+            and not isinstance(module, _TRANSPARENT)
+            and "parametrizations" not in name.split(".")
+        )
+    ]
+    return {
+        name
+        for (name, module), (_, after) in itertools.pairwise(leaves)
+        if isinstance(module, nn.modules.conv._ConvNd) and _norm_channels(after) == module.out_channels
+    }
+
+
+def _norm_channels(module: nn.Module) -> int | None:
+    if "norm" not in type(module).__name__.lower():
+        return None
+    scale = getattr(module, "weight", None)
+    return scale.numel() if isinstance(scale, Tensor) else getattr(module, "num_features", None)
+
+
+def looks_trained(model: nn.Module) -> bool:
+    """Whether a norm's statistics or scales have moved from their start."""
+    for module in model.modules():
+        mean = getattr(module, "running_mean", None)
+        if isinstance(mean, Tensor) and not mean.is_meta and bool(mean.any()):
+            return True
+        scale = getattr(module, "weight", None) if _norm_channels(module) else None
+        if isinstance(scale, Tensor) and not scale.is_meta and scale.unique().numel() > 1:
+            return True
+    return False
