@@ -182,9 +182,9 @@ def match_layout(out: Tensor, weight: Tensor) -> Tensor:
     """Give ``out`` the memory format of ``weight``: it decides the layout of the conv's output and its algorithm."""
     # Through flat views: `contiguous` alone keeps the other format's strides where an axis has length 1.
     if is_channels_last(weight):
-        by_channel = out.movedim(1, -1)
-        return by_channel.flatten(1).view(by_channel.shape).movedim(-1, 1)
-    return out.flatten(1).view(weight.shape)
+        by_channel = out.movedim(1, -1).contiguous()
+        return by_channel.flatten().view(by_channel.shape).movedim(-1, 1)
+    return out.contiguous().flatten().view(weight.shape)
 
 
 def from_groups(x: Tensor, grid: Grid) -> Tensor:

@@ -417,9 +417,13 @@ class Orthogonalization(KernelMap):
         gram = v @ v.mT
         norm = torch.linalg.matrix_norm(gram, keepdim=True).clamp_min(1e-12)
         gram = gram / norm
-        b = 1.5 * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device) - 0.5 * gram
-        for _ in range(self.iterations - 1):
-            b = 1.5 * b - 0.5 * (b @ b) @ (b @ gram)
+        # B ← 1.5 B - 0.5 B³ S, with M = B² S carried along: the uncoupled form amplifies its rounding errors.
+        identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        b, m = identity, gram
+        for step in range(self.iterations):
+            t = 1.5 * identity - 0.5 * m
+            b = b @ t if step else t
+            m = t @ m @ t
         out: Tensor = self.scale * (b @ (v / norm.sqrt()))
         return out if wide else out.mT
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from .errors import ArgumentTypeError
 from .maps import Conv, KernelLayerNorm, KernelMap, SpatialAssociation
@@ -97,7 +98,7 @@ def summary(model: nn.Module) -> Summary:
                 _notes(conv, maps),
             )
         )
-    return Summary(tuple(reports), sum(p.numel() for p in model.parameters()))
+    return Summary(tuple(reports), sum(p.numel() for p in model.parameters() if not is_lazy(p)))
 
 
 def _notes(conv: Conv, maps: Sequence[KernelMap]) -> tuple[str, ...]:

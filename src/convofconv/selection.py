@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from .errors import ArgumentTypeError, ConfigError, SurgeryError, listing
@@ -88,8 +89,8 @@ def parse_where(model: nn.Module, where: Where | None) -> Callable[[str, Conv], 
     if callable(where):
         chosen = where
         return lambda name, conv: "" if chosen(name, conv) else "not selected"
-    patterns = [where] if isinstance(where, str) else where
-    if not isinstance(patterns, Iterable) or not all(isinstance(p, str) for p in (patterns := list(patterns))):
+    patterns = [where] if isinstance(where, str) else list(where) if isinstance(where, Iterable) else [where]
+    if not all(isinstance(pattern, str) for pattern in patterns):
         raise ArgumentTypeError(f"where takes name patterns or a function of (name, module), got {where!r}")
     names = [name for name, _ in convs(model)]
     for pattern in patterns:
@@ -133,16 +134,18 @@ def _norm_channels(module: nn.Module) -> int | None:
     if "norm" not in type(module).__name__.lower():
         return None
     scale = getattr(module, "weight", None)
-    return scale.numel() if isinstance(scale, Tensor) else getattr(module, "num_features", None)
+    if isinstance(scale, Tensor) and not is_lazy(scale):
+        return scale.numel()
+    return getattr(module, "num_features", None)
 
 
 def looks_trained(model: nn.Module) -> bool:
     """Whether a norm's statistics or scales have moved from their start."""
     for module in model.modules():
         mean = getattr(module, "running_mean", None)
-        if isinstance(mean, Tensor) and not mean.is_meta and bool(mean.any()):
+        if isinstance(mean, Tensor) and not is_lazy(mean) and not mean.is_meta and bool(mean.any()):
             return True
         scale = getattr(module, "weight", None) if _norm_channels(module) else None
-        if isinstance(scale, Tensor) and not scale.is_meta and scale.unique().numel() > 1:
+        if isinstance(scale, Tensor) and not is_lazy(scale) and not scale.is_meta and scale.unique().numel() > 1:
             return True
     return False

@@ -233,7 +233,9 @@ def _plan(
 def _refuse_split_ties(model: nn.Module, plan: Sequence[tuple[str, Conv, list[KernelMap]]]) -> None:
     """Folding writes α(W) into a shared weight: every owner of that weight must be one that applies α."""
     chosen = {id(conv.weight): name for name, conv, _ in plan}
-    covered = {f"{name}.weight" if name else "weight" for name, _, _ in plan}
+    converted = {conv for _, conv, _ in plan}
+    everywhere = model.named_modules(remove_duplicate=False)  # a shared module has several names
+    covered = {f"{name}.weight" if name else "weight" for name, module in everywhere if module in converted}
     for owner, parameter in model.named_parameters(remove_duplicate=False):
         if id(parameter) in chosen and owner not in covered:
             raise SurgeryError(

@@ -1,0 +1,145 @@
+"""The command line ``coc``: one parser, and a sub-command for every entry of :data:`COMMANDS`.
+
+To add one, write a function that adds its options and one that runs it, and enter both into the table. Nothing heavy is
+imported before a sub-command runs, so that ``coc --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import __version__
+from .errors import ConvOfConvError
+from .lab.demo_settings import DemoSettings
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+_LAB_PACKAGES = ("jsonargparse", "matplotlib", "mlxtend", "timm", "torchvision", "tqdm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A sub-command: its line in ``coc --help``, its own help, its options and what it does with them."""
+
+    summary: str
+    description: str
+    add_options: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace], None]
+
+
+def _demo_options(parser: ArgumentParser) -> None:
+    default = DemoSettings()
+
+    def option(name: str, kind: type, metavar: str, text: str) -> None:
+        value = getattr(default, name.replace("-", "_"))
+        parser.add_argument(f"--{name}", type=kind, default=value, metavar=metavar, help=text)
+
+    option("data", Path, "DIR", "folder of pictures (default: the digits)")
+    option("out", Path, "DIR", "folder for the results, made if missing (default: %(default)s)")
+    parser.add_argument(
+        "--methods",
+        default=",".join(default.methods),
+        metavar="LIST",
+        help="what to compare, with commas: plain, and coc, stnd, orth, also joined with + (default: %(default)s)",
+    )
+    option("seeds", int, "N", "trainings per method, with seeds 0 to N-1 (default: %(default)s)")
+    option("epochs", int, "N", "passes over the training pictures (default: %(default)s)")
+    option("train-images", int, "N", "most pictures to train on, as many of each class (default: %(default)s)")
+    option("test-images", int, "N", "most pictures to test on, as many of each class (default: %(default)s)")
+    option("size", int, "PIXELS", "side of the square that your pictures are scaled and cut to (default: %(default)s)")
+    option("threads", int, "N", "CPU threads (default: torch's choice)")
+
+
+def _demo(options: Namespace) -> None:
+    from .lab.demo import run_demo
+
+    methods = tuple(name.strip() for name in options.methods.split(","))
+    run_demo(DemoSettings(**{**vars(options), "methods": methods}))
+
+
+COMMANDS = {
+    "demo": Command(
+        "train, fold and compare on real digits, or on your pictures, in a few minutes",
+        """\
+Train a small ResNet on handwritten digits: plain, with weight standardization (stnd), with the convolution of
+convolution (coc), and with both. Every method starts from the same weights and sees the same order of pictures on each
+seed. Then fold each network into plain convs, check that it still computes the same, and print one table: accuracy,
+parameters in training and deployed, time per training step, largest difference after folding.
+
+Learning curves, the learnt kernels of one layer and all numbers are written to a folder.
+
+examples:
+  coc demo
+  coc demo --data flowers --methods plain,coc --seeds 5
+
+--data takes a folder with a folder of pictures per class (a fifth of each class is kept for testing), a folder with
+such folders in train and val, or CIFAR-10 or CIFAR-100 as unpacked from their archives.""",
+        _demo_options,
+        _demo,
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``coc`` with ``argv`` (by default what was typed) and return its exit code.
+
+    0: done. 2: a mistake of the user, told in one line on stderr. 130: interrupted with Ctrl-C.
+
+    Raises:
+        SystemExit: with code 0, after ``--help`` and ``--version``.
+    """
+    try:
+        options = _parser().parse_args(argv)
+        COMMANDS[options.command].run(options[options.command])
+    except KeyboardInterrupt:
+        return 130
+    except ConvOfConvError as error:
+        return _complain(str(error))
+    except argparse.ArgumentError as error:
+        return _complain(f"{error} (see coc --help, coc COMMAND --help)")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _LAB_PACKAGES:
+            raise
+        return _complain(f"the package {error.name} is missing; run: pip install 'convofconv[lab]'")
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    from jsonargparse import ArgumentParser
+
+    def parser(description: str, prog: str | None = None) -> ArgumentParser:
+        return ArgumentParser(
+            prog=prog,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            exit_on_error=False,
+            allow_abbrev=False,
+        )
+
+    top = parser("Convolution of Convolution: let the kernels of a conv layer collaborate (CVPR 2022).", "coc")
+    top.add_argument("--version", action="version", version=f"coc {__version__}")
+    commands = top.add_subcommands(title="commands", dest="command", metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        own = parser(command.description)
+        command.add_options(own)
+        commands.add_subcommand(name, own, help=command.summary)
+    return top
+
+
+def _complain(message: str) -> int:
+    # jsonargparse speaks of keys, in several lines: 'Parser key "train_images":\n  Expected a <class 'int'>. Got ...'
+    message = re.sub(r'Parser key "([\w.]+)"', lambda match: "--" + match[1].replace("_", "-"), message)
+    message = re.sub(r"Expected an? <class '(\w+)'>\. Got value:", r"expected \1, got", " ".join(message.split()))
+    print(f"coc: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""The association against the paper's steps written literally, over everything that can be configured."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import associate as literal
+from reference import relative
+
+from convofconv.association import Grid, associate, choose_way, super_kernel_axis
+from convofconv.errors import ShapeError
+
+SHAPES = {
+    "3x3": (8, 3, 3, 3),
+    "5x5": (4, 2, 5, 5),
+    "7x7 stem": (8, 3, 7, 7),
+    "even": (8, 3, 2, 4),
+    "rectangular": (8, 3, 1, 3),
+    "1x1": (8, 3, 1, 1),
+    "1-d": (6, 3, 3),
+    "3-d": (8, 2, 3, 1, 2),
+    "depthwise": (10, 1, 3, 3),
+    "incomplete": (7, 3, 3, 3),
+    "fewer than a grid": (3, 2, 3, 3),
+    "one kernel": (1, 1, 3, 3),
+}
+
+
+def random_case(shape, *, side=2, extra=2, dilated=True, share="input", depth=1, blocks=1, dtype=torch.float64):
+    grid = Grid.build(shape, side, extra, dilated, blocks)
+    weight = torch.randn(shape, dtype=dtype)
+    super_kernel = torch.randn(depth, *grid.super_shape(share), dtype=dtype)
+    return grid, weight, super_kernel
+
+
+def check(grid, weight, super_kernel, share="input", skip=True, norm=None):
+    expected = literal(
+        weight,
+        super_kernel,
+        side=grid.side,
+        dilation=grid.dilation,
+        share=share,
+        skip=skip,
+        norm=norm,
+        blocks=grid.blocks,
+    )
+    for way in ("direct",) if share == "none" else ("matmul", "direct"):
+        found = associate(weight, super_kernel, grid, share=share, skip=skip, norm=norm, way=way)
+        assert relative(found, expected) < (1e-12 if weight.dtype == torch.float64 else 1e-5), way
+        assert found.stride() == weight.stride(), way
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("share", ["input", "output", "both", "none"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_every_share_mode_and_shape(shape, share, dtype):
+    for side, skip, depth in itertools.product((1, 2, 3), (True, False), (1, 2)):
+        check(*random_case(shape, side=side, share=share, depth=depth, dtype=dtype), share=share, skip=skip)
+
+
+@pytest.mark.parametrize("dilated", [True, False])
+@pytest.mark.parametrize("extra", [0, 1, 2, 4, 6])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_every_width(shape, extra, dilated):
+    check(*random_case(shape, extra=extra, dilated=dilated))
+
+
+@pytest.mark.parametrize("share", ["input", "output", "both", "none"])
+@pytest.mark.parametrize("shape", [s for s in SHAPES.values() if s[0] > 1], ids=lambda s: "x".join(map(str, s)))
+def test_grid_norm(shape, share):
+    for skip, depth in itertools.product((True, False), (1, 3)):
+        grid, weight, super_kernel = random_case(shape, share=share, depth=depth)
+        norm = tuple(torch.randn(grid.groups, grid.cells, *grid.kernel, dtype=weight.dtype) for _ in range(2))
+        check(grid, weight, super_kernel, share=share, skip=skip, norm=norm)
+
+
+@pytest.mark.parametrize(("channels", "blocks"), [(8, 2), (12, 4), (10, 2), (6, 6)])
+def test_grids_inside_conv_groups(channels, blocks):
+    grid, weight, super_kernel = random_case((channels, 2, 3, 3), blocks=blocks, depth=2)
+    norm = tuple(torch.randn(grid.groups, grid.cells, 3, 3, dtype=weight.dtype) for _ in range(2))
+    check(grid, weight, super_kernel)
+    check(grid, weight, super_kernel, norm=norm)
+    # Nothing crosses a block: kernels of the first one do not feel the others.
+    changed = weight.clone()
+    changed[channels // blocks :] += 1
+    first = slice(channels // blocks)
+    assert torch.equal(
+        associate(weight, super_kernel, grid, way="direct")[first],
+        associate(changed, super_kernel, grid, way="direct")[first],
+    )
+
+
+@st.composite
+def any_case(draw):
+    d = draw(st.integers(1, 3))
+    kernel = draw(st.lists(st.integers(1, {1: 9, 2: 5, 3: 3}[d]), min_size=d, max_size=d))
+    side = draw(st.integers(1, {1: 8, 2: 4, 3: 2}[d]))
+    blocks = draw(st.integers(1, 3))
+    shape = (blocks * draw(st.integers(1, 9)), draw(st.integers(1, 4)), *kernel)
+    share = draw(st.sampled_from(["input", "output", "both", "none"]))
+    settings_ = {"side": side, "extra": draw(st.integers(0, 5)), "dilated": draw(st.booleans())}
+    return shape, share, settings_, draw(st.integers(1, 3)), draw(st.booleans()), draw(st.booleans()), blocks
+
+
+@settings(max_examples=150, deadline=None)
+@given(any_case())
+def test_random_shapes(case):
+    shape, share, options, depth, skip, channels_last, blocks = case
+    grid, weight, super_kernel = random_case(shape, share=share, depth=depth, blocks=blocks, **options)
+    if channels_last:
+        weight = weight.movedim(1, -1).contiguous().movedim(-1, 1)
+    check(grid, weight, super_kernel, share=share, skip=skip)
+
+
+@pytest.mark.parametrize("way", ["matmul", "direct"])
+@pytest.mark.parametrize("share", ["input", "output", "both"])
+@pytest.mark.parametrize("shape", [(5, 2, 3, 3), (4, 1, 2), (8, 1, 2, 1, 2)])
+def test_gradients_of_first_and_second_order(shape, share, way):
+    grid, weight, super_kernel = random_case(shape, share=share, depth=2)
+    gain, bias = (torch.randn(grid.groups, grid.cells, *grid.kernel, dtype=weight.dtype) for _ in range(2))
+    inputs = tuple(t.requires_grad_() for t in (weight, super_kernel))
+
+    def linear(w, s):
+        return associate(w, s, grid, share=share, way=way)
+
+    def normed(w, s, a, b):
+        return associate(w, s, grid, share=share, norm=(a, b), way=way)
+
+    assert torch.autograd.gradcheck(linear, inputs)
+    assert torch.autograd.gradgradcheck(linear, inputs)
+    inputs = (*inputs, gain.requires_grad_(), bias.requires_grad_())
+    assert torch.autograd.gradcheck(normed, inputs)
+    assert torch.autograd.gradgradcheck(normed, inputs)
+
+
+def test_gradients_of_the_dense_super_kernel():
+    grid, weight, super_kernel = random_case((5, 2, 3, 3), share="none")
+    inputs = (weight.requires_grad_(), super_kernel.requires_grad_())
+    assert torch.autograd.gradcheck(lambda w, s: associate(w, s, grid, share="none"), inputs)
+    assert torch.autograd.gradgradcheck(lambda w, s: associate(w, s, grid, share="none"), inputs)
+
+
+@pytest.mark.parametrize("way", ["matmul", "direct"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_within_its_bound(dtype, way):
+    """|error| ≤ eps · (|W| + α₀(|W|)), with α₀ the association without skip by |s|: two roundings of half an eps."""
+    grid, weight, super_kernel = random_case((32, 16, 3, 3), dtype=dtype)
+    exact = [t.double() for t in (weight, super_kernel)]
+    expected = literal(*exact, side=2, dilation=grid.dilation)
+    size = exact[0].abs() + literal(*[t.abs() for t in exact], side=2, dilation=grid.dilation, skip=False)
+    error = (associate(weight, super_kernel, grid, way=way).double() - expected).abs()
+    assert (error <= torch.finfo(dtype).eps * size).all()
+    assert (error > 0).any()
+
+
+@pytest.mark.parametrize("way", ["matmul", "direct"])
+def test_autocast_keeps_the_skip_in_full_precision(way):
+    """Under autocast only the update is in bfloat16: its error is relative to the update, not to the kernels."""
+    grid, weight, super_kernel = random_case((32, 16, 3, 3), dtype=torch.float32)
+    super_kernel = super_kernel * 1e-3
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = associate(weight, super_kernel, grid, way=way)
+    assert found.dtype == torch.float32
+    exact = [t.double() for t in (weight, super_kernel)]
+    expected = literal(*exact, side=2, dilation=grid.dilation)
+    update = literal(*[t.abs() for t in exact], side=2, dilation=grid.dilation, skip=False)
+    rounding = torch.finfo(torch.float32).eps * weight.abs()
+    assert ((found - expected).abs() <= 1.5 * torch.finfo(torch.bfloat16).eps * update + rounding).all()
+
+
+def test_autocast_returns_the_weights_dtype_without_skip():
+    grid, weight, super_kernel = random_case((8, 4, 3, 3), dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert associate(weight, super_kernel, grid, skip=False).dtype == torch.float32
+
+
+def test_missing_kernels_are_fixed_zeros():
+    """An incomplete group behaves like a complete one whose other kernels are zero, and gets no gradient for them."""
+    grid, weight, super_kernel = random_case((6, 3, 3, 3))
+    full = torch.cat([weight, torch.zeros(2, 3, 3, 3, dtype=weight.dtype)])
+    full_grid = Grid.build(full.shape, 2, 2, True)
+    expected = associate(full, super_kernel, full_grid)[:6]
+    assert relative(associate(weight, super_kernel, grid), expected) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("kernel", "extra", "expected"),
+    [
+        *[(3, skp, v) for skp, v in {0: (3, 1), 2: (3, 2), 4: (3, 3), 6: (5, 2)}.items()],
+        *[(5, skp, v) for skp, v in {0: (3, 3), 2: (5, 2), 4: (5, 3), 6: (5, 4)}.items()],
+        *[(7, skp, v) for skp, v in {0: (5, 2), 2: (5, 3), 4: (5, 4), 6: (7, 3)}.items()],
+    ],
+)
+def test_dilated_sizes_are_the_papers_table(kernel, extra, expected):
+    assert super_kernel_axis(kernel, extra, dilated=True) == expected
+    assert super_kernel_axis(kernel, extra, dilated=False) == (kernel + extra, 1)
+
+
+@given(st.integers(1, 40), st.integers(0, 20))
+def test_dilated_sizes_elsewhere_follow_the_rule(kernel, extra):
+    size, dilation = super_kernel_axis(kernel, extra, dilated=True)
+    assert size % 2 == 1
+    if kernel in (3, 5, 7) and extra in (0, 2, 4, 6):
+        return
+    span = kernel + extra
+    assert 1 <= dilation <= 3
+    assert 1 + (size - 1) * dilation >= span
+    if size > 1:
+        assert 1 + (size - 1) * (dilation - 1) < span, "a smaller dilation would do"
+        assert 1 + (size - 3) * 3 < span, "fewer taps would do"
+
+
+def test_the_cheaper_way_is_chosen_by_cost():
+    def way(shape, side=2):
+        return choose_way(Grid.build(shape, side, 2, True), "input")
+
+    assert way((64, 64, 3, 3)) == way((512, 512, 3, 3)) == way((512, 1, 3, 3)) == "matmul"
+    assert way((64, 3, 7, 7)) == "direct"
+    assert way((64, 64, 3, 3), side=8) == "direct"
+    assert choose_way(Grid.build((8, 8, 3, 3), 2, 2, True), "none") == "direct"
+
+
+def test_inference_mode_and_fake_tensors_do_not_poison_later_calls():
+    """The shift matrices are cached; what a tracer or inference mode sees must not stay there."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    shape = (8, 3, 3, 5)  # a geometry that no other test uses
+    grid = Grid.build(shape, 2, 3, False)
+    with FakeTensorMode():
+        associate(torch.randn(shape), torch.randn(1, *grid.super_shape("input")), grid, way="matmul")
+    with torch.inference_mode():
+        associate(torch.randn(shape), torch.randn(1, *grid.super_shape("input")), grid, way="matmul")
+    weight = torch.randn(shape, requires_grad=True)
+    super_kernel = torch.randn(1, *grid.super_shape("input"), requires_grad=True)
+    associate(weight, super_kernel, grid, way="matmul").sum().backward()
+    assert weight.grad is not None
+    assert super_kernel.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight": torch.zeros(8, 3, 3, 5)}, r"built for weights of shape \(8, 3, 3, 3\), got \(8, 3, 3, 5\)"),
+        ({"super_kernel": torch.zeros(1, 3, 3, 3)}, r"must have shape \(depth, 2, 3, 3\), got \(1, 3, 3, 3\)"),
+        ({"super_kernel": torch.zeros(0, 2, 3, 3)}, r"got \(0, 2, 3, 3\)"),
+        ({"super_kernel": torch.zeros(1, 2, 3, 3, dtype=torch.float64)}, "one dtype and device.*float32.*float64"),
+    ],
+)
+def test_wrong_tensors_are_named(change, message):
+    arguments = {"weight": torch.zeros(8, 3, 3, 3), "super_kernel": torch.zeros(1, 2, 3, 3)} | change
+    with pytest.raises(ShapeError, match=message):
+        associate(**arguments, grid=Grid.build((8, 3, 3, 3), 2, 2, True))
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (8, 3, 1, 1, 1, 1), (0, 3, 3, 3)])
+def test_only_conv_weights_have_grids(shape):
+    with pytest.raises(ShapeError, match="a conv weight has shape"):
+        Grid.build(shape, 2, 2, True)

@@ -1,0 +1,93 @@
+"""Real networks from timm and torchvision: nothing changes at conversion, everything is folded exactly."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from reference import associate_as, randomize
+from torch import nn
+
+import convofconv as coc
+
+timm = pytest.importorskip("timm", reason="timm is not installed (extra [lab])")
+torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed (extra [lab])")
+
+NETWORKS = {
+    "resnet18": lambda: timm.create_model("resnet18"),
+    "resnet50": lambda: timm.create_model("resnet50"),
+    "hrnet_w18": lambda: timm.create_model("hrnet_w18"),
+    "mobilenetv3_small": lambda: timm.create_model("mobilenetv3_small_100"),
+    "shufflenet_v2_x1": lambda: torchvision.models.shufflenet_v2_x1_0(),
+}
+all_networks = pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS.keys())
+
+
+@all_networks
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_conversion_changes_no_output_bit(make, memory_format):
+    model = make().eval().to(memory_format=memory_format)
+    randomize(model)
+    x = torch.randn(2, 3, 64, 64).to(memory_format=memory_format)
+    strides = {name: p.stride() for name, p in model.named_parameters() if p.dim() == 4}
+    with torch.no_grad():
+        expected = model(x)
+        coc.convert(model)
+        assert torch.equal(model(x), expected)
+    converted = [name for name, module in model.named_modules() if coc.kernel_maps(module)]
+    assert len(converted) > 10
+    for name in converted:
+        assert model.get_submodule(name).weight.stride() == strides[f"{name}.weight"], name
+
+
+@all_networks
+@pytest.mark.parametrize("config", ["poster", "released"])
+def test_converted_and_folded_equal_the_literal_kernels(make, config):
+    """Against the literal reference in float64, where nothing hides in rounding; then folding once more in float32."""
+    model = make().eval().double()
+    original = copy.deepcopy(model)
+    coc.convert(model, config=config)
+    randomize(model)
+    x = torch.randn(2, 3, 64, 64).double()
+
+    literal = copy.deepcopy(original)
+    with torch.no_grad():
+        for name, conv in model.named_modules():
+            maps = coc.kernel_maps(conv)
+            if not maps:
+                continue
+            kernels = associate_as(maps[0], conv.parametrizations.weight.original)
+            for norm in maps[1:]:
+                normal = nn.functional.layer_norm(kernels, kernels.shape[1:])
+                kernels = normal * norm.norm_weight + norm.norm_bias
+            literal.get_submodule(name).weight.copy_(kernels)
+    norms = {k: v for k, v in model.state_dict().items() if "parametrizations" not in k}
+    literal.load_state_dict(norms, strict=False)
+
+    assert coc.verify(literal, model, x, tolerance=1e-10) <= 1e-10
+    plain = coc.reparameterize(model)
+    assert coc.verify(literal, plain, x, tolerance=1e-10) <= 1e-10
+    assert coc.verify(model, plain, x, tolerance=1e-10) <= 1e-10, "the original still works after folding a copy"
+
+    assert list(plain.state_dict()) == list(original.state_dict())
+    assert [type(m) for m in plain.modules()] == [type(m) for m in original.modules()]
+    original.load_state_dict(plain.state_dict(), strict=True)
+    assert coc.verify(plain, original, x, tolerance=0) == 0
+
+    model.float()
+    assert coc.verify(model, coc.reparameterize(model, inplace=False), x.float()) <= 1e-5
+
+
+@all_networks
+def test_it_trains(make):
+    """Two steps (timm starts some norms at zero) move every super kernel; every gradient is finite."""
+    model = coc.convert(make())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    maps = [m for module in model.modules() for m in coc.kernel_maps(module)]
+    for _ in range(2):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(torch.randn(4, 3, 64, 64)), torch.arange(4)).backward()
+        optimizer.step()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert all(m.super_kernel.any() for m in maps)
