@@ -248,14 +248,24 @@ def super_matrix(super_kernel: Tensor, grid: Grid) -> Tensor:
     return (super_kernel.flatten(1) @ basis).view(-1, grid.positions, grid.positions)
 
 
-def _matmul_way(x: Tensor, super_kernel: Tensor, grid: Grid, share: Share) -> Tensor:
+def _autocasts(device: torch.device) -> bool:
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+def _matmul_way(x: Tensor, super_kernel: Tensor, grid: Grid, share: Share, residual: Tensor | None) -> Tensor:
     matrix = super_matrix(super_kernel, grid)
     if share == "output":  # one matrix per input channel, the same for all groups
-        return torch.bmm(matrix, x.permute(2, 1, 0)).permute(2, 1, 0)
-    return torch.bmm(matrix.expand(grid.groups, -1, -1), x)
+        out = torch.bmm(matrix, x.permute(2, 1, 0)).permute(2, 1, 0)
+        return out if residual is None else residual + out
+    matrix = matrix.expand(grid.groups, -1, -1)
+    # Fused, the sum costs no pass of its own; autocast would round the residual with everything else.
+    if residual is None or _autocasts(x.device):
+        out = torch.bmm(matrix, x)
+        return out if residual is None else residual + out
+    return torch.baddbmm(residual, matrix, x)
 
 
-def _direct_way(x: Tensor, super_kernel: Tensor, grid: Grid, share: Share) -> Tensor:
+def _direct_way(x: Tensor, super_kernel: Tensor, grid: Grid, share: Share, residual: Tensor | None) -> Tensor:
     d = len(grid.kernel)
     # torch's conv shares a kernel over the batch: input channels go there if they share one, groups otherwise.
     channel_axis = 0 if share == "input" else 1
@@ -275,7 +285,8 @@ def _direct_way(x: Tensor, super_kernel: Tensor, grid: Grid, share: Share) -> Te
     conv_groups = 1 if share == "none" else super_kernel.shape[0]
     images = convolve(F.pad(images, padding), super_kernel, dilation=grid.dilation, groups=conv_groups)
     planes = images.reshape(planes.shape).permute(0, 1, *range(2, 2 + 2 * d, 2), *range(3, 3 + 2 * d, 2))
-    return planes.movedim(channel_axis, -1).reshape(x.shape)
+    out = planes.movedim(channel_axis, -1).reshape(x.shape)
+    return out if residual is None else residual + out
 
 
 # How much dearer one multiplication of the direct way is than one of a matrix product, by way of sharing: depthwise
@@ -301,17 +312,23 @@ def choose_way(grid: Grid, share: Share) -> Way:
 
 
 def super_convolve(
-    x: Tensor, super_kernel: Tensor, grid: Grid, share: Share = "input", way: Way | None = None
+    x: Tensor,
+    super_kernel: Tensor,
+    grid: Grid,
+    share: Share = "input",
+    way: Way | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """One super convolution of flattened groups: "same" zero padding, stride 1, no bias (poster, step 2).
 
     Shape:
         - x: ``(G, n, ci)``, from :func:`to_groups`
         - super_kernel: ``grid.super_shape(share)``
+        - residual: ``(G, n, ci)``, added to the result
         - result: ``(G, n, ci)``
     """
     chosen = way or choose_way(grid, share)
-    return (_matmul_way if chosen == "matmul" else _direct_way)(x, super_kernel, grid, share)
+    return (_matmul_way if chosen == "matmul" else _direct_way)(x, super_kernel, grid, share, residual)
 
 
 def grid_layer_norm(x: Tensor, gain: Tensor, bias: Tensor, grid: Grid, eps: float = 1e-5) -> Tensor:
@@ -363,15 +380,18 @@ def associate(
         True
     """
     _check(weight, super_kernel, grid, share)
-    basic = to_groups(weight, grid)
-    x = basic
+    basic = x = to_groups(weight, grid)
+    # The skip stays outside the matrix: I + S would round a small S away in half precision.
+    residual = basic if skip else None
+    last = super_kernel.shape[0] - 1
     for layer, s in enumerate(super_kernel.unbind(0)):
-        x = super_convolve(zero_missing(x, grid) if layer else x, s, grid, share, way)
+        x = zero_missing(x, grid) if layer else x
+        x = super_convolve(x, s, grid, share, way, residual if layer == last and norm is None else None)
     if norm is not None:
         x = grid_layer_norm(x, *norm, grid)
-    # The skip stays outside the matrix: I + S would round a small S away in half precision.
-    out = basic + x if skip else x.to(weight.dtype)  # autocast computes x in half precision
-    return match_layout(from_groups(out, grid), weight)
+        x = x if residual is None else residual + x
+    # Without a skip, autocast has left x in half precision.
+    return match_layout(from_groups(x.to(weight.dtype), grid), weight)
 
 
 def _check(weight: Tensor, super_kernel: Tensor, grid: Grid, share: Share) -> None:

@@ -17,7 +17,7 @@ def test_the_default_is_the_posters_best_setting():
 
 def test_presets_follow_the_released_settings():
     released, lightweight = coc.PRESETS["released"], coc.PRESETS["lightweight"]
-    assert released.grid_norm and released.kernel_norm and released.standardize_super_kernel
+    assert (released.grid_norm, released.kernel_norm, released.standardize_super_kernel) == (True, True, True)
     assert lightweight == released.replace(standardize_super_kernel=False)
 
 

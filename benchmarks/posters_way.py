@@ -1,0 +1,43 @@
+"""The association as the poster's pseudo-code computes it: rearrange, permute, depthwise convolution, and back.
+
+Written from the pseudo-code ("Naive implementation"), with the skip added and without the super convolution's bias, so
+that it computes the same as ours.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import convofconv as coc
+from convofconv.association import Grid
+
+
+def associate(weight: Tensor, super_kernel: Tensor, grid: Grid) -> Tensor:
+    """α(W) for 2-d convs, one super kernel per group."""
+    groups, side, (kh, kw) = grid.groups, grid.side, grid.kernel
+    full = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, grid.missing))
+    laid_out = full.view(groups, side, side, -1, kh, kw).permute(0, 3, 1, 4, 2, 5)
+    laid_out = laid_out.reshape(groups, -1, side * kh, side * kw)
+    convolved = F.conv2d(
+        laid_out.permute(1, 0, 2, 3), super_kernel[0][:, None], padding="same", dilation=grid.dilation, groups=groups
+    ).permute(1, 0, 2, 3)
+    cut = convolved.reshape(groups, -1, side, kh, side, kw).permute(0, 2, 4, 1, 3, 5)
+    return weight + cut.reshape(full.shape)[: weight.shape[0]]
+
+
+class PostersWay(coc.KernelMap):
+    """The poster's way as a kernel map, for whole networks."""
+
+    def __init__(self, association: coc.SpatialAssociation) -> None:
+        super().__init__()
+        self.grid = association.grid
+        self.super_kernel = nn.Parameter(torch.zeros_like(association.super_kernel))
+
+    @classmethod
+    def for_conv(cls, conv, config):
+        return cls(coc.SpatialAssociation.for_conv(conv, config))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return associate(weight, self.super_kernel, self.grid)

@@ -1,0 +1,51 @@
+"""Every example in a docstring runs and gives what it says; every public object has a docstring."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import convofconv as coc
+
+CORE = ["association", "config", "errors", "maps", "penalties", "report", "selection", "surgery", "verification"]
+
+
+@pytest.mark.parametrize("name", ["convofconv", *[f"convofconv.{module}" for module in CORE]])
+def test_docstring_examples(name):
+    module = importlib.import_module(name)
+    result = doctest.testmod(module, extraglobs={"torch": torch})
+    assert result.failed == 0
+
+
+def test_the_public_face_is_complete_documented_and_has_examples():
+    assert set(coc.__all__) <= set(dir(coc))
+    for name in coc.__all__:
+        public = getattr(coc, name)
+        if not inspect.isclass(public) and not callable(public):
+            continue
+        assert inspect.getdoc(public), name
+        small = inspect.isclass(public) and (issubclass(public, Exception) or name in ("Summary", "ConvReport"))
+        if not small and name != "kernel_maps":
+            assert ">>>" in inspect.getdoc(public), f"{name} has no example"
+    with pytest.raises(AttributeError, match="no attribute 'converts'"):
+        coc.converts  # noqa: B018
+
+
+def test_importing_the_package_imports_neither_torch_nor_the_lab():
+    code = "import convofconv, sys; print([m for m in ('torch', 'torchvision', 'timm', 'matplotlib') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_the_core_imports_torch_alone():
+    code = (
+        "import sys, torch; before = set(sys.modules); import convofconv as coc; [getattr(coc, n) for n in coc.__all__];"
+        "new = {m.split('.')[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names);"
+        "print(sorted(new))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "['convofconv']"
