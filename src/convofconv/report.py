@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from .errors import ArgumentTypeError
 from .maps import Conv, KernelLayerNorm, KernelMap, SpatialAssociation
-from .selection import convs, default_reason, describe, followed_by_norm, kernel_maps, obstacle
+from .selection import convs, describe, followed_by_norm, kernel_maps, obstacle, parse_where
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ def summary(model: nn.Module) -> Summary:
     """
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"summary takes an nn.Module, got {type(model).__name__}")
-    followed = followed_by_norm(model)
+    followed, default_reason = followed_by_norm(model), parse_where(model, None)
     counted: set[int] = set()
     reports = []
     for name, conv in convs(model):

@@ -5,9 +5,10 @@ Nothing about a conversion is recorded in the model; all of this is read off its
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import cast
 
 from torch import Tensor, nn
@@ -16,8 +17,6 @@ from torch.nn.utils import parametrize
 
 from .errors import ArgumentTypeError, ConfigError, SurgeryError, listing
 from .maps import Conv, KernelMap
-
-Where = str | Iterable[str] | Callable[[str, nn.Module], bool]
 
 #: Names of the layers that a detector predicts with, kept plain by default: nothing normalises what they put out.
 PREDICTION_LAYERS = ("cls_logits", "bbox_reg", "bbox_pred", "bbox_ctrness", "mask_fcn_logits")
@@ -73,41 +72,98 @@ def obstacle(conv: Conv) -> str:
     return ""
 
 
-def default_reason(name: str, conv: Conv) -> str:
-    """Why this conv is not converted unless it is asked for, empty if it is."""
-    if set(conv.kernel_size) == {1}:
-        return "1×1 kernel" if len(conv.kernel_size) == 2 else "kernel of size 1"
-    if name.rpartition(".")[2] in PREDICTION_LAYERS:
-        return "prediction layer"
-    return ""
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Which convs to convert, by kind and by name; the default is what :func:`convofconv.convert` does by itself.
+
+    Args:
+        stem: the network's first conv.
+        depthwise: convs with a group per input channel.
+        pointwise: convs whose kernel is 1×1.
+        predictions: the layers that a detector predicts with (:data:`PREDICTION_LAYERS`).
+        include: name patterns with ``*``; empty for all.
+        exclude: name patterns with ``*``.
+
+    Raises:
+        ArgumentTypeError: a flag is not a bool, a pattern not a string.
+
+    Example:
+        >>> Selection(stem=False, exclude=["layer4.*"]).exclude
+        ('layer4.*',)
+    """
+
+    stem: bool = True
+    depthwise: bool = True
+    pointwise: bool = False
+    predictions: bool = False
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, bool):
+                if not isinstance(value, bool):
+                    raise ArgumentTypeError(f"Selection.{field.name} must be True or False, got {value!r}")
+                continue
+            patterns = (value,) if isinstance(value, str) else value
+            if not isinstance(patterns, Iterable) or not all(isinstance(pattern, str) for pattern in patterns):
+                raise ArgumentTypeError(f"Selection.{field.name} takes name patterns, got {value!r}")
+            object.__setattr__(self, field.name, tuple(patterns))
+
+    def reason_to_skip(self, name: str, conv: Conv, stem: nn.Module | None = None) -> str:
+        """Why this conv is left out, empty if it is not; ``stem`` is the network's first conv."""
+        if self.include and not _matches(name, self.include):
+            return "not selected"
+        if _matches(name, self.exclude):
+            return "excluded"
+        if not self.pointwise and set(conv.kernel_size) == {1}:
+            return "1×1 kernel" if len(conv.kernel_size) == 2 else "kernel of size 1"
+        if not self.predictions and name.rpartition(".")[2] in PREDICTION_LAYERS:
+            return "prediction layer"
+        if not self.depthwise and conv.groups == conv.in_channels > 1:
+            return "depthwise"
+        return "stem" if conv is stem and not self.stem else ""
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+Where = Selection | str | Iterable[str] | Callable[[str, nn.Module], bool]
 
 
 def parse_where(model: nn.Module, where: Where | None) -> Callable[[str, Conv], str]:
-    """Turn ``where`` into a function that gives the reason to skip a conv, empty for one to convert."""
-    if where is None:
-        return default_reason
+    """Turn ``where`` into a function that gives the reason to skip a conv, empty for one to take."""
     if callable(where):
         chosen = where
         return lambda name, conv: "" if chosen(name, conv) else "not selected"
-    patterns = [where] if isinstance(where, str) else list(where) if isinstance(where, Iterable) else [where]
-    if not all(isinstance(pattern, str) for pattern in patterns):
-        raise ArgumentTypeError(f"where takes name patterns or a function of (name, module), got {where!r}")
+    if where is None:
+        where = Selection()
+    elif not isinstance(where, Selection):
+        if not isinstance(where, Iterable):
+            raise ArgumentTypeError(f"where takes a Selection, name patterns or a function, got {where!r}")
+        # Who names a layer means it, whatever its kind.
+        where = Selection(pointwise=True, predictions=True, include=cast(Sequence[str], where))
+    selection = where
     names = [name for name, _ in convs(model)]
-    for pattern in patterns:
+    for pattern in (*selection.include, *selection.exclude):
         if not fnmatch.filter(names, pattern):
             raise ConfigError(
                 f"where: no conv matches {pattern!r}; the convs are {listing(names)} (use * for any text)"
             )
-    return lambda name, _: "" if any(fnmatch.fnmatchcase(name, p) for p in patterns) else "not selected"
+    stem = next((conv for _, conv in convs(model)), None)
+    return lambda name, conv: selection.reason_to_skip(name, conv, stem)
 
 
 def refuse_wrapped(model: nn.Module) -> None:
     """Raise where a wrapper has already recorded the model's parameters or traced its forward."""
     for module in model.modules():
-        if wrapper := next((base.__name__ for base in type(module).__mro__ if base.__name__ in _WRAPPERS), None):
+        wrapper = next((base.__name__ for base in type(module).__mro__ if base.__name__ in _WRAPPERS), None)
+        if wrapper or module._compiled_call_impl is not None:
             raise SurgeryError(
-                f"the model is wrapped in {wrapper} already; convert or fold the bare model "
-                "(model.module, or model._orig_mod of a compiled one) and wrap it afterwards"
+                f"the model is already {'wrapped in ' + wrapper if wrapper else 'compiled'}; convert or fold the bare "
+                "model (model.module, or model._orig_mod of a compiled one), then wrap or compile it"
             )
 
 

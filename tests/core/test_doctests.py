@@ -38,7 +38,9 @@ def test_the_public_face_is_complete_documented_and_has_examples():
 
 
 def test_importing_the_package_imports_neither_torch_nor_the_lab():
-    code = "import convofconv, sys; print([m for m in ('torch', 'torchvision', 'timm', 'matplotlib') if m in sys.modules])"
+    code = (
+        "import convofconv, sys; print([m for m in ('torch', 'torchvision', 'timm', 'matplotlib') if m in sys.modules])"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
