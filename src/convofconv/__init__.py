@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .checkpoint import convert_like
     from .config import PRESETS, Config
     from .errors import (
         ArgumentTypeError,
@@ -23,19 +24,24 @@ if TYPE_CHECKING:
         SurgeryError,
         VerificationError,
     )
+    from .layers import CoC1d, CoC2d, CoC3d
     from .maps import KernelLayerNorm, KernelMap, Orthogonalization, SpatialAssociation, Standardization
+    from .optimization import param_groups
     from .penalties import ocnn_penalty, so_penalty, srip_penalty
     from .report import ConvReport, Summary, summary
-    from .selection import kernel_maps
-    from .surgery import METHODS, convert, reparameterize
+    from .selection import Selection, kernel_maps
+    from .surgery import METHODS, convert, remove, reparameterize
     from .verification import verify
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "surgery": ("convert", "reparameterize", "METHODS"),
+    "surgery": ("convert", "reparameterize", "remove", "METHODS"),
+    "checkpoint": ("convert_like",),
+    "optimization": ("param_groups",),
+    "layers": ("CoC1d", "CoC2d", "CoC3d"),
     "report": ("summary", "Summary", "ConvReport"),
-    "selection": ("kernel_maps",),
+    "selection": ("kernel_maps", "Selection"),
     "verification": ("verify",),
     "config": ("Config", "PRESETS"),
     "maps": ("KernelMap", "SpatialAssociation", "Standardization", "KernelLayerNorm", "Orthogonalization"),
@@ -56,11 +62,19 @@ __all__ = [
     "convert",
     "summary",
     "reparameterize",
+    "remove",
     "verify",
+    "convert_like",
     "kernel_maps",
+    "Selection",
     "METHODS",
     "Summary",
     "ConvReport",
+    # layers and training
+    "CoC1d",
+    "CoC2d",
+    "CoC3d",
+    "param_groups",
     # configuration
     "Config",
     "PRESETS",

@@ -54,7 +54,7 @@ def _demo_options(parser: ArgumentParser) -> None:
     option("train-images", int, "N", "most pictures to train on, as many of each class (default: %(default)s)")
     option("test-images", int, "N", "most pictures to test on, as many of each class (default: %(default)s)")
     option("size", int, "PIXELS", "side of the square that your pictures are scaled and cut to (default: %(default)s)")
-    option("threads", int, "N", "CPU threads (default: torch's choice)")
+    option("threads", int, "N", "CPU threads; more hardly speed so small a network up (default: %(default)s)")
 
 
 def _demo(options: Namespace) -> None:
@@ -100,14 +100,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         COMMANDS[options.command].run(options[options.command])
     except KeyboardInterrupt:
         return 130
-    except ConvOfConvError as error:
+    except (
+        ConvOfConvError,
+        OSError,
+    ) as error:  # OSError: a file or folder that may not be read or written, a full disk
         return _complain(str(error))
     except argparse.ArgumentError as error:
         return _complain(f"{error} (see coc --help, coc COMMAND --help)")
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _LAB_PACKAGES:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _LAB_PACKAGES:
             raise
-        return _complain(f"the package {error.name} is missing; run: pip install 'convofconv[lab]'")
+        return _complain(f"the package {missing} is missing; run: pip install 'convofconv[lab]'")
     return 0
 
 

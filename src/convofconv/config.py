@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from .errors import ArgumentTypeError, ConfigError
 
 Share = Literal["input", "output", "both", "none"]
-Init = Literal["identity", "kaiming"]
+Init = Literal["identity", "kaiming", "solve"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,9 @@ class Config:
         kernel_norm: LayerNorm over every final kernel (:class:`convofconv.KernelLayerNorm`), on convs that a
             normalisation layer follows.
         within_conv_groups: keep every grid inside one group of a grouped convolution.
-        init: ``"identity"`` starts as the unchanged network, ``"kaiming"`` draws the super kernels as the paper does.
+        init: ``"identity"`` starts as the unchanged network; ``"kaiming"`` draws the super kernels as the paper does
+            and keeps the basic kernels, so the network changes; ``"solve"`` draws them too and solves for basic kernels
+            that leave the network unchanged: the paper's start for a pretrained network.
 
     Raises:
         ArgumentTypeError: a value has the wrong type.
@@ -74,6 +76,11 @@ class Config:
             raise ConfigError(
                 "Config: skip=False together with grid_norm or standardize_super_kernel passes every kernel through a "
                 'normalisation, so no start keeps the network unchanged; set init="kaiming" or skip=True'
+            )
+        if self.init == "solve" and (self.grid_norm or self.share == "none"):
+            raise ConfigError(
+                'Config: init="solve" needs an association that can be inverted, without grid_norm and with a share '
+                'other than "none"; use init="identity"'
             )
 
     @property

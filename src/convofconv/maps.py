@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -47,6 +49,61 @@ class KernelMap(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the map's own parameters anew; a map without parameters has nothing to do."""
+
+    def settings(self) -> dict[str, object]:
+        """What the map's result depends on besides its parameters, as plain JSON values; kept in checkpoints."""
+        return {}
+
+    @classmethod
+    def from_settings(cls: type[Self], conv: Conv, settings: dict[str, Any]) -> Self:
+        """Build the map for one conv as a checkpoint describes it; the inverse of :meth:`settings`."""
+        return cls.for_conv(conv, Config())
+
+    def get_extra_state(self) -> Tensor:
+        # As a tensor of JSON bytes, because safetensors, EMA and weights_only loading take nothing else.
+        text = json.dumps({"map": type(self).__name__, **self.settings()}, sort_keys=True)
+        return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Nothing to set: the settings are the constructor's. :meth:`_load_from_state_dict` compares them."""
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        saved = state_dict.get(f"{prefix}_extra_state")
+        if isinstance(saved, Tensor):
+            theirs, mine = read_settings(saved), read_settings(self.get_extra_state())
+            wrong = [
+                f"{key}={theirs.get(key)!r} in the checkpoint, {mine.get(key)!r} here"
+                for key in sorted({*theirs, *mine} - {"init"})
+                if theirs.get(key) != mine.get(key)
+            ]
+            if wrong:
+                layer = prefix.partition(".parametrizations.")[0]
+                error_msgs.append(f"{layer} was converted with other settings: {'; '.join(wrong)}")
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+
+def read_settings(extra_state: Tensor) -> dict[str, Any]:
+    """Decode what :meth:`KernelMap.get_extra_state` wrote.
+
+    Raises:
+        ConfigError: the tensor holds something else.
+    """
+    try:
+        settings = json.loads(bytes(extra_state.tolist()))
+        return {"map": str(settings.pop("map")), **settings}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"a kernel map's settings in the checkpoint cannot be read: {error}") from error
 
 
 def no_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -152,6 +209,13 @@ class SpatialAssociation(KernelMap):
         weight = conv.weight
         return cls(tuple(weight.shape), config, conv.groups, weight.device, weight.dtype)
 
+    def settings(self) -> dict[str, object]:
+        return dataclasses.asdict(self.config)
+
+    @classmethod
+    def from_settings(cls, conv: Conv, settings: dict[str, Any]) -> SpatialAssociation:
+        return cls.for_conv(conv, Config(**settings))
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw new super kernels: kaiming-normal, fan-out (released configuration), then ``config.init``.
@@ -220,8 +284,6 @@ class SpatialAssociation(KernelMap):
         """
         if weight.is_meta or (self.config.skip and not any(switch.any() for switch in self._switches())):
             return weight
-        if self.config.grid_norm or self.config.share == "none":
-            raise NotImplementedError("α with a grid norm or a dense super kernel cannot be inverted")
         system = self._linear_system()
         target = to_groups(weight, self.grid).double()
         by_channel = self.config.share == "output"
@@ -235,8 +297,19 @@ class SpatialAssociation(KernelMap):
         basic = basic.permute(2, 1, 0) if by_channel else basic
         return match_layout(from_groups(basic.to(weight.dtype), self.grid), weight)
 
+    @torch.no_grad()
+    def condition_number(self) -> float:
+        """How much solving for basic kernels (:meth:`right_inverse`) may amplify errors, the worst of all groups.
+
+        Raises:
+            NotImplementedError: α has no computable inverse.
+        """
+        return float(torch.linalg.cond(self._linear_system()).max())
+
     def _linear_system(self) -> Tensor:
         """α as float64 matrices on flattened groups, ``(m, n, n)``; missing kernels map to themselves."""
+        if self.config.grid_norm or self.config.share == "none":
+            raise NotImplementedError("α with a grid norm or a dense super kernel cannot be inverted")
         grid = self.grid
         present = to_groups(torch.ones(grid.shape, dtype=torch.float64, device=self.super_kernel.device), grid)[..., :1]
         if self.config.share == "output":  # one matrix serves all groups: it is right only if none is incomplete
@@ -296,6 +369,13 @@ class Standardization(KernelMap):
             raise ConfigError("a kernel of a single number (depthwise 1×1) cannot be standardized; leave this conv out")
         return cls()
 
+    def settings(self) -> dict[str, object]:
+        return {"eps": self.eps}
+
+    @classmethod
+    def from_settings(cls, conv: Conv, settings: dict[str, Any]) -> Standardization:
+        return cls(**settings)
+
     def forward(self, weight: Tensor) -> Tensor:
         return match_layout(standardize(weight, self.eps), weight)
 
@@ -344,6 +424,15 @@ class KernelLayerNorm(KernelMap):
         if conv.weight[0].numel() == 1:
             raise ConfigError("a kernel of a single number (depthwise 1×1) cannot be normalised; leave this conv out")
         return cls(conv.weight.shape[1:], device=conv.weight.device, dtype=conv.weight.dtype)
+
+    def settings(self) -> dict[str, object]:
+        return {"eps": self.eps}
+
+    @classmethod
+    def from_settings(cls, conv: Conv, settings: dict[str, Any]) -> KernelLayerNorm:
+        kernel_map = cls.for_conv(conv, Config())
+        kernel_map.eps = settings["eps"]
+        return kernel_map
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -402,6 +491,13 @@ class Orthogonalization(KernelMap):
         if conv.weight[0].numel() == 1:
             raise ConfigError("a kernel of a single number (depthwise 1×1) cannot be centred; leave this conv out")
         return cls(groups=conv.groups)
+
+    def settings(self) -> dict[str, object]:
+        return {"iterations": self.iterations, "scale": self.scale, "groups": self.groups}
+
+    @classmethod
+    def from_settings(cls, conv: Conv, settings: dict[str, Any]) -> Orthogonalization:
+        return cls(**settings)
 
     def forward(self, weight: Tensor) -> Tensor:
         # Newton's iteration squares rounding errors: always at least float32, also under autocast.

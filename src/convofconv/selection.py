@@ -130,6 +130,16 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
+def check_patterns(model: nn.Module, patterns: Iterable[str], argument: str) -> None:
+    """Raise where a pattern matches no conv: it is misspelt."""
+    names = [name for name, _ in convs(model)]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise ConfigError(
+                f"{argument}: no conv matches {pattern!r}; the convs are {listing(names)} (use * for any text)"
+            )
+
+
 Where = Selection | str | Iterable[str] | Callable[[str, nn.Module], bool]
 
 
@@ -146,12 +156,7 @@ def parse_where(model: nn.Module, where: Where | None) -> Callable[[str, Conv], 
         # Who names a layer means it, whatever its kind.
         where = Selection(pointwise=True, predictions=True, include=cast(Sequence[str], where))
     selection = where
-    names = [name for name, _ in convs(model)]
-    for pattern in (*selection.include, *selection.exclude):
-        if not fnmatch.filter(names, pattern):
-            raise ConfigError(
-                f"where: no conv matches {pattern!r}; the convs are {listing(names)} (use * for any text)"
-            )
+    check_patterns(model, (*selection.include, *selection.exclude), "where")
     stem = next((conv for _, conv in convs(model)), None)
     return lambda name, conv: selection.reason_to_skip(name, conv, stem)
 

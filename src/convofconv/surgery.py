@@ -7,8 +7,10 @@ A converted conv keeps its class, forward and arguments; only its ``weight`` is 
 from __future__ import annotations
 
 import copy
+import fnmatch
+import gc
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar, cast
 
 import torch
@@ -17,6 +19,7 @@ from torch.nn.utils import parametrize
 
 from .config import Config, resolve_config
 from .errors import ArgumentTypeError, ConfigError, ConversionWarning, ConvOfConvError, SurgeryError, listing
+from .manners import forget, teach
 from .maps import (
     Conv,
     KernelLayerNorm,
@@ -27,7 +30,9 @@ from .maps import (
     no_autocast,
 )
 from .selection import (
+    Selection,
     Where,
+    check_patterns,
     convs,
     describe,
     followed_by_norm,
@@ -40,15 +45,14 @@ from .selection import (
 )
 
 Method = str | type[KernelMap] | Sequence[str | type[KernelMap]]
+Configs = Config | str | Mapping[str, Config | str]
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 #: The methods by name, in the order in which their maps are applied.
 METHODS: dict[str, type[KernelMap]] = {"coc": SpatialAssociation, "stnd": Standardization, "orth": Orthogonalization}
 
 
-def convert(
-    model: ModelT, method: Method = "coc", config: Config | str = "poster", where: Where | None = None
-) -> ModelT:
+def convert(model: ModelT, method: Method = "coc", config: Configs = "poster", where: Where | None = None) -> ModelT:
     """Convert the convs of ``model`` in place: from now on their kernels are computed by kernel maps.
 
     Convert before you build the optimizer and before DDP, FSDP or ``torch.compile``. With the default start the
@@ -59,10 +63,11 @@ def convert(
         method: ``"coc"`` (association), ``"stnd"`` (weight standardization) or ``"orth"`` (orthogonalization), joined
             with ``+`` (``"coc+stnd"``; always applied in this order); or :class:`KernelMap` subclasses, applied in the
             order given.
-        config: hyper-parameters of the association, or ``"poster"``, ``"released"``, ``"lightweight"``.
+        config: hyper-parameters of the association, or ``"poster"``, ``"released"``, ``"lightweight"``; or a mapping
+            from name patterns to these, of which the first that matches counts.
         where: which convs to convert. By default every one whose kernel is not 1×1, but for the prediction layers of
-            detectors. Otherwise name patterns with ``*`` (``"layer4.*"``, or several of them), or a function of
-            ``(name, module)``.
+            detectors. Otherwise a :class:`Selection` (by kind and name), name patterns with ``*`` (``"layer4.*"``, or
+            several of them), or a function of ``(name, module)``.
 
     Maps that fix the kernels' scale (``stnd``, ``orth``, ``config.kernel_norm``) are registered only on convs that a
     normalisation layer follows: the next module in the model's order has "Norm" in its class name and as many channels.
@@ -85,10 +90,9 @@ def convert(
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"convert takes an nn.Module, got {type(model).__name__}")
     map_types = _parse_method(method)
-    config = resolve_config(config)
+    config_of = _parse_configs(model, config)
     refuse_wrapped(model)
-    followed = followed_by_norm(model)
-    plan = _plan(model, map_types, config, parse_where(model, where), followed)
+    plan = _plan(model, map_types, config_of, parse_where(model, where))
     if any(kernel_map.changes_scale for _, _, maps in plan for kernel_map in maps) and looks_trained(model):
         warnings.warn(
             f"{_method_name(map_types)} changes the kernels of this network, which looks trained: its function is not "
@@ -98,11 +102,12 @@ def convert(
         )
     for _, conv, maps in plan:
         for kernel_map in maps:
-            _register(conv, kernel_map)
+            register(conv, kernel_map)
+    _warn_of_optimizers(plan)
     return model
 
 
-def reparameterize(model: ModelT, inplace: bool = False) -> ModelT:
+def reparameterize(model: ModelT, inplace: bool = False, where: Where | None = None) -> ModelT:
     """Fold every kernel map into its conv: plain convs of the original class, with the original state-dict keys.
 
     Kernels are computed in float32 at least and cast back. A model without kernel maps comes back as it is.
@@ -111,10 +116,12 @@ def reparameterize(model: ModelT, inplace: bool = False) -> ModelT:
         model: a converted model, not wrapped or compiled.
         inplace: fold ``model`` itself; its parameters keep their identity, so an optimizer goes on with them. Otherwise
             a copy is folded and the original can be trained on.
+        where: which converted convs to fold, as in :func:`convert`; by default all of them.
 
     Raises:
         ArgumentTypeError: ``model`` is no module.
-        SurgeryError: the model is wrapped or compiled, or a weight also carries a parametrization of another library.
+        SurgeryError: the model is wrapped or compiled, a weight also carries a parametrization of another library, or
+            ``where`` takes one of two tied convs.
 
     Source: poster, "Before testing, step (1~3) are calculated in advance only once".
 
@@ -123,28 +130,70 @@ def reparameterize(model: ModelT, inplace: bool = False) -> ModelT:
         >>> list(plain.state_dict())
         ['0.weight', '0.bias']
     """
+    model = _check_converted(model, "reparameterize", inplace)
+    chosen = _converted(model, where)
+    # All kernels before any assignment: tied convs share one weight, and each would otherwise apply α once more.
+    kernels = {id(registered.original): _effective_weight(registered) for _, registered in chosen}
+    for conv, registered in chosen:
+        weight = cast(nn.Parameter, registered.original)
+        weight.data = kernels[id(weight)]
+        _unparametrize(conv, weight)
+    return model
+
+
+def remove(model: ModelT, inplace: bool = False, where: Where | None = None) -> ModelT:
+    """Drop every kernel map and go back to the basic kernels, as they are without any association.
+
+    Args:
+        model: a converted model, not wrapped or compiled.
+        inplace: change ``model`` itself instead of a copy.
+        where: which converted convs, as in :func:`convert`; by default all of them.
+
+    Raises:
+        ArgumentTypeError, SurgeryError: as :func:`reparameterize`.
+
+    Example:
+        >>> conv = nn.Conv2d(3, 8, 3)
+        >>> torch.equal(remove(convert(conv, config=Config(init="kaiming"))).weight, conv.weight)
+        False
+    """
+    model = _check_converted(model, "remove", inplace)
+    for conv, registered in _converted(model, where):
+        _unparametrize(conv, cast(nn.Parameter, registered.original))
+    return model
+
+
+def _check_converted(model: ModelT, caller: str, inplace: bool) -> ModelT:
     if not isinstance(model, nn.Module):
-        raise ArgumentTypeError(f"reparameterize takes an nn.Module, got {type(model).__name__}")
+        raise ArgumentTypeError(f"{caller} takes an nn.Module, got {type(model).__name__}")
     refuse_wrapped(model)
-    model = model if inplace else copy.deepcopy(model)
-    converted: list[tuple[Conv, parametrize.ParametrizationList]] = []
+    return model if inplace else copy.deepcopy(model)
+
+
+def _converted(model: nn.Module, where: Where | None) -> list[tuple[Conv, parametrize.ParametrizationList]]:
+    """The converted convs that ``where`` takes, with what is registered on their weights."""
+    reason_to_skip = parse_where(model, Selection(pointwise=True, predictions=True) if where is None else where)
+    chosen: list[tuple[Conv, parametrize.ParametrizationList]] = []
+    left: dict[int, str] = {}
     for name, conv in convs(model):
         registered = weight_maps(conv)
         if registered is None or not kernel_maps(conv):
+            continue
+        if reason_to_skip(name, conv):
+            left[id(registered.original)] = name
             continue
         if foreign := [type(m).__name__ for m in registered if not isinstance(m, KernelMap)]:
             raise SurgeryError(
                 f"{name or 'the root conv'}: its weight also carries {listing(foreign)}, which convofconv did not "
                 "register; remove that first (torch.nn.utils.parametrize.remove_parametrizations)"
             )
-        converted.append((conv, registered))
-    # All kernels before any assignment: tied convs share one weight, and each would otherwise apply α once more.
-    kernels = {id(registered.original): _effective_weight(registered) for _, registered in converted}
-    for conv, registered in converted:
-        weight = cast(nn.Parameter, registered.original)
-        weight.data = kernels[id(weight)]
-        _unparametrize(conv, weight)
-    return model
+        chosen.append((conv, registered))
+    for _, registered in chosen:
+        if id(registered.original) in left:
+            raise SurgeryError(
+                f"{left[id(registered.original)]} is tied to a conv that `where` takes; take both or neither"
+            )
+    return chosen
 
 
 @torch.no_grad()
@@ -166,13 +215,15 @@ def _unparametrize(conv: nn.Module, weight: nn.Parameter) -> None:
     """
     lists = cast(nn.ModuleDict, conv.parametrizations)
     if len(lists) == 1:
-        conv.__class__ = parametrize.type_before_parametrizations(conv)
+        cls = parametrize.type_before_parametrizations(conv)
+        conv.__class__ = getattr(cls, "plain_class", cls)  # CoC2d becomes Conv2d
         del conv._modules["parametrizations"]
     else:  # something else of the conv, its bias say, carries another parametrization: keep that one
         cls = type(conv)
         members = {key: value for key, value in vars(cls).items() if key not in ("weight", "__dict__", "__weakref__")}
         conv.__class__ = type(cls.__name__, cls.__bases__, members)
         del lists["weight"]
+    forget(conv)
     conv._parameters = {"weight": weight, **conv._parameters}  # in front, where every conv has it
 
 
@@ -201,23 +252,36 @@ def _method_name(map_types: Iterable[type[KernelMap]]) -> str:
     return " + ".join(map_type.__name__ for map_type in map_types)
 
 
+def _parse_configs(model: nn.Module, config: Configs) -> Callable[[str], Config | None]:
+    """Turn ``config`` into a function from a conv's name to its configuration, ``None`` where no pattern matches."""
+    if not isinstance(config, Mapping):
+        one = resolve_config(config)
+        return lambda name: one
+    if not all(isinstance(pattern, str) for pattern in config):
+        raise ArgumentTypeError(f"config as a mapping takes name patterns as keys, got {listing(map(repr, config))}")
+    check_patterns(model, config, "config")
+    several = {pattern: resolve_config(value) for pattern, value in config.items()}
+    return lambda name: next((c for pattern, c in several.items() if fnmatch.fnmatchcase(name, pattern)), None)
+
+
 def _plan(
     model: nn.Module,
     map_types: Sequence[type[KernelMap]],
-    config: Config,
+    config_of: Callable[[str], Config | None],
     reason_to_skip: Callable[[str, Conv], str],
-    followed: set[str],
 ) -> list[tuple[str, Conv, list[KernelMap]]]:
     """Build all maps before any conv is touched, so that an error leaves the model as it was."""
     plan: list[tuple[str, Conv, list[KernelMap]]] = []
     skipped: list[str] = []
     shared: dict[int, list[KernelMap]] = {}
+    followed = followed_by_norm(model)
     for name, conv in convs(model):
-        reason = reason_to_skip(name, conv) or obstacle(conv)
-        wanted = _with_kernel_norm(map_types, config)
+        config = config_of(name)
+        reason = reason_to_skip(name, conv) or obstacle(conv) or ("" if config else "no configuration for it")
+        wanted = _with_kernel_norm(map_types, config) if config else []
         wanted = [map_type for map_type in wanted if name in followed or not map_type.changes_scale]
         reason = reason or ("" if wanted else "no normalisation layer follows")
-        if reason:
+        if reason or config is None:
             skipped.append(f"{name or 'root'} ({reason})")
             continue
         if id(conv.weight) not in shared:
@@ -244,6 +308,11 @@ def _refuse_split_ties(model: nn.Module, plan: Sequence[tuple[str, Conv, list[Ke
             )
 
 
+def maps_for(method: Method, config: Config) -> list[type[KernelMap]]:
+    """The kernel maps that a method and a configuration ask for, in the order of their application."""
+    return _with_kernel_norm(_parse_method(method), config)
+
+
 def _with_kernel_norm(map_types: Sequence[type[KernelMap]], config: Config) -> list[type[KernelMap]]:
     out: list[type[KernelMap]] = []
     for map_type in map_types:
@@ -253,14 +322,56 @@ def _with_kernel_norm(map_types: Sequence[type[KernelMap]], config: Config) -> l
     return out
 
 
-def _register(conv: Conv, kernel_map: KernelMap) -> None:
-    if isinstance(kernel_map, SpatialAssociation) and kernel_map.config.init != "identity":
+def register(conv: Conv, kernel_map: KernelMap) -> None:
+    """Register one map on a conv in the way its start asks for, and teach the conv its manners."""
+    init = kernel_map.config.init if isinstance(kernel_map, SpatialAssociation) else None
+    if isinstance(kernel_map, SpatialAssociation) and (init == "kaiming" or not _solvable(conv, kernel_map)):
         # On registration torch would replace the basic kernels by right_inverse(weight); they start as they are.
         kernel_map.start_from_identity()
         parametrize.register_parametrization(conv, "weight", kernel_map)
-        kernel_map.reset_parameters()
+        if init == "kaiming":
+            kernel_map.reset_parameters()
     else:
         parametrize.register_parametrization(conv, "weight", kernel_map)
+    teach(conv)
+
+
+def _solvable(conv: Conv, association: SpatialAssociation) -> bool:
+    """Whether basic kernels can be solved for without losing more than half of the weight's digits."""
+    if association.config.init != "solve" or conv.weight.is_meta:
+        return True
+    try:
+        condition = association.condition_number()
+    except NotImplementedError:
+        condition = float("inf")
+    limit = torch.finfo(torch.promote_types(conv.weight.dtype, torch.float32)).eps ** -0.5
+    if condition <= limit:
+        return True
+    warnings.warn(
+        f"{describe(conv)}: the association cannot be solved for basic kernels (condition number {condition:.3g}, "
+        f"limit {limit:.3g}), so this layer starts from the identity",
+        ConversionWarning,
+        stacklevel=4,
+    )
+    return False
+
+
+def _warn_of_optimizers(plan: Sequence[tuple[str, Conv, list[KernelMap]]]) -> None:
+    """An optimizer that holds the kernels already will never see the maps' new parameters."""
+    kernels = {id(weight_maps(conv).original) for _, conv, _ in plan}  # type: ignore[union-attr]
+    new = {id(p) for _, _, maps in plan for kernel_map in maps for p in kernel_map.parameters()}
+    for candidate in gc.get_objects() if new else ():
+        # By type: isinstance would ask proxies and deprecated stand-ins for their __class__.
+        if issubclass(type(candidate), torch.optim.Optimizer):
+            held = {id(p) for group in candidate.param_groups for p in group["params"]}
+            if held & kernels and not held & new:
+                warnings.warn(
+                    f"a {type(candidate).__name__} was built before convert(): it does not train the kernel maps. "
+                    "Build it after converting, or pass it the new parameters with add_param_group",
+                    ConversionWarning,
+                    stacklevel=3,
+                )
+                return
 
 
 def _build(map_type: type[KernelMap], name: str, conv: Conv, config: Config) -> KernelMap:

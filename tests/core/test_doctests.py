@@ -13,7 +13,21 @@ import torch
 
 import convofconv as coc
 
-CORE = ["association", "config", "errors", "maps", "penalties", "report", "selection", "surgery", "verification"]
+CORE = [
+    "association",
+    "checkpoint",
+    "config",
+    "errors",
+    "layers",
+    "manners",
+    "maps",
+    "optimization",
+    "penalties",
+    "report",
+    "selection",
+    "surgery",
+    "verification",
+]
 
 
 @pytest.mark.parametrize("name", ["convofconv", *[f"convofconv.{module}" for module in CORE]])
@@ -46,7 +60,8 @@ def test_importing_the_package_imports_neither_torch_nor_the_lab():
 
 def test_the_core_imports_torch_alone():
     code = (
-        "import sys, torch; before = set(sys.modules); import convofconv as coc; [getattr(coc, n) for n in coc.__all__];"
+        "import sys, torch; before = set(sys.modules); import convofconv as coc;"
+        "[getattr(coc, name) for name in coc.__all__];"
         "new = {m.split('.')[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names);"
         "print(sorted(new))"
     )

@@ -333,7 +333,7 @@ class DataParallel(nn.Module):
         (lambda: coc.convert(small_net(), 3), coc.ArgumentTypeError, "method takes names .* got 3"),
         (lambda: coc.convert(small_net(), nn.Linear), coc.ArgumentTypeError, "subclasses of KernelMap"),
         (lambda: coc.convert(small_net(), config="best"), coc.ConfigError, "no preset is called 'best'"),
-        (lambda: coc.convert(small_net(), config={}), coc.ArgumentTypeError, "config must be a Config or the name"),
+        (lambda: coc.convert(small_net(), config=3), coc.ArgumentTypeError, "config must be a Config or the name"),
         (
             lambda: coc.convert(small_net(), where="conv*"),
             coc.ConfigError,

@@ -1,0 +1,153 @@
+"""How a converted conv answers when it is used like a plain one: loading, assigning, initialising, saving.
+
+torch's parametrizations leave traps here: a plain checkpoint does not load, ``conv.weight = Parameter(...)`` fails with
+a bare KeyError, ``conv.reset_parameters()`` and ``nn.init`` change a temporary and do nothing. Each gets an answer.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import CodeType
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from .errors import ConversionWarning, SurgeryError
+from .maps import KernelMap
+from .selection import kernel_maps, weight_maps
+
+_MAPS = "parametrizations.weight."
+_FOLD_FIRST = "fold the model first: plain = convofconv.reparameterize(model)"
+_INITIALISERS = frozenset(name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_"))
+_WRITERS = _INITIALISERS | {"copy_", "fill_", "zero_"}
+
+
+def teach(conv: nn.Module) -> None:
+    """Give a conv that has just been parametrized its answers; they survive deepcopy."""
+    cls: Any = type(conv)  # made by torch for this conv and its copies alone
+    if "reset_parameters" in vars(cls):
+        return
+    cls.reset_parameters = _reset_parameters
+    cls.register_parameter = _register_parameter
+    cls.__getstate__ = _refuse_pickling
+    computed = vars(cls)["weight"]
+    cls.weight = property(_warn_of_writing(computed.fget), _set_weight(computed.fset))
+    conv.register_load_state_dict_pre_hook(_accept_plain)
+
+
+def forget(conv: nn.Module) -> None:
+    """Take back what :func:`teach` registered on the conv itself, once it is plain again."""
+    hooks = conv._load_state_dict_pre_hooks
+    for key in [key for key, wrapped in hooks.items() if getattr(wrapped, "hook", None) is _accept_plain]:
+        del hooks[key]
+
+
+@contextmanager
+def as_plain(conv: nn.Module) -> Iterator[nn.Parameter]:
+    """Let a converted conv be a conv of its original class, with the basic kernels as its weight, for a moment."""
+    converted = type(conv)
+    original = cast(nn.Parameter, cast(parametrize.ParametrizationList, weight_maps(conv)).original)
+    conv.__class__ = parametrize.type_before_parametrizations(conv)
+    conv._parameters["weight"] = original
+    try:
+        yield original
+    finally:
+        del conv._parameters["weight"]
+        conv.__class__ = converted
+
+
+def _reset_parameters(self: nn.Module) -> None:
+    """Initialise the basic kernels and the bias as the plain class does, and every kernel map."""
+    with as_plain(self):
+        cast(Any, self).reset_parameters()
+    for kernel_map in kernel_maps(self):
+        kernel_map.reset_parameters()
+
+
+def _register_parameter(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+    if name == "weight":
+        raise SurgeryError(
+            f"the weight of a converted {parametrize.type_before_parametrizations(self).__name__} is computed by "
+            "kernel maps, so no parameter can replace it (fusing batch norms and quantizing try to). Either "
+            f"{_FOLD_FIRST}; or assign a plain tensor, conv.weight = tensor, to start from these kernels"
+        )
+    nn.Module.register_parameter(self, name, param)
+
+
+def _refuse_pickling(self: nn.Module) -> None:
+    raise SurgeryError(
+        "a converted model cannot be pickled whole (torch.save(model), copy.copy, spawned workers). Save "
+        f"model.state_dict() to train on; to ship it {_FOLD_FIRST}, and save that"
+    )
+
+
+def _set_weight(setter: Any) -> Any:
+    def set_weight(self: nn.Module, value: Tensor) -> None:
+        try:
+            setter(self, value)
+        except (NotImplementedError, RuntimeError) as error:
+            names = " + ".join(type(kernel_map).__name__ for kernel_map in kernel_maps(self))
+            raise SurgeryError(
+                f"these kernels cannot be assigned: {names} has no inverse for them ({error}). Write the basic "
+                f"kernels, conv.parametrizations.weight.original, instead; or {_FOLD_FIRST}"
+            ) from error
+
+    return set_weight
+
+
+_looked_at: weakref.WeakSet[CodeType] = weakref.WeakSet()
+
+
+def _warn_of_writing(getter: Any) -> Any:
+    def get_weight(self: nn.Module) -> Tensor:
+        # The weight is computed anew at every access, so writing into it is lost without a word, and nothing in the
+        # tensor could tell. What can tell is the function that asks: does it also write? Looked at once per function.
+        if not torch.compiler.is_compiling():
+            code = sys._getframe(1).f_code
+            if code not in _looked_at:
+                _looked_at.add(code)
+                if writers := sorted(_WRITERS.intersection(code.co_names)):
+                    warnings.warn(
+                        f"{code.co_name}() reads the weight of a converted conv and calls {', '.join(writers)}: "
+                        "writing into that weight has no effect, because it is computed. Initialise before convert(), "
+                        "call conv.reset_parameters(), or write into conv.parametrizations.weight.original",
+                        ConversionWarning,
+                        stacklevel=2,
+                    )
+        return cast(Tensor, getter(self))
+
+    return get_weight
+
+
+def _accept_plain(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
+    """Let a plain checkpoint load strictly: its kernels become the basic kernels, the maps keep what they have."""
+    registered = weight_maps(module)
+    if registered is None or prefix + "weight" not in state_dict:
+        return
+    weight = state_dict.pop(prefix + "weight")
+    for name, value in registered.state_dict(prefix=prefix + _MAPS).items():
+        state_dict.setdefault(name, value)
+    state_dict[prefix + _MAPS + "original"] = weight
+    original = cast(nn.Parameter, registered.original)
+    if weight.shape == original.shape and not original.is_meta and _changes(registered, weight.to(original)):
+        warnings.warn(
+            "plain kernels were loaded as basic kernels into a converted model whose maps are not the identity, "
+            "so it now computes something else than the network they came from. Load plain checkpoints before "
+            "convert(), which starts from the same function",
+            ConversionWarning,
+            stacklevel=2,
+        )
+
+
+@torch.no_grad()
+def _changes(registered: parametrize.ParametrizationList, weight: Tensor) -> bool:
+    out = weight
+    for kernel_map in cast(Iterator[KernelMap], registered):
+        out = kernel_map(out)
+    return not torch.equal(out, weight)
