@@ -96,52 +96,52 @@ class Grid:
         axes = [super_kernel_axis(k, extra_width, dilated) for k in shape[2:]]
         return cls(tuple(shape), side, tuple(s for s, _ in axes), tuple(d for _, d in axes), blocks)
 
-    @property
+    @functools.cached_property
     def kernel(self) -> tuple[int, ...]:
         """Kernel size per axis."""
         return self.shape[2:]
 
-    @property
+    @functools.cached_property
     def channels(self) -> int:
         """Input channels of one kernel."""
         return self.shape[1]
 
-    @property
+    @functools.cached_property
     def cells(self) -> int:
         """Kernels per group, ``sa^d``."""
         return int(self.side ** len(self.kernel))
 
-    @property
+    @functools.cached_property
     def positions(self) -> int:
         """Numbers in one plane of a grid, ``n = sa^d · k_1 ⋯ k_d``."""
         return self.cells * math.prod(self.kernel)
 
-    @property
+    @functools.cached_property
     def taps(self) -> int:
         """Taps of one super kernel."""
         return math.prod(self.size)
 
-    @property
+    @functools.cached_property
     def block_channels(self) -> int:
         """Output channels of one block."""
         return self.shape[0] // self.blocks
 
-    @property
+    @functools.cached_property
     def groups(self) -> int:
         """Groups of kernels of the layer, ``G``."""
         return self.blocks * math.ceil(self.block_channels / self.cells)
 
-    @property
+    @functools.cached_property
     def missing(self) -> int:
         """Kernels that the last group of every block lacks; they count as fixed zeros."""
         return -self.block_channels % self.cells
 
-    @property
+    @functools.cached_property
     def before(self) -> tuple[int, ...]:
         """Zeros in front of the grid per axis: "same" padding, the larger half behind, as torch has it."""
         return tuple(d * (s - 1) // 2 for s, d in zip(self.size, self.dilation, strict=True))
 
-    @property
+    @functools.cached_property
     def centre(self) -> tuple[int, ...]:
         """Index of the super kernel's tap that leaves everything in its place."""
         return tuple(b // d for b, d in zip(self.before, self.dilation, strict=True))
@@ -252,6 +252,13 @@ def _autocasts(device: torch.device) -> bool:
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
+def associates_eagerly(device: torch.device) -> bool:
+    """Whether a node of our own may be used: neither compiling nor inside torch.func, which see
+    through operations only, nor under autocast, which casts them."""
+    tracing = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return not (tracing or _autocasts(device))
+
+
 def _matmul_way(x: Tensor, super_kernel: Tensor, grid: Grid, share: Share, residual: Tensor | None) -> Tensor:
     matrix = super_matrix(super_kernel, grid)
     if share == "output":  # one matrix per input channel, the same for all groups
@@ -346,7 +353,7 @@ def grid_layer_norm(x: Tensor, gain: Tensor, bias: Tensor, grid: Grid, eps: floa
     centred = zero_missing(wide - wide.sum((0, 1)) / count, grid)
     normal = centred * torch.rsqrt(centred.square().sum((0, 1)) / count + eps)
     affine = (grid.groups, grid.positions, 1)
-    return (normal * gain.view(affine) + bias.view(affine)).to(x.dtype)
+    return (normal * gain.reshape(affine) + bias.reshape(affine)).to(x.dtype)
 
 
 def associate(
@@ -380,6 +387,17 @@ def associate(
         True
     """
     _check(weight, super_kernel, grid, share)
+    way = way or choose_way(grid, share)
+    if (
+        way == "matmul"
+        and share == "input"
+        and super_kernel.shape[0] == 1
+        and norm is None
+        and associates_eagerly(weight.device)
+    ):
+        from .fused import fused_associate
+
+        return fused_associate(weight, super_kernel.squeeze(0), grid, skip)
     basic = x = to_groups(weight, grid)
     # The skip stays outside the matrix: I + S would round a small S away in half precision.
     residual = basic if skip else None

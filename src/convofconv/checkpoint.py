@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .errors import ArgumentTypeError, ConfigError, ConvOfConvError, SurgeryError, listing
 from .maps import Conv, KernelMap, read_settings
 from .selection import convs, describe, obstacle, refuse_wrapped
+from .sharing import share
 from .surgery import register
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -36,7 +37,8 @@ def convert_like(model: ModelT, state_dict: Mapping[str, Any]) -> ModelT:
     Example:
         >>> from convofconv import convert
         >>> trained = convert(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), "coc+stnd")
-        >>> model = convert_like(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), trained.state_dict())
+        >>> plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+        >>> model = convert_like(plain, trained.state_dict())
         >>> model.load_state_dict(trained.state_dict())
         <All keys matched successfully>
     """
@@ -49,8 +51,8 @@ def convert_like(model: ModelT, state_dict: Mapping[str, Any]) -> ModelT:
     by_name = dict(convs(model))
     if strange := [name for name in saved if name not in by_name]:
         raise SurgeryError(
-            f"the checkpoint has kernel maps for {listing(strange)}, no convs of this {type(model).__name__}; its convs "
-            f"are {listing(by_name)}"
+            f"the checkpoint has kernel maps for {listing(strange)}, no convs of this {type(model).__name__}; its "
+            f"convs are {listing(by_name)}"
         )
     shared: dict[int, list[KernelMap]] = {}
     plan = []
@@ -60,10 +62,12 @@ def convert_like(model: ModelT, state_dict: Mapping[str, Any]) -> ModelT:
             raise SurgeryError(f"{name or 'the root conv'} ({describe(conv)}) cannot be converted: {reason}")
         if id(conv.weight) not in shared:
             shared[id(conv.weight)] = [_build(name, conv, dict(one)) for one in settings]
-        plan.append((conv, shared[id(conv.weight)]))
-    for conv, maps in plan:
+        plan.append((name, conv, shared[id(conv.weight)]))
+    for name, conv, maps in plan:
         for kernel_map in maps:
-            register(conv, kernel_map)
+            register(conv, kernel_map, name)
+    if plan:
+        share(model)
     return model
 
 

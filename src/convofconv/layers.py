@@ -23,7 +23,7 @@ class _Associated:
         super().__init__(*args, **kwargs)
         conv: Any = self
         for kernel_map in [map_type.for_conv(conv, resolved) for map_type in map_types]:
-            register(conv, kernel_map)
+            register(conv, kernel_map, type(self).__name__)
 
 
 class CoC1d(_Associated, nn.Conv1d):

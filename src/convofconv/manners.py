@@ -21,6 +21,7 @@ from torch.nn.utils import parametrize
 from .errors import ConversionWarning, SurgeryError
 from .maps import KernelMap
 from .selection import kernel_maps, weight_maps
+from .sharing import shared_kernel
 
 _MAPS = "parametrizations.weight."
 _FOLD_FIRST = "fold the model first: plain = convofconv.reparameterize(model)"
@@ -109,6 +110,9 @@ def _warn_of_writing(getter: Any) -> Any:
         # The weight is computed anew at every access, so writing into it is lost without a word, and nothing in the
         # tensor could tell. What can tell is the function that asks: does it also write? Looked at once per function.
         if not torch.compiler.is_compiling():
+            kernel = shared_kernel(self)
+            if kernel is not None:
+                return kernel
             code = sys._getframe(1).f_code
             if code not in _looked_at:
                 _looked_at.add(code)

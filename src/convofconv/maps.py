@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .association import Grid, associate, from_groups, match_layout, super_matrix, to_groups
+from .association import Grid, associate, choose_way, from_groups, match_layout, super_matrix, to_groups
 from .config import Config, resolve_config
 from .errors import ArgumentTypeError, ConfigError, ShapeError
 
@@ -185,6 +185,7 @@ class SpatialAssociation(KernelMap):
         shape = _conv_shape(weight_shape, "SpatialAssociation")
         blocks = groups if config.within_conv_groups else 1
         self.grid = grid = Grid.build(shape, config.grid_side, config.extra_width, config.dilated, blocks)
+        self.way = choose_way(grid, config.share)
         super_shape = grid.super_shape(config.share)
         if config.standardize_super_kernel and math.prod(super_shape[1:]) == 1:
             raise ConfigError(
@@ -259,6 +260,11 @@ class SpatialAssociation(KernelMap):
             return [self.norm_weight, self.norm_bias]
         return [self.super_kernel[-1] if self.gain is None else self.gain[-1]]
 
+    def is_common(self) -> bool:
+        """Whether :mod:`convofconv.fused` computes it: one super kernel per group, no norm, by matrix product."""
+        c = self.config
+        return c.share == "input" and c.depth == 1 and not c.grid_norm and self.way == "matmul"
+
     def effective_super_kernel(self) -> Tensor:
         """The super kernels as they are applied: standardized and scaled where configured, shaped ``super_kernel``."""
         if not self.config.standardize_super_kernel:
@@ -271,7 +277,8 @@ class SpatialAssociation(KernelMap):
         if self.norm_weight is not None and self.norm_bias is not None:
             norm = (self.norm_weight, self.norm_bias)
         super_kernel = self.effective_super_kernel()
-        return associate(weight, super_kernel, self.grid, share=self.config.share, skip=self.config.skip, norm=norm)
+        share, skip = self.config.share, self.config.skip
+        return associate(weight, super_kernel, self.grid, share=share, skip=skip, norm=norm, way=self.way)
 
     @torch.no_grad()
     def right_inverse(self, weight: Tensor) -> Tensor:

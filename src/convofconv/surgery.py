@@ -43,6 +43,7 @@ from .selection import (
     refuse_wrapped,
     weight_maps,
 )
+from .sharing import share, unshare
 
 Method = str | type[KernelMap] | Sequence[str | type[KernelMap]]
 Configs = Config | str | Mapping[str, Config | str]
@@ -100,9 +101,10 @@ def convert(model: ModelT, method: Method = "coc", config: Configs = "poster", w
             ConversionWarning,
             stacklevel=2,
         )
-    for _, conv, maps in plan:
+    for name, conv, maps in plan:
         for kernel_map in maps:
-            register(conv, kernel_map)
+            register(conv, kernel_map, name)
+    share(model)
     _warn_of_optimizers(plan)
     return model
 
@@ -138,6 +140,7 @@ def reparameterize(model: ModelT, inplace: bool = False, where: Where | None = N
         weight = cast(nn.Parameter, registered.original)
         weight.data = kernels[id(weight)]
         _unparametrize(conv, weight)
+    unshare(model)
     return model
 
 
@@ -160,6 +163,7 @@ def remove(model: ModelT, inplace: bool = False, where: Where | None = None) -> 
     model = _check_converted(model, "remove", inplace)
     for conv, registered in _converted(model, where):
         _unparametrize(conv, cast(nn.Parameter, registered.original))
+    unshare(model)
     return model
 
 
@@ -322,10 +326,10 @@ def _with_kernel_norm(map_types: Sequence[type[KernelMap]], config: Config) -> l
     return out
 
 
-def register(conv: Conv, kernel_map: KernelMap) -> None:
+def register(conv: Conv, kernel_map: KernelMap, name: str) -> None:
     """Register one map on a conv in the way its start asks for, and teach the conv its manners."""
     init = kernel_map.config.init if isinstance(kernel_map, SpatialAssociation) else None
-    if isinstance(kernel_map, SpatialAssociation) and (init == "kaiming" or not _solvable(conv, kernel_map)):
+    if isinstance(kernel_map, SpatialAssociation) and (init == "kaiming" or not _solvable(conv, kernel_map, name)):
         # On registration torch would replace the basic kernels by right_inverse(weight); they start as they are.
         kernel_map.start_from_identity()
         parametrize.register_parametrization(conv, "weight", kernel_map)
@@ -336,7 +340,7 @@ def register(conv: Conv, kernel_map: KernelMap) -> None:
     teach(conv)
 
 
-def _solvable(conv: Conv, association: SpatialAssociation) -> bool:
+def _solvable(conv: Conv, association: SpatialAssociation, name: str) -> bool:
     """Whether basic kernels can be solved for without losing more than half of the weight's digits."""
     if association.config.init != "solve" or conv.weight.is_meta:
         return True
@@ -348,8 +352,8 @@ def _solvable(conv: Conv, association: SpatialAssociation) -> bool:
     if condition <= limit:
         return True
     warnings.warn(
-        f"{describe(conv)}: the association cannot be solved for basic kernels (condition number {condition:.3g}, "
-        f"limit {limit:.3g}), so this layer starts from the identity",
+        f"{name or 'the root conv'} ({describe(conv)}): the association cannot be solved for basic kernels (condition "
+        f"number {condition:.3g}, limit {limit:.3g}), so this layer starts from the identity",
         ConversionWarning,
         stacklevel=4,
     )

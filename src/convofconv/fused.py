@@ -1,0 +1,201 @@
+"""The common association, ``W' = W + S @ W`` with one super kernel per group, as a single autograd node.
+
+The same result as :func:`convofconv.association.associate` composed of torch's differentiable operations, which stays
+the reference and takes every other configuration. What a node of our own saves:
+
+- operations: on the narrow layers of an HRNet the time goes into launching them, not into arithmetic;
+- memory traffic: kernels of a contiguous layer must be transposed to ``(G, n, ci)`` and back. Done for a few groups at
+  a time, the transposed copies stay in the cache and are never allocated at full size;
+- memory: backward needs the kernels and the small matrix ``S``, no copies of the kernels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .association import Grid, from_groups, is_channels_last, match_layout, shift_basis, super_matrix, to_groups
+
+#: Transposed copies are made for as many groups at a time as fit into this many bytes, about half a core's L2 cache.
+_CHUNK_BYTES = 1 << 19
+
+
+def fused_associate(weight: Tensor, super_kernel: Tensor, grid: Grid, skip: bool) -> Tensor:
+    """Associate kernels with super kernels shared over input channels.
+
+    Shape:
+        - weight: ``(co, ci, k_1, ..., k_d)``
+        - super_kernel: ``(G, s_1, ..., s_d)``
+        - result: as ``weight``
+    """
+    out: Tensor = _Associate.apply(weight, super_kernel, grid, skip)
+    return out
+
+
+def fused_associate_many(
+    weights: Sequence[Tensor], super_kernels: Sequence[Tensor], grid: Grid, skip: bool
+) -> tuple[Tensor, ...]:
+    """Associate the kernels of several layers of one geometry, dtype, device and memory format in one go.
+
+    Shape:
+        - weights: each ``(co, ci, k_1, ..., k_d)``
+        - super_kernels: each ``(G, s_1, ..., s_d)``
+        - result: as ``weights``
+    """
+    out: tuple[Tensor, ...] = _AssociateMany.apply(grid, skip, *weights, *super_kernels)
+    return out
+
+
+def _composed(weight: Tensor, super_kernel: Tensor, grid: Grid, skip: bool) -> Tensor:
+    """The same of differentiable operations."""
+    x, matrix = to_groups(weight, grid), super_matrix(super_kernel, grid)
+    out = torch.baddbmm(x, matrix, x) if skip else torch.bmm(matrix, x)
+    return match_layout(from_groups(out, grid), weight)
+
+
+class _Associate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, super_kernel: Tensor, grid: Grid, skip: bool) -> Tensor:
+        matrix = super_matrix(super_kernel, grid)
+        ctx.save_for_backward(weight, super_kernel, matrix)
+        ctx.save_for_forward(weight, super_kernel)
+        ctx.grid, ctx.skip = grid, skip
+        return _forward(weight, matrix, grid, skip)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        weight, super_kernel, matrix = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for derivatives of this derivative
+            return *_composed_backward(weight, super_kernel, grad, ctx.grid, ctx.skip), None, None
+        return *_backward(weight, matrix, grad, ctx.grid, ctx.skip), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, weight_tangent: Tensor | None, super_tangent: Tensor | None, *_: None) -> Tensor:
+        weight, super_kernel = ctx.saved_tensors[:2]
+        return _composed_jvp(weight, super_kernel, weight_tangent, super_tangent, ctx.grid, ctx.skip)
+
+
+class _AssociateMany(torch.autograd.Function):
+    """Several layers as one: their kernels one behind the other, in blocks that no grid crosses."""
+
+    @staticmethod
+    def forward(ctx: Any, grid: Grid, skip: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
+        layers = len(tensors) // 2
+        weight, super_kernel = torch.cat(tensors[:layers]), torch.cat(tensors[layers:])
+        ctx.many = dataclasses.replace(
+            grid, shape=(layers * grid.shape[0], *grid.shape[1:]), blocks=layers * grid.blocks
+        )
+        matrix = super_matrix(super_kernel, grid)
+        ctx.save_for_backward(weight, matrix, *tensors)
+        ctx.save_for_forward(*tensors)
+        ctx.grid, ctx.skip, ctx.layers = grid, skip, layers
+        ctx.set_materialize_grads(False)
+        kernels: tuple[Tensor, ...] = _forward(weight, matrix, ctx.many, skip).split(grid.shape[0])
+        return kernels
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        weight, matrix, *tensors = ctx.saved_tensors
+        weights, super_kernels = tensors[: ctx.layers], tensors[ctx.layers :]
+        # A layer that was not used in this forward gets no gradient, as if it had been computed alone.
+        used = [grad is not None for grad in grads]
+        if torch.is_grad_enabled():
+            pairs = [
+                _composed_backward(w, s, grad, ctx.grid, ctx.skip) if grad is not None else (None, None)
+                for w, s, grad in zip(weights, super_kernels, grads, strict=True)
+            ]
+            return None, None, *(pair[0] for pair in pairs), *(pair[1] for pair in pairs)
+        upstream = torch.cat([torch.zeros_like(w) if g is None else g for w, g in zip(weights, grads, strict=True)])
+        grad_weight, grad_super = _backward(weight, matrix, upstream, ctx.many, ctx.skip)
+        each_weight = grad_weight.split(ctx.grid.shape[0])
+        each_super = grad_super.view(ctx.layers, *super_kernels[0].shape).unbind()
+        each = (*zip(each_weight, used, strict=True), *zip(each_super, used, strict=True))
+        return None, None, *(grad if wanted else None for grad, wanted in each)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, __: None, *tangents: Tensor | None) -> tuple[Tensor, ...]:
+        tensors, layers = ctx.saved_tensors[2:], ctx.layers
+        return tuple(
+            _composed_jvp(tensors[i], tensors[layers + i], tangents[i], tangents[layers + i], ctx.grid, ctx.skip)
+            for i in range(layers)
+        )
+
+
+def _forward(weight: Tensor, matrix: Tensor, grid: Grid, skip: bool) -> Tensor:
+    chunks = _chunks(weight, grid)
+    if chunks is None:
+        return match_layout(from_groups(_apply(matrix, to_groups(weight, grid), skip), grid), weight)
+    out = torch.empty_like(weight)
+    for kernels, groups in chunks:
+        x = _to_groups(weight[kernels], grid)
+        out[kernels].copy_(_from_groups(_apply(matrix[groups], x, skip), grid))
+    return out
+
+
+def _backward(weight: Tensor, matrix: Tensor, grad: Tensor, grid: Grid, skip: bool) -> tuple[Tensor, Tensor]:
+    back, chunks = matrix.mT, _chunks(weight, grid)
+    if chunks is None:
+        g = to_groups(grad, grid)
+        grad_matrix = torch.bmm(g, to_groups(weight, grid).mT)
+        grad_weight = match_layout(from_groups(_apply(back, g, skip), grid), weight)
+    else:
+        grad_matrix, grad_weight = torch.empty_like(matrix), torch.empty_like(weight)
+        for kernels, groups in chunks:
+            g = _to_groups(grad[kernels], grid)
+            torch.bmm(g, _to_groups(weight[kernels], grid).mT, out=grad_matrix[groups])
+            grad_weight[kernels].copy_(_from_groups(_apply(back[groups], g, skip), grid))
+    basis = shift_basis(grid, matrix.device, matrix.dtype)
+    return grad_weight, (grad_matrix.flatten(1) @ basis.T).view(-1, *grid.size)
+
+
+def _composed_jvp(
+    weight: Tensor,
+    super_kernel: Tensor,
+    weight_tangent: Tensor | None,
+    super_tangent: Tensor | None,
+    grid: Grid,
+    skip: bool,
+) -> Tensor:
+    out = torch.zeros_like(weight)
+    if weight_tangent is not None:
+        out = out + _composed(weight_tangent, super_kernel, grid, skip)
+    if super_tangent is not None:
+        out = out + _composed(weight, super_tangent, grid, skip=False)
+    return out
+
+
+def _composed_backward(
+    weight: Tensor, super_kernel: Tensor, grad: Tensor, grid: Grid, skip: bool
+) -> tuple[Tensor, Tensor]:
+    x, g, matrix = to_groups(weight, grid), to_groups(grad, grid), super_matrix(super_kernel, grid)
+    back = torch.bmm(matrix.mT, g)
+    grad_weight = match_layout(from_groups(g + back if skip else back, grid), weight)
+    basis = shift_basis(grid, matrix.device, matrix.dtype)
+    return grad_weight, (torch.bmm(g, x.mT).flatten(1) @ basis.T).view_as(super_kernel)
+
+
+def _apply(matrix: Tensor, x: Tensor, skip: bool) -> Tensor:
+    return torch.baddbmm(x, matrix, x) if skip else torch.bmm(matrix, x)
+
+
+def _chunks(weight: Tensor, grid: Grid) -> list[tuple[slice, slice]] | None:
+    """Runs of kernels and their groups to work on at a time; ``None`` where one run does, or copies cost nothing."""
+    groups = max(1, _CHUNK_BYTES * grid.groups // max(1, weight.nbytes))
+    if groups >= grid.groups or grid.missing or not weight.is_cpu or is_channels_last(weight):
+        return None
+    starts = range(0, grid.groups, groups)
+    return [(slice(i * grid.cells, (i + groups) * grid.cells), slice(i, i + groups)) for i in starts]
+
+
+def _to_groups(kernels: Tensor, grid: Grid) -> Tensor:
+    """:func:`to_groups` of some complete groups."""
+    return kernels.movedim(1, -1).reshape(-1, grid.positions, grid.channels)
+
+
+def _from_groups(x: Tensor, grid: Grid) -> Tensor:
+    """:func:`from_groups` of some complete groups."""
+    return x.view(-1, *grid.kernel, grid.channels).movedim(-1, 1)

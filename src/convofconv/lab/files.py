@@ -1,0 +1,41 @@
+"""Files that are either complete or not there."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from ..errors import ConfigError
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` so that a kill at any moment leaves the old file or the new one, never a part.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    # In the same folder, for os.replace is atomic within one file system only.
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def writable_folder(path: Path) -> Path:
+    """Make the folder ``path`` if it is missing, and check that files can be made in it.
+
+    Raises:
+        ConfigError: it cannot be made, or not be written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise ConfigError(f"{path}: no results can be written there ({error.strerror})") from error
+    return path

@@ -1,0 +1,196 @@
+"""One computation of every kernel per forward: nothing to write for the user, nothing that stays afterwards.
+
+A conv that is called several times in one forward (a detector's head on every pyramid level) would compute its kernels
+each time, and a network of many narrow convs would spend its time in launching small operations. So while the forward
+of a converted model runs, its kernels are kept: computed at their first use, those of narrow layers of one geometry in
+one go, and dropped when the outermost forward ends, also by an exception.
+
+A kept kernel is used only in the mode it was computed in (gradients, inference, autocast) and while none of its
+parameters has changed. Inside activation checkpointing, ``torch.func`` and ``torch.compile`` nothing is kept: the first
+must save the same tensors when it runs again, the others trace.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import weakref
+from collections import defaultdict
+from collections.abc import Hashable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from .association import Grid, associates_eagerly, is_channels_last
+from .fused import fused_associate_many
+from .maps import SpatialAssociation
+from .selection import convs, kernel_maps, weight_maps
+
+#: A layer is narrow, and worth computing together with others, up to this size ...
+_NARROW_BYTES = 1 << 18
+#: ... and so many are computed together that their copies stay in the cache.
+_BATCH_BYTES = 1 << 21
+
+_local = threading.local()
+
+
+def share(model: nn.Module) -> None:
+    """Keep kernels while ``model``'s forward runs."""
+    _plans.pop(model, None)
+    if _enter not in model._forward_pre_hooks.values():
+        model.register_forward_pre_hook(_enter, prepend=True)
+        model.register_forward_hook(_leave, always_call=True)
+
+
+def unshare(model: nn.Module) -> None:
+    """Take the hooks of :func:`share` off every module that has no converted conv left."""
+    for module in model.modules():
+        _plans.pop(module, None)
+        if _enter in module._forward_pre_hooks.values() and not any(kernel_maps(conv) for _, conv in convs(module)):
+            for hooks, ours in ((module._forward_pre_hooks, _enter), (module._forward_hooks, _leave)):
+                for key in [key for key, hook in hooks.items() if hook is ours]:
+                    del hooks[key]
+                    module._forward_hooks_always_called.pop(key, None)
+
+
+def shared_kernel(conv: nn.Module) -> Tensor | None:
+    """The conv's kernel in the forward that is running, or ``None`` where each use computes its own."""
+    frames: list[_Frame] | None = getattr(_local, "frames", None)
+    if not frames or torch._C._are_functorch_transforms_active() or _saves_elsewhere():
+        return None
+    for frame in frames:
+        if conv in frame.plan:
+            return frame.kernel(conv)
+    return None
+
+
+def _enter(module: nn.Module, _: Any) -> None:
+    if not torch.compiler.is_compiling():
+        if not hasattr(_local, "frames"):
+            _local.frames = []
+        _local.frames.append(_Frame(_plan(module)))
+
+
+def _leave(module: nn.Module, _: Any, __: Any) -> None:
+    if not torch.compiler.is_compiling() and getattr(_local, "frames", None):
+        _local.frames.pop()
+
+
+def _saves_elsewhere() -> bool:
+    """Whether something intercepts what autograd saves: activation checkpointing does."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
+# Which convs a model has, and with which others each is computed: looked up once per model, not in every forward.
+_Plan = dict[nn.Module, tuple[nn.Module, ...]]
+_plans: weakref.WeakKeyDictionary[nn.Module, _Plan] = weakref.WeakKeyDictionary()
+
+
+def _plan(model: nn.Module) -> _Plan:
+    plan = _plans.get(model)
+    if plan is None:
+        plan = _plans[model] = _make_plan(model)
+    return plan
+
+
+def _make_plan(model: nn.Module) -> _Plan:
+    plan: _Plan = {}
+    alike: dict[tuple[Grid, bool, int], list[nn.Module]] = defaultdict(list)
+    for _, conv in convs(model):
+        maps = kernel_maps(conv)
+        if not maps:
+            continue
+        plan[conv] = (conv,)
+        weight = cast(nn.Parameter, cast(parametrize.ParametrizationList, weight_maps(conv)).original)
+        if isinstance(maps[0], SpatialAssociation) and maps[0].is_common() and weight.nbytes <= _NARROW_BYTES:
+            alike[maps[0].grid, maps[0].config.skip, weight.nbytes].append(conv)
+    for (_, _, size), several in alike.items():
+        together = max(1, _BATCH_BYTES // size)
+        for start in range(0, len(several), together):
+            batch = tuple(several[start : start + together])
+            plan |= dict.fromkeys(batch, batch)
+    return plan
+
+
+@dataclasses.dataclass
+class _Kept:
+    """A kernel and what it was computed from."""
+
+    kernel: Tensor
+    sources: tuple[tuple[Tensor, int], ...]
+
+    def is_current(self, sources: tuple[tuple[Tensor, int], ...]) -> bool:
+        return all(a is b and m == n for (a, m), (b, n) in zip(self.sources, sources, strict=True))
+
+
+class _Frame:
+    """The kernels of one running forward."""
+
+    def __init__(self, plan: _Plan) -> None:
+        self.plan = plan
+        self.kept: dict[Hashable, _Kept] = {}
+
+    def kernel(self, conv: nn.Module) -> Tensor | None:
+        registered = weight_maps(conv)
+        if registered is None or type(registered.original) is not nn.Parameter:  # folded since, or sharded (FSDP)
+            return None
+        mode = _mode(registered.original.device)
+        kept, sources = self.kept.get((conv, mode)), _sources(registered)
+        if kept is None or not kept.is_current(sources):
+            self._compute(conv, registered, sources, mode)
+            kept = self.kept[conv, mode]
+        return kept.kernel
+
+    def _compute(
+        self,
+        conv: nn.Module,
+        registered: parametrize.ParametrizationList,
+        sources: tuple[tuple[Tensor, int], ...],
+        mode: Hashable,
+    ) -> None:
+        batch = self._batch(conv, mode)
+        if len(batch) == 1:
+            self.kept[conv, mode] = _Kept(registered(), sources)
+            return
+        lists = [cast(parametrize.ParametrizationList, weight_maps(member)) for member in batch]
+        first = [cast(SpatialAssociation, one[0]) for one in lists]
+        kernels = fused_associate_many(
+            [cast(nn.Parameter, one.original) for one in lists],
+            [association.effective_super_kernel().squeeze(0) for association in first],
+            first[0].grid,
+            first[0].config.skip,
+        )
+        for member, one, kernel in zip(batch, lists, kernels, strict=True):
+            for kernel_map in list(one)[1:]:
+                kernel = kernel_map(kernel)
+            self.kept[member, mode] = _Kept(kernel, _sources(one))
+
+    def _batch(self, conv: nn.Module, mode: Hashable) -> tuple[nn.Module, ...]:
+        """The convs to compute together with this one: those planned for that are still alike."""
+        planned = self.plan[conv]
+        if len(planned) == 1 or any((member, mode) in self.kept for member in planned):
+            return (conv,)
+        lists = [weight_maps(member) for member in planned]
+        if any(one is None or type(one.original) is not nn.Parameter for one in lists):
+            return (conv,)
+        weights = [cast(nn.Parameter, cast(parametrize.ParametrizationList, one).original) for one in lists]
+        kinds = {(w.dtype, w.device, is_channels_last(w)) for w in weights}
+        shared = {id(w) for w in weights}
+        alike = len(kinds) == 1 and len(shared) == len(weights) and associates_eagerly(weights[0].device)
+        return planned if alike else (conv,)
+
+
+def _sources(registered: parametrize.ParametrizationList) -> tuple[tuple[Tensor, int], ...]:
+    tensors = [cast(nn.Parameter, registered.original)]
+    for kernel_map in registered:
+        tensors += [p for p in kernel_map._parameters.values() if p is not None]
+    return tuple((tensor, 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+
+
+def _mode(device: torch.device) -> Hashable:
+    kind = device.type
+    autocast = torch.is_autocast_enabled(kind) if torch.amp.is_autocast_available(kind) else False
+    dtype = torch.get_autocast_dtype(kind) if autocast else None
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), dtype

@@ -1,0 +1,113 @@
+"""DDP and FSDP2 with two processes on the CPU give what one process gives."""
+
+from __future__ import annotations
+
+import datetime
+import socket
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from reference import randomize
+from test_training_code import Net
+from torch import nn
+
+import convofconv as coc
+
+pytestmark = [
+    pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo here"),
+    pytest.mark.skipif(sys.platform == "win32", reason="gloo with file descriptors of this test needs POSIX"),
+]
+
+STEPS = 3
+TOLERANCE = 1e-5  # relative: gradients are summed in another order
+
+
+def build() -> nn.Module:
+    torch.manual_seed(0)
+    model = coc.convert(Net(), "coc+stnd")
+    randomize(model)
+    return model
+
+
+def train(model: nn.Module, batches: list[torch.Tensor], parameters: nn.Module | None = None) -> None:
+    optimizer = torch.optim.SGD((parameters or model).parameters(), lr=0.5, momentum=0.9)
+    for x in batches:
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+
+
+def batches() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(4, 3, 8, 8, generator=generator) for _ in range(STEPS)]
+
+
+def ddp(rank: int) -> dict[str, torch.Tensor]:
+    model = build()
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    with pytest.raises(coc.SurgeryError, match="already wrapped in DistributedDataParallel"):
+        coc.convert(wrapped)
+    train(wrapped, [x.chunk(2)[rank] for x in batches()])
+    return coc.reparameterize(model).state_dict()
+
+
+def fsdp(rank: int) -> dict[str, torch.Tensor]:
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model = build()
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in (model.stem, model.shared):
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    with pytest.raises(coc.SurgeryError, match="already wrapped in FSDPModule"):
+        coc.reparameterize(model)
+    train(model, [x.chunk(2)[rank] for x in batches()])
+    full = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    bare = coc.convert(Net(), "coc+stnd")
+    if rank == 0:
+        bare.load_state_dict(full)
+    return coc.reparameterize(bare).state_dict()
+
+
+def worker(rank: int, job: str, port: int, queue) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"tcp://127.0.0.1:{port}",
+        rank=rank,
+        world_size=2,
+        timeout=datetime.timedelta(seconds=120),
+    )
+    state = {"ddp": ddp, "fsdp": fsdp}[job](rank)
+    if rank == 0:
+        queue.put({name: value.numpy() for name, value in state.items()})
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("job", ["ddp", "fsdp"])
+def test_two_processes_equal_one(job):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = mp.get_context("spawn")
+    queue = context.SimpleQueue()
+    processes = mp.spawn(worker, (job, port, queue), nprocs=2, join=False)
+    while not processes.join(timeout=1):
+        pass
+    found = {name: torch.from_numpy(value) for name, value in queue.get().items()}
+
+    alone = build()
+    start = coc.reparameterize(alone).state_dict()
+    train(alone, batches())
+    expected = coc.reparameterize(alone).state_dict()
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        moved = (value - start[name]).abs().max()
+        assert (found[name] - value).abs().max() <= TOLERANCE * value.abs().max(), name
+        assert moved > 100 * TOLERANCE * value.abs().max(), f"{name} hardly moved: the comparison shows nothing"

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import convofconv as coc
+
+
+def small_net() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(8, 2))
+
+
+def by_name(model, **options):
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {g["name"]: (sorted(names[id(p)] for p in g["params"]), g) for g in coc.param_groups(model, 0.1, **options)}
+
+
+def test_every_trainable_parameter_is_in_exactly_one_group():
+    model = coc.convert(small_net(), config="released")
+    model[4].weight.requires_grad_(False)
+    groups = coc.param_groups(model, 0.1, super_kernel_lr=1.0)
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    torch.optim.AdamW(groups, lr=0.1)
+
+
+def test_norms_biases_and_the_norms_of_maps_are_not_decayed_super_kernels_are():
+    groups = by_name(coc.convert(small_net(), config="released"))
+    assert groups["weights"][0] == [
+        "0.parametrizations.weight.original",
+        "2.parametrizations.weight.original",
+        "4.weight",
+    ]
+    assert groups["super kernels"][0] == [f"{i}.parametrizations.weight.0.super_kernel" for i in (0, 2)]
+    assert "0.parametrizations.weight.1.norm_weight" in groups["norms and biases"][0]
+    assert "0.parametrizations.weight.0.norm_weight" in groups["norms and biases"][0]
+    decays = {name: group["weight_decay"] for name, (_, group) in groups.items()}
+    assert decays == {"weights": 0.1, "norms and biases": 0.0, "super kernels": 0.1}
+    assert "lr" not in groups["weights"][1]
+
+
+def test_rates_and_multipliers():
+    model = coc.convert(small_net())
+    groups = by_name(model, lr=1.0, super_kernel_lr=0.5, super_kernel_weight_decay=0.0)
+    assert {name: group["lr"] for name, (_, group) in groups.items()} == {
+        "weights": 1.0,
+        "norms and biases": 1.0,
+        "super kernels": 0.5,
+    }
+    assert groups["super kernels"][1]["weight_decay"] == 0.0
+    groups = coc.param_groups(model, 0.1, lr=1.0, multipliers={"4.*": 10.0, "*": 0.1})
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert rates[id(model[4].weight)] == rates[id(model[4].bias)] == 10.0
+    assert rates[id(model[0].bias)] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weight_decay": -1}, "weight_decay must be at least 0, got -1"),
+        ({"super_kernel_lr": float("nan")}, "super_kernel_lr must be at least 0, got nan"),
+        ({"multipliers": {"*": 0.1}}, "multipliers need lr"),
+        ({"multipliers": {"head.*": 0.1}, "lr": 1.0}, "no parameter matches 'head.*'; there are 0.weight"),
+    ],
+)
+def test_mistakes_are_named(options, message):
+    with pytest.raises(coc.ConfigError, match=message):
+        coc.param_groups(small_net(), **({"weight_decay": 0.1} | options))
+    with pytest.raises(coc.ArgumentTypeError, match="got str"):
+        coc.param_groups("model", 0.1)
+
+
+def test_an_optimizer_that_was_built_too_early_is_noticed():
+    model = small_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.warns(coc.ConversionWarning, match="a SGD was built before convert.*add_param_group"):
+        coc.convert(model)
+    del optimizer
+    other = small_net()
+    elsewhere = torch.optim.SGD(small_net().parameters(), lr=0.1)
+    coc.convert(other)
+    assert elsewhere

@@ -1,0 +1,315 @@
+"""State dicts in every direction, initialisation, assignment, and what the user is told where something cannot be."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from reference import randomize, relative
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+import convofconv as coc
+
+
+def small_net() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.Sequential(nn.Conv2d(8, 6, 3, groups=2), nn.GroupNorm(2, 6)),
+        nn.Conv2d(6, 4, 1),
+    )
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 3, 9, 9)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("method", ["coc", "coc+stnd", "orth"])
+def test_a_plain_checkpoint_loads_strictly_into_a_converted_model(method, copied, x):
+    pretrained = small_net()
+    randomize(pretrained)
+    model = coc.convert(small_net(), method)
+    model = copy.deepcopy(model) if copied else model
+    if method == "coc":
+        model.load_state_dict(pretrained.state_dict(), strict=True)  # the identity start: no warning
+        assert torch.equal(model.eval()(x), pretrained.eval()(x))
+    else:
+        with pytest.warns(coc.ConversionWarning, match="plain kernels were loaded as basic kernels"):
+            model.load_state_dict(pretrained.state_dict(), strict=True)
+    assert torch.equal(model[0].parametrizations.weight.original, pretrained[0].weight)
+
+
+def test_a_plain_checkpoint_in_a_model_with_learnt_super_kernels_is_warned_about():
+    model = coc.convert(small_net())
+    randomize(model)
+    supers = [m.super_kernel.clone() for module in model.modules() for m in coc.kernel_maps(module)]
+    with pytest.warns(coc.ConversionWarning, match="Load plain checkpoints before convert"):
+        model.load_state_dict(small_net().state_dict())
+    after = [m.super_kernel for module in model.modules() for m in coc.kernel_maps(module)]
+    assert all(torch.equal(a, b) for a, b in zip(supers, after, strict=True)), "super kernels keep what they had"
+
+
+def test_a_plain_checkpoint_of_another_shape_is_torchs_error():
+    other = nn.Conv2d(3, 16, 3)
+    with pytest.raises(RuntimeError, match=r"size mismatch for parametrizations\.weight\.original"):
+        coc.convert(nn.Conv2d(3, 8, 3)).load_state_dict(other.state_dict())
+
+
+@pytest.mark.parametrize("method", ["coc", "coc+stnd", "coc+orth", "stnd"])
+@pytest.mark.parametrize("config", ["poster", "released"])
+def test_a_converted_checkpoint_makes_the_round_trip(method, config, x):
+    trained = coc.convert(small_net(), method, config)
+    randomize(trained)
+    buffer = io.BytesIO()
+    torch.save(trained.state_dict(), buffer)
+    buffer.seek(0)
+    state = torch.load(buffer, weights_only=True)
+
+    same = coc.convert(small_net(), method, config)
+    same.load_state_dict(state, strict=True)
+    assert torch.equal(same.eval()(x), trained.eval()(x))
+
+    rebuilt = coc.convert_like(small_net(), state)
+    rebuilt.load_state_dict(state, strict=True)
+    assert torch.equal(rebuilt.eval()(x), trained.eval()(x))
+    assert list(rebuilt.state_dict()) == list(trained.state_dict())
+
+
+def test_a_folded_checkpoint_loads_strictly_into_the_plain_architecture(x):
+    model = coc.convert(small_net())
+    randomize(model)
+    plain = small_net()
+    plain.load_state_dict(coc.reparameterize(model).state_dict(), strict=True)
+    assert relative(plain.eval()(x), model.eval()(x)) < 1e-6
+
+
+def test_convert_like_rebuilds_other_settings_layers_and_ties(x):
+    trained = coc.convert(small_net(), config={"0": coc.Config(grid_side=3, dilated=False), "*": "released"})
+    randomize(trained)
+    state = trained.state_dict()
+    rebuilt = coc.convert_like(small_net(), state)
+    rebuilt.load_state_dict(state)
+    assert torch.equal(rebuilt.eval()(x), trained.eval()(x))
+    assert coc.kernel_maps(rebuilt[0])[0].config.grid_side == 3
+    conv = coc.convert(nn.Conv2d(3, 8, 3))
+    assert coc.kernel_maps(coc.convert_like(nn.Conv2d(3, 8, 3), conv.state_dict()))
+    plain = coc.convert_like(small_net(), small_net().state_dict())
+    assert not coc.summary(plain).converted
+
+
+def test_other_settings_of_the_same_shape_are_refused_with_the_layer():
+    """dilated and skip change the function but no shape: only the stored settings can tell."""
+    state = coc.convert(small_net(), config=coc.Config(extra_width=0, dilated=True)).state_dict()
+    other = coc.convert(small_net(), config=coc.Config(extra_width=0, dilated=True, skip=False))
+    with pytest.raises(
+        RuntimeError, match=r"2\.0 was converted with other settings: skip=True in the checkpoint, False"
+    ):
+        other.load_state_dict(state)
+    start = coc.convert(small_net(), config=coc.Config(extra_width=0, init="kaiming"))
+    start.load_state_dict(state)  # the start is history
+
+
+def test_a_checkpoint_is_made_of_tensors_alone():
+    """safetensors, EMA and weights_only loading take nothing else."""
+    state = coc.convert(small_net(), "coc+stnd", "released").state_dict()
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+
+
+class Forgotten(coc.KernelMap):
+    def forward(self, weight):
+        return weight
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: coc.convert_like(3, {}), coc.ArgumentTypeError, "takes an nn.Module, got int"),
+        (lambda: coc.convert_like(small_net(), 3), coc.ArgumentTypeError, "takes a state dict, got int"),
+        (
+            lambda: coc.convert_like(nn.Sequential(nn.Linear(2, 2)), coc.convert(small_net()).state_dict()),
+            coc.SurgeryError,
+            "kernel maps for 0, 2.0, no convs of this Sequential",
+        ),
+        (
+            lambda: coc.convert_like(coc.convert(small_net()), coc.convert(small_net()).state_dict()),
+            coc.SurgeryError,
+            "0 .* cannot be converted: already converted",
+        ),
+        (
+            lambda: coc.convert_like(
+                small_net(), {"0.parametrizations.weight.0._extra_state": torch.tensor([1], dtype=torch.uint8)}
+            ),
+            coc.ConfigError,
+            "settings in the checkpoint cannot be read",
+        ),
+    ],
+)
+def test_mistakes_with_checkpoints_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_map_that_no_class_is_called_is_named():
+    state = coc.convert(nn.Conv2d(3, 8, 3), Forgotten).state_dict()
+    Forgotten.__name__ = "Renamed"
+    with pytest.raises(coc.ConfigError, match=r"a kernel map Forgotten, which no class is called; .*Import the module"):
+        coc.convert_like(nn.Conv2d(3, 8, 3), state)
+
+
+def test_remove_goes_back_to_the_basic_kernels(x):
+    model = small_net().eval()
+    expected = model(x)
+    coc.convert(model)
+    randomize(model)
+    model[1].reset_parameters()
+    bare = coc.remove(model)
+    assert torch.equal(bare(x), expected)
+    assert list(bare.state_dict()) == list(small_net().state_dict())
+    assert coc.kernel_maps(model[0]), "the original keeps its maps"
+    assert coc.remove(model, inplace=True) is model
+    assert torch.equal(model(x), expected)
+
+
+def test_folding_can_be_partial(x):
+    model = coc.convert(small_net()).eval()
+    randomize(model)
+    expected = model(x)
+    part = coc.reparameterize(model, where="2.*")
+    assert [c.name for c in coc.summary(part).converted] == ["0"]
+    assert relative(part(x), expected) < 1e-6
+    assert relative(coc.reparameterize(part)(x), expected) < 1e-6
+    tied = nn.ModuleDict({"a": nn.Conv2d(4, 4, 3), "b": nn.Conv2d(4, 4, 3)})
+    tied["b"].weight = tied["a"].weight
+    coc.convert(tied)
+    with pytest.raises(coc.SurgeryError, match="b is tied to a conv that `where` takes; take both or neither"):
+        coc.reparameterize(tied, where="a")
+
+
+def test_reset_parameters_initialises_basic_kernels_bias_and_maps():
+    model = coc.convert(nn.Sequential(nn.Conv2d(3, 8, 3)), config=coc.Config(init="kaiming"))
+    conv = model[0]
+    before = {name: p.detach().clone() for name, p in conv.named_parameters()}
+    parameters = dict(conv.named_parameters())
+    conv.reset_parameters()
+    assert all(parameters[name] is p and not torch.equal(p, before[name]) for name, p in conv.named_parameters())
+    torch.manual_seed(5)
+    conv.reset_parameters()
+    torch.manual_seed(5)
+    plain = nn.Conv2d(3, 8, 3)
+    plain.reset_parameters()
+    torch.manual_seed(5)
+    plain.reset_parameters()
+    assert torch.equal(conv.parametrizations.weight.original, plain.weight)
+    assert torch.equal(conv.bias, plain.bias)
+
+
+def test_a_meta_model_is_materialised(x):
+    """meta → convert → to_empty → reset_parameters, the way large models are built."""
+    with torch.device("meta"):
+        model = small_net()
+    coc.convert(model, "coc+stnd", "released")
+    model = model.to_empty(device="cpu")
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    (association, *_) = coc.kernel_maps(model[0])
+    assert not association.norm_weight.any()
+    assert association.super_kernel.isfinite().all()
+    assert model(x).isfinite().all()
+    state = coc.convert(small_net(), "coc+stnd", "released").state_dict()
+    model.load_state_dict(state)
+    with torch.device("meta"):
+        assert coc.reparameterize(coc.convert(small_net()))[0].weight.is_meta
+
+
+def test_saving_the_whole_model_says_what_to_save():
+    model = coc.convert(small_net())
+    with pytest.raises(
+        coc.SurgeryError, match=r"Save model\.state_dict\(\) to train on; to ship it fold the model first"
+    ):
+        torch.save(model, io.BytesIO())
+    with pytest.raises(coc.SurgeryError, match="cannot be pickled whole"):
+        pickle.dumps(copy.deepcopy(model))
+    torch.save(coc.reparameterize(model), io.BytesIO())
+
+
+def test_assigning_a_parameter_says_what_to_do():
+    model = coc.convert(small_net())
+    for conv in (model[0], copy.deepcopy(model)[0]):
+        with pytest.raises(coc.SurgeryError, match=r"no parameter can replace it .* fold the model first"):
+            conv.weight = nn.Parameter(torch.zeros(8, 3, 3, 3))
+        assert coc.kernel_maps(conv), "nothing is broken by the attempt"
+        conv.bias = nn.Parameter(torch.zeros(8))
+
+
+def test_assigning_a_tensor_solves_for_the_basic_kernels():
+    model = coc.convert(small_net())
+    randomize(model)
+    kernels = torch.randn(8, 3, 3, 3)
+    model[0].weight = kernels
+    assert relative(model[0].weight, kernels) < 1e-5
+    assert not torch.allclose(model[0].parametrizations.weight.original, kernels)
+    model = coc.convert(small_net(), "stnd")
+    with pytest.raises(coc.SurgeryError, match=r"Standardization has no inverse .* Write the basic kernels"):
+        model[0].weight = kernels
+
+
+def test_fusing_before_folding_says_to_fold():
+    model = coc.convert(small_net()).eval()
+    with pytest.raises(coc.SurgeryError, match=r"fusing batch norms .*\.reparameterize\(model\)"):
+        fuse_conv_bn_eval(model[0], model[1])
+    plain = coc.reparameterize(model)
+    fuse_conv_bn_eval(plain[0], plain[1])
+
+
+def test_initialising_a_converted_conv_is_warned_about():
+    model = coc.convert(small_net())
+
+    def init_weights(module):
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+
+    with pytest.warns(coc.ConversionWarning, match=r"init_weights\(\) reads .* calls kaiming_normal_: writing into"):
+        model.apply(init_weights)
+
+    def load(conv, weight):
+        with torch.no_grad():
+            conv.weight.copy_(weight)
+
+    with pytest.warns(coc.ConversionWarning, match=r"load\(\) reads .* copy_"):
+        load(model[0], torch.zeros(8, 3, 3, 3))
+
+    def harmless(conv):
+        return conv.weight.norm()
+
+    harmless(model[0])
+
+
+def test_the_papers_start_for_a_pretrained_network_keeps_its_function(x):
+    model = small_net().eval()
+    randomize(model)
+    expected, before = model(x), model[0].weight.detach().clone()
+    coc.convert(model, config=coc.Config(init="solve"))
+    (association,) = coc.kernel_maps(model[0])
+    assert association.super_kernel.all()
+    assert not torch.allclose(model[0].parametrizations.weight.original, before)
+    assert relative(model(x), expected) < 1e-4
+    assert 1 < association.condition_number() < 1e3
+
+
+def test_where_it_cannot_be_solved_the_layer_starts_from_the_identity(x, monkeypatch):
+    monkeypatch.setattr(coc.SpatialAssociation, "condition_number", lambda self: 1e9)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3))
+    expected = model(x)
+    with pytest.warns(
+        coc.ConversionWarning, match=r"^0 \(Conv2d 3→8, 3×3\): .* \(condition number 1e\+09, limit 2\.9e\+03\)"
+    ):
+        coc.convert(model, config=coc.Config(init="solve"))
+    assert torch.equal(model(x), expected)
+    assert not coc.kernel_maps(model[0])[0].super_kernel.any()

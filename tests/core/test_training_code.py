@@ -1,0 +1,249 @@
+"""A converted network inside the training code that people have."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import randomize, relative
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import convofconv as coc
+
+
+class Net(nn.Module):
+    """A stem, a depthwise conv, a conv that is called twice, a norm that batches do not couple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.GroupNorm(2, 8)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.shared = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = F.silu(self.norm(self.stem(x)))
+        x = F.silu(self.shared(x + self.depthwise(x)))
+        x = self.shared(F.avg_pool2d(x, 2))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture(params=["coc", "coc+stnd", "released"])
+def model(request):
+    config = "released" if request.param == "released" else "poster"
+    net = coc.convert(Net(), "coc" if config == "released" else request.param, config)
+    randomize(net)
+    return net
+
+
+@pytest.fixture
+def x():
+    return torch.randn(4, 3, 8, 8)
+
+
+def gradients(model, x):
+    model.zero_grad()
+    model(x).square().sum().backward()
+    return [p.grad.clone() for p in model.parameters()]
+
+
+def same(found, expected, tolerance=1e-5):
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        assert relative(a, b) < tolerance
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(model, x):
+    expected = gradients(model, x)
+    model.zero_grad()
+    for part in x.chunk(2):
+        model(part).square().sum().backward()
+    same([p.grad for p in model.parameters()], expected)
+
+
+def test_two_forwards_then_two_backwards(model, x):
+    expected = [a + b for a, b in zip(gradients(model, x), gradients(model, 2 * x), strict=True)]
+    model.zero_grad()
+    first, second = model(x), model(2 * x)
+    first.square().sum().backward()
+    second.square().sum().backward()
+    same([p.grad for p in model.parameters()], expected)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing(model, x, reentrant):
+    expected = gradients(model, x)
+    model.zero_grad()
+    checkpoint(model, x.clone().requires_grad_(), use_reentrant=reentrant).square().sum().backward()
+    same([p.grad for p in model.parameters()], expected)
+
+
+def test_double_backward(model, x):
+    """A gradient penalty: the gradient of the gradient's norm, against finite differences in one direction."""
+    model.double()
+    x = x.double().requires_grad_()
+
+    def penalty():
+        (gradient,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
+        return gradient.square().sum()
+
+    parameters = [p for p in model.parameters() if p.dim() > 1]
+    grads = torch.autograd.grad(penalty(), parameters)
+    directions = [torch.randn_like(p) for p in parameters]
+    slope = sum((g * d).sum() for g, d in zip(grads, directions, strict=True)).item()
+    values = []
+    for step in (1e-6, -2e-6):
+        with torch.no_grad():
+            for p, d in zip(parameters, directions, strict=True):
+                p.add_(d, alpha=step)
+        values.append(penalty().item())
+    assert slope == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(model, x, dtype):
+    """Forward and gradients stay close to float32: the error is that of autocast in the plain network, not more."""
+    expected = model(x)
+    plain = coc.reparameterize(model)
+    with torch.autocast("cpu", dtype=dtype):
+        found, common = model(x).float(), plain(x).float()
+        found.square().sum().backward()
+    assert all(p.grad.isfinite().all() and p.grad.dtype == torch.float32 for p in model.parameters())
+    assert relative(found, expected) < 3 * relative(common, expected) + torch.finfo(dtype).eps
+
+
+def test_channels_last(model, x):
+    expected, plain = model(x), coc.reparameterize(model)
+    model.to(memory_format=torch.channels_last)
+    plain.to(memory_format=torch.channels_last)
+    x = x.to(memory_format=torch.channels_last)
+    assert model.shared.weight.stride() == plain.shared.weight.stride()
+    assert relative(model(x), expected) < 1e-5
+    assert model.stem(x).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_half_precision_modules(model, x):
+    model.to(torch.bfloat16)
+    plain = coc.reparameterize(model)
+    assert model(x.bfloat16()).dtype == torch.bfloat16
+    assert relative(model(x.bfloat16()).float(), plain(x.bfloat16()).float()) < 0.1
+
+
+def test_functional_call_and_vmap(model, x):
+    expected = model(x)
+    parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
+    other = coc.convert(Net(), "coc+stnd") if len(coc.kernel_maps(model.stem)) == 2 else None
+    assert torch.equal(torch.func.functional_call(model, parameters, (x,)), expected)
+    del other
+
+    def loss(parameters, sample):
+        return torch.func.functional_call(model, parameters, (sample[None],)).square().sum()
+
+    per_sample = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
+    total = {name: g.sum(0) for name, g in per_sample.items()}
+    same([total[name] for name, _ in model.named_parameters()], gradients(model, x), 1e-4)
+
+
+def test_ema_averages_basic_and_super_kernels(model, x):
+    ema = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
+    ema.update_parameters(model)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1)
+    ema.update_parameters(model)
+    for name, p in ema.module.named_parameters():
+        assert torch.allclose(p, before[name] + 0.5, atol=1e-6), name
+    plain = coc.reparameterize(ema.module)
+    assert coc.verify(ema.module, plain, x) <= 1e-5
+    assert torch.isfinite(ema(x)).all()
+
+
+def test_ema_of_timm(model, x):
+    timm_utils = pytest.importorskip("timm.utils", reason="timm is not installed (extra [lab])")
+    ema = timm_utils.ModelEmaV3(model, decay=0.5)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(2)
+    ema.update(model)
+    for averaged, p in zip(ema.module.parameters(), model.parameters(), strict=True):
+        assert torch.allclose(averaged, p * 0.75, atol=1e-6)
+    assert coc.verify(ema.module, coc.reparameterize(ema.module), x) <= 1e-5
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_optimizers_go_on_after_folding_in_place(fused, x):
+    """Momentum of the kernels is kept: the plain network takes the step that its optimizer would have taken."""
+    model = coc.convert(Net())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=fused)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+    momentum = optimizer.state[model.stem.parametrizations.weight.original]["momentum_buffer"].clone()
+    coc.reparameterize(model, inplace=True)
+    before = model.stem.weight.detach().clone()
+    optimizer.zero_grad()
+    model(x).square().sum().backward()
+    expected = before - 0.1 * (0.9 * momentum + model.stem.weight.grad)
+    optimizer.step()
+    assert torch.allclose(model.stem.weight, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD", "Adagrad"])
+def test_fused_optimizers_move_every_parameter_as_the_loop_does(optimizer, x):
+    model = coc.convert(Net(), config="released")
+    twin = copy.deepcopy(model)
+    for net, fused in ((model, True), (twin, False)):
+        steps = getattr(torch.optim, optimizer)(net.parameters(), lr=1e-2, fused=fused)
+        for _ in range(3):
+            steps.zero_grad()
+            net(x).square().sum().backward()
+            steps.step()
+    same(list(model.parameters()), list(twin.parameters()), 1e-4)
+
+
+def test_compiled_without_breaks_and_without_recompiling_between_steps(model, x):
+    expected_out, expected_grads = model(x), gradients(model, x)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    for _ in range(3):
+        optimizer.zero_grad()
+        out = compiled(x)
+        out.square().sum().backward()
+        optimizer.step()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert relative(out, expected_out) < 1e-5
+    same([p.grad for p in model.parameters()], expected_grads)
+
+
+def test_compiled_with_inductor(x):
+    model = coc.convert(Net(), "coc+stnd")
+    randomize(model)
+    expected_out, expected_grads = model(x), gradients(model, x)
+    torch._dynamo.reset()
+    out = torch.compile(model, fullgraph=True)(x)
+    model.zero_grad()
+    out.square().sum().backward()
+    assert relative(out, expected_out) < 1e-5
+    same([p.grad for p in model.parameters()], expected_grads, 1e-4)
+
+
+def test_exported_and_traced(x):
+    model = coc.convert(Net()).eval()
+    randomize(model)
+    expected = model(x)
+    assert relative(torch.export.export(model, (x,)).module()(x), expected) < 1e-6
+
+
+def test_a_model_compiled_in_place_is_refused():
+    model = Net()
+    model.compile()
+    with pytest.raises(coc.SurgeryError, match="the model is already compiled; convert or fold the bare model"):
+        coc.convert(model)
