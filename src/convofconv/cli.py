@@ -12,10 +12,10 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .errors import ConvOfConvError
+from .errors import ConvOfConvError, VerificationError
 from .lab.demo_settings import DemoSettings
 
 if TYPE_CHECKING:
@@ -64,7 +64,119 @@ def _demo(options: Namespace) -> None:
     run_demo(DemoSettings(**{**vars(options), "methods": methods}))
 
 
+def _arch_options(parser: ArgumentParser, positional: bool) -> None:
+    text = "timm/NAME, torchvision/NAME, or module:function of your own"
+    if positional:
+        parser.add_argument("arch", type=str, metavar="ARCH", help=text)
+    else:
+        parser.add_argument("--arch", type=str, required=True, metavar="ARCH", help=text)
+    parser.add_argument(
+        "--options",
+        type=dict[str, Any],
+        default={},
+        metavar="JSON",
+        help="arguments of the network: --options.num_classes 10, or as JSON (default: none)",
+    )
+
+
+def _summary_options(parser: ArgumentParser) -> None:
+    _arch_options(parser, positional=True)
+    parser.add_argument(
+        "--method", type=str, default="coc", metavar="METHOD", help="coc, stnd, orth, joined with + (default: coc)"
+    )
+    parser.add_argument(
+        "--config",
+        type=str,
+        default="poster",
+        metavar="PRESET",
+        help="preset: poster, released or lightweight (default: poster)",
+    )
+    parser.add_argument(
+        "--where",
+        type=str,
+        default=[],
+        nargs="+",
+        metavar="PATTERN",
+        help="convs by name, with * for any text (default: every conv but 1×1 ones)",
+    )
+
+
+def _summary(options: Namespace) -> None:
+    from .lab.commands import run_summary
+
+    run_summary(**vars(options))
+
+
+def _fold_options(parser: ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="state dict of a converted network")
+    _arch_options(parser, positional=False)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to: .safetensors, .pt or .pth")
+
+
+def _fold(options: Namespace) -> None:
+    from .lab.commands import run_fold
+
+    run_fold(**vars(options))
+
+
+def _verify_options(parser: ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="state dict, converted or plain")
+    parser.add_argument("folded", type=Path, metavar="FOLDED", help="what should compute the same")
+    _arch_options(parser, positional=False)
+    parser.add_argument(
+        "--shape",
+        type=int,
+        nargs="+",
+        default=[2, 3, 224, 224],
+        metavar="N",
+        help="of the random input (default: 2 3 224 224)",
+    )
+    parser.add_argument(
+        "--tolerance", type=float, default=1e-5, metavar="T", help="largest relative difference (default: %(default)s)"
+    )
+
+
+def _verify(options: Namespace) -> None:
+    from .lab.commands import run_verify
+
+    run_verify(**vars(options))
+
+
 COMMANDS = {
+    "summary": Command(
+        "show which convs of a network are converted, which are not and why",
+        """\
+Build a network without weights, convert it, and print a line per conv.
+
+examples:
+  coc summary timm/resnet50
+  coc summary torchvision/retinanet_resnet50_fpn --method coc+stnd --config released
+  coc summary timm/resnet18 --where "layer4.*" --options.num_classes 10""",
+        _summary_options,
+        _summary,
+    ),
+    "fold": Command(
+        "fold a converted network's checkpoint into one of plain convs",
+        """\
+Read the state dict of a converted network, compute its kernels once, and write a checkpoint that loads strictly into
+the plain architecture. What was converted, and how, is in the checkpoint. Files are read without executing code.
+
+example:
+  coc fold last.ckpt --arch timm/resnet50 --out model.safetensors""",
+        _fold_options,
+        _fold,
+    ),
+    "verify": Command(
+        "check that two checkpoints of one architecture compute the same",
+        """\
+Run both networks on one random input and compare. Exit code 0 if they agree, 1 if not; then the first layer that
+differs is named.
+
+example:
+  coc verify last.ckpt model.safetensors --arch timm/resnet50 --shape 2 3 224 224""",
+        _verify_options,
+        _verify,
+    ),
     "demo": Command(
         "train, fold and compare on real digits, or on your pictures, in a few minutes",
         """\
@@ -90,7 +202,8 @@ such folders in train and val, or CIFAR-10 or CIFAR-100 as unpacked from their a
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``coc`` with ``argv`` (by default what was typed) and return its exit code.
 
-    0: done. 2: a mistake of the user, told in one line on stderr. 130: interrupted with Ctrl-C.
+    0: done. 1: two networks that should agree do not. 2: a mistake of the user, told in one line on stderr. 130:
+    interrupted with Ctrl-C.
 
     Raises:
         SystemExit: with code 0, after ``--help`` and ``--version``.
@@ -100,10 +213,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         COMMANDS[options.command].run(options[options.command])
     except KeyboardInterrupt:
         return 130
-    except (
-        ConvOfConvError,
-        OSError,
-    ) as error:  # OSError: a file or folder that may not be read or written, a full disk
+    except VerificationError as error:
+        return _complain(str(error), code=1)
+    except (ConvOfConvError, OSError) as error:  # OSError: a file that may not be read or written, a full disk
         return _complain(str(error))
     except argparse.ArgumentError as error:
         return _complain(f"{error} (see coc --help, coc COMMAND --help)")
@@ -137,12 +249,12 @@ def _parser() -> ArgumentParser:
     return top
 
 
-def _complain(message: str) -> int:
+def _complain(message: str, code: int = 2) -> int:
     # jsonargparse speaks of keys, in several lines: 'Parser key "train_images":\n  Expected a <class 'int'>. Got ...'
     message = re.sub(r'Parser key "([\w.]+)"', lambda match: "--" + match[1].replace("_", "-"), message)
     message = re.sub(r"Expected an? <class '(\w+)'>\. Got value:", r"expected \1, got", " ".join(message.split()))
     print(f"coc: {message}", file=sys.stderr)
-    return 2
+    return code
 
 
 if __name__ == "__main__":

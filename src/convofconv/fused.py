@@ -20,8 +20,8 @@ from torch import Tensor
 
 from .association import Grid, from_groups, is_channels_last, match_layout, shift_basis, super_matrix, to_groups
 
-#: Transposed copies are made for as many groups at a time as fit into this many bytes, about half a core's L2 cache.
-_CHUNK_BYTES = 1 << 19
+#: Transposed copies are made for as many groups at a time as have kernels of this many bytes (fitted on a CPU).
+_CHUNK_BYTES = 1 << 21
 
 
 def fused_associate(weight: Tensor, super_kernel: Tensor, grid: Grid, skip: bool) -> Tensor:
@@ -131,8 +131,8 @@ def _forward(weight: Tensor, matrix: Tensor, grid: Grid, skip: bool) -> Tensor:
         return match_layout(from_groups(_apply(matrix, to_groups(weight, grid), skip), grid), weight)
     out = torch.empty_like(weight)
     for kernels, groups in chunks:
-        x = _to_groups(weight[kernels], grid)
-        out[kernels].copy_(_from_groups(_apply(matrix[groups], x, skip), grid))
+        own = weight[kernels]
+        _write(out[kernels], torch.bmm(matrix[groups], _to_groups(own, grid)), own if skip else None, grid)
     return out
 
 
@@ -145,9 +145,10 @@ def _backward(weight: Tensor, matrix: Tensor, grad: Tensor, grid: Grid, skip: bo
     else:
         grad_matrix, grad_weight = torch.empty_like(matrix), torch.empty_like(weight)
         for kernels, groups in chunks:
-            g = _to_groups(grad[kernels], grid)
+            own = grad[kernels]
+            g = _to_groups(own, grid)
             torch.bmm(g, _to_groups(weight[kernels], grid).mT, out=grad_matrix[groups])
-            grad_weight[kernels].copy_(_from_groups(_apply(back[groups], g, skip), grid))
+            _write(grad_weight[kernels], torch.bmm(back[groups], g), own if skip else None, grid)
     basis = shift_basis(grid, matrix.device, matrix.dtype)
     return grad_weight, (grad_matrix.flatten(1) @ basis.T).view(-1, *grid.size)
 
@@ -196,6 +197,10 @@ def _to_groups(kernels: Tensor, grid: Grid) -> Tensor:
     return kernels.movedim(1, -1).reshape(-1, grid.positions, grid.channels)
 
 
-def _from_groups(x: Tensor, grid: Grid) -> Tensor:
-    """:func:`from_groups` of some complete groups."""
-    return x.view(-1, *grid.kernel, grid.channels).movedim(-1, 1)
+def _write(out: Tensor, x: Tensor, residual: Tensor | None, grid: Grid) -> None:
+    """Write some complete groups into their kernels, the skip added on the way."""
+    kernels = x.view(-1, *grid.kernel, grid.channels).movedim(-1, 1)
+    if residual is None:
+        out.copy_(kernels)
+    else:
+        torch.add(residual, kernels, out=out)

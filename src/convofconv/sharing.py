@@ -114,15 +114,19 @@ def _make_plan(model: nn.Module) -> _Plan:
     return plan
 
 
+# What a kernel was computed from: every parameter, its version and its place in memory.
+_Sources = tuple[tuple[Tensor, int, int], ...]
+
+
 @dataclasses.dataclass
 class _Kept:
     """A kernel and what it was computed from."""
 
     kernel: Tensor
-    sources: tuple[tuple[Tensor, int], ...]
+    sources: _Sources
 
-    def is_current(self, sources: tuple[tuple[Tensor, int], ...]) -> bool:
-        return all(a is b and m == n for (a, m), (b, n) in zip(self.sources, sources, strict=True))
+    def is_current(self, sources: _Sources) -> bool:
+        return all(a is b and m == n for (a, *m), (b, *n) in zip(self.sources, sources, strict=True))
 
 
 class _Frame:
@@ -147,7 +151,7 @@ class _Frame:
         self,
         conv: nn.Module,
         registered: parametrize.ParametrizationList,
-        sources: tuple[tuple[Tensor, int], ...],
+        sources: _Sources,
         mode: Hashable,
     ) -> None:
         batch = self._batch(conv, mode)
@@ -182,11 +186,12 @@ class _Frame:
         return planned if alike else (conv,)
 
 
-def _sources(registered: parametrize.ParametrizationList) -> tuple[tuple[Tensor, int], ...]:
+def _sources(registered: parametrize.ParametrizationList) -> _Sources:
     tensors = [cast(nn.Parameter, registered.original)]
     for kernel_map in registered:
         tensors += [p for p in kernel_map._parameters.values() if p is not None]
-    return tuple((tensor, 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+    # The version counts writes into a tensor, the pointer notices `tensor.data = other`.
+    return tuple((t, 0 if t.is_inference() else t._version, t.data_ptr()) for t in tensors)
 
 
 def _mode(device: torch.device) -> Hashable:

@@ -46,7 +46,7 @@ def test_help_lists_every_command_and_every_option(capsys: pytest.CaptureFixture
         text = capsys.readouterr().out
         assert f"  coc {name}" in text  # an example
         options = [part for part in text.split("options:")[-1].split("\n  --") if part.strip()][1:]
-        assert all("(default:" in " ".join(option.split()) for option in options)
+        assert all("(default:" in " ".join(o.split()) for o in options if not o.startswith(("arch ", "out FILE")))
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

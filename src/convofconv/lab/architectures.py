@@ -1,0 +1,76 @@
+"""Build a network from its name on the command line: ``timm/NAME``, ``torchvision/NAME`` or ``module:factory``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from ..errors import ConfigError, listing
+
+
+def build_architecture(name: str, options: Mapping[str, Any] | None = None) -> nn.Module:
+    """Build a network with random weights.
+
+    Args:
+        name: ``timm/resnet50``, ``torchvision/retinanet_resnet50_fpn``, or ``package.module:function``.
+        options: keyword arguments of its constructor, ``num_classes`` for example.
+
+    Raises:
+        ConfigError: there is no such network, it cannot be built with these options, or is no module.
+    """
+    options = dict(options or {})
+    if ":" in name:
+        factory: Callable[..., Any] = _import(name)
+    else:
+        library, _, model = name.partition("/")
+        libraries = {"timm": _timm, "torchvision": _torchvision}
+        if library not in libraries or not model:
+            raise ConfigError(f"an architecture is timm/NAME, torchvision/NAME or module:function; got {name!r}")
+        factory = libraries[library](model)
+    try:
+        network = factory(**options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"{name} cannot be built with {options or 'its defaults'}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"{name} gives a {type(network).__name__}, not a torch.nn.Module")
+    return network
+
+
+def _timm(model: str) -> Callable[..., nn.Module]:
+    import timm
+
+    if not timm.is_model(model):
+        raise ConfigError(_no_such("timm", model, timm.list_models()))
+    return lambda **options: timm.create_model(model, **options)
+
+
+def _torchvision(model: str) -> Callable[..., nn.Module]:
+    from torchvision import models
+
+    if model not in models.list_models():
+        raise ConfigError(_no_such("torchvision", model, models.list_models()))
+    # Detectors fetch weights for their backbone unless told not to.
+    backbone = (
+        {"weights_backbone": None} if "_fpn" in model or model.startswith(("ssd", "fcn", "deeplab", "lraspp")) else {}
+    )
+    return lambda **options: models.get_model(model, **{"weights": None, **backbone, **options})
+
+
+def _import(name: str) -> Callable[..., Any]:
+    module, _, attribute = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{name} cannot be imported: {error}") from error
+    if not callable(factory):
+        raise ConfigError(f"{name} is a {type(factory).__name__}, not a function or class")
+    return factory  # type: ignore[no-any-return]
+
+
+def _no_such(library: str, model: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(model, list(known), n=3, cutoff=0.5)
+    return f"{library} has no model {model!r}" + (f"; did you mean {listing(close)}?" if close else "")

@@ -1,0 +1,95 @@
+"""Read and write state dicts as files, without executing code and without ever leaving half a file."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ..errors import ConfigError, listing
+from .files import write_atomic
+
+#: Where training codes put the network's state dict inside a checkpoint, and what they put before its keys.
+_PLACES = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema", "module")
+_PREFIXES = ("", "module.", "model.", "_orig_mod.", "module._orig_mod.", "model._orig_mod.", "model.module.", "net.")
+
+
+def read_state_dict(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """Read a network's state dict out of a checkpoint, whatever lies around it.
+
+    Args:
+        path: ``.safetensors``, or a file of ``torch.save`` with nothing but tensors and plain values.
+        names: the parameter names of the plain architecture, by which the state dict is recognised.
+
+    Raises:
+        ConfigError: the file is missing or broken, holds code, or no state dict of this architecture.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no such file")
+    content = _read(path)
+    wanted = set(names)
+    candidates = [content, *(content[place] for place in _PLACES if isinstance(content.get(place), Mapping))]
+    best: dict[str, Tensor] = {}
+    found = 0
+    for candidate in candidates:
+        tensors = {key: value for key, value in candidate.items() if isinstance(value, Tensor)}
+        for prefix in _PREFIXES:
+            bare = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+            hits = len(wanted & {_plain(key) for key in bare})
+            if hits > found:
+                best, found = bare, hits
+    if not found:
+        raise ConfigError(
+            f"{path}: no state dict of this architecture in it; it has {listing(map(str, content))}, "
+            f"the architecture has {listing(sorted(wanted))}"
+        )
+    return best
+
+
+def write_state_dict(path: Path, state_dict: Mapping[str, Tensor]) -> None:
+    """Write tensors to ``.safetensors`` or, by any other name, with ``torch.save``; atomically.
+
+    Raises:
+        ConfigError: the folder does not exist or cannot be written to.
+    """
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path.parent}: there is no such folder to write {path.name} into")
+    # Tied weights are one tensor under several names, which safetensors refuses: each gets its own copy.
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state_dict.items()
+    }
+    if path.suffix == ".safetensors":
+        write_atomic(path, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+    else:
+        buffer = io.BytesIO()
+        torch.save(tensors, buffer)
+        write_atomic(path, buffer.getvalue())
+
+
+def _plain(key: str) -> str:
+    return re.sub(r"parametrizations\.(\w+)\.original$", r"\1", key)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.suffix == ".safetensors":
+            return dict(safetensors.torch.load_file(path))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ConfigError(
+            f"{path}: it holds more than tensors and plain values; such files can execute code, so it is not loaded. "
+            "Save model.state_dict() alone"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as a checkpoint ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{path}: holds a {type(content).__name__}, not a state dict")
+    return dict(content)

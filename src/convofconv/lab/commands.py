@@ -1,0 +1,68 @@
+"""What ``coc summary``, ``coc fold`` and ``coc verify`` do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import convert, convert_like, reparameterize, summary, verify
+from ..checkpoint import is_converted
+from ..errors import ConfigError
+from .architectures import build_architecture
+from .checkpoints import read_state_dict, write_state_dict
+
+
+def run_summary(arch: str, options: Mapping[str, Any], method: str, config: str, where: Sequence[str]) -> None:
+    """Convert an architecture and print what that does to every conv."""
+    with torch.device("meta"):  # shapes are all that is asked for
+        model = build_architecture(arch, options)
+    convert(model, method, config, list(where) or None)
+    print(summary(model))
+
+
+def run_fold(checkpoint: Path, arch: str, options: Mapping[str, Any], out: Path) -> None:
+    """Fold a converted network's checkpoint into one of the plain architecture."""
+    model, converted = _load(checkpoint, arch, options)
+    if not converted:
+        raise ConfigError(f"{checkpoint}: this is a plain network already, there is nothing to fold")
+    folded = sum(bool(conv.maps) for conv in summary(model).convs)
+    plain = reparameterize(model, inplace=True)
+    write_state_dict(out, plain.state_dict())
+    print(f"{out}: {folded} convs folded; loads strictly into {arch}")
+
+
+def run_verify(
+    checkpoint: Path, folded: Path, arch: str, options: Mapping[str, Any], shape: Sequence[int], tolerance: float
+) -> None:
+    """Compare two checkpoints of one architecture on a random input.
+
+    Raises:
+        VerificationError: their outputs differ by more than ``tolerance``.
+    """
+    model, _ = _load(checkpoint, arch, options)
+    plain, _ = _load(folded, arch, options)
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    # torchvision's detectors take a list of pictures of any size.
+    inputs: Any = list(x.sigmoid()) if hasattr(model, "roi_heads") or hasattr(model, "anchor_generator") else x
+    error = verify(model, plain, inputs, tolerance)
+    print(f"the outputs differ by {error:.3g} of their largest entry, within the tolerance of {tolerance:.3g}")
+
+
+def _load(checkpoint: Path, arch: str, options: Mapping[str, Any]) -> tuple[nn.Module, bool]:
+    model = build_architecture(arch, options)
+    state_dict = read_state_dict(checkpoint, model.state_dict())
+    converted = is_converted(state_dict)
+    convert_like(model, state_dict)
+    try:
+        model.load_state_dict(state_dict, strict=True)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:4]]
+        raise ConfigError(
+            f"{checkpoint}: does not fit {arch} with {dict(options) or 'its defaults'}: {' '.join(lines)} "
+            "(--options takes the network's arguments, num_classes for example)"
+        ) from error
+    return model, converted

@@ -1,0 +1,299 @@
+"""Kernels are computed once per forward, and never used where they would be wrong."""
+
+from __future__ import annotations
+
+import copy
+import threading
+
+import pytest
+import torch
+from reference import randomize, relative
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import convofconv as coc
+from convofconv import sharing
+
+
+class Counting(coc.KernelMap):
+    """Counts how often a kernel is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, weight):
+        self.calls += 1
+        return weight
+
+
+class Siamese(nn.Module):
+    """One conv called three times, others of one geometry called once, one never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(4, 4, 3, padding=1)
+        self.body = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(4))
+        self.unused = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        for conv in self.body:
+            x = conv(x).tanh()
+        return self.head(x) + self.head(2 * x) + self.head(x[..., :2, :2]).mean()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 4, 6, 6)
+
+
+@pytest.fixture
+def counted():
+    model = coc.convert(Siamese(), ["coc", Counting])
+    randomize(model)
+    return model
+
+
+def calls(model):
+    return coc.kernel_maps(model.head)[1].calls
+
+
+def alone(model):
+    """The same network, every kernel computed at each use."""
+    model = copy.deepcopy(model)
+    model._forward_pre_hooks.clear()
+    model._forward_hooks.clear()
+    return model
+
+
+def gradients(model, x):
+    model.zero_grad()
+    model(x).square().sum().backward()
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+def test_a_kernel_is_computed_once_per_forward(counted, x):
+    before = calls(counted)
+    counted(x)
+    assert calls(counted) == before + 1
+    counted(x)
+    assert calls(counted) == before + 2
+    single = alone(counted)
+    single(x)
+    assert calls(single) == calls(counted) + 3
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("method", ["coc", "coc+stnd", "released"])
+def test_outputs_and_gradients_are_those_of_kernels_computed_alone(method, channels_last, x):
+    config = "released" if method == "released" else "poster"
+    model = Siamese()
+    model.body.insert(1, nn.GroupNorm(2, 4))
+    model = coc.convert(model, "coc" if method == "released" else method, config).double()
+    randomize(model)
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    x = x.double()
+    single = alone(model)
+    assert relative(model(x), single(x)) < 1e-12
+    found, expected = gradients(model, x), gradients(single, x)
+    for name, grad in expected.items():
+        if grad is None:  # the conv that is never called, though it is computed together with the others
+            assert found[name] is None, name
+        else:
+            assert relative(found[name], grad) < 1e-10, name
+    assert found["unused.parametrizations.weight.original"] is None
+
+
+def test_derivatives_of_gradients(x):
+    model = coc.convert(Siamese()).double()
+    randomize(model)
+    x = x.double()
+
+    def penalty(net):
+        parameters = [p for name, p in net.named_parameters() if "unused" not in name]
+        grads = torch.autograd.grad(net(x).square().sum(), parameters, create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in grads), parameters)
+
+    for found, expected in zip(penalty(model), penalty(alone(model)), strict=True):
+        assert relative(found, expected) < 1e-10
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:FutureWarning")  # torch's own, in forward mode
+def test_forward_mode_derivatives(x):
+    model = coc.convert(Siamese()).double()
+    randomize(model)
+    weight, x = model.body[0].parametrizations.weight.original, x.double()
+    tangent = torch.randn_like(weight)
+    name = "body.0.parametrizations.weight.original"
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(weight.detach(), tangent)
+        out = torch.func.functional_call(model, {name: dual}, (x,))
+        slope = torch.autograd.forward_ad.unpack_dual(out).tangent
+    step = 1e-6
+    ahead, behind = (torch.func.functional_call(model, {name: weight + s * tangent}, (x,)) for s in (step, -step))
+    assert relative(slope, (ahead - behind) / (2 * step)) < 1e-6
+
+
+def test_two_forwards_then_two_backwards(x):
+    model = coc.convert(Siamese())
+    randomize(model)
+    a, b = gradients(model, x), gradients(model, 2 * x)
+    expected = {name: a[name] + b[name] for name in a if a[name] is not None}
+    model.zero_grad()
+    first, second = model(x), model(2 * x)
+    first.square().sum().backward()
+    second.square().sum().backward()
+    for name, grad in expected.items():
+        assert relative(dict(model.named_parameters())[name].grad, grad) < 1e-5
+
+
+def test_nothing_stays_after_the_forward_also_after_an_exception(counted, x):
+    counted(x)
+    assert not sharing._local.frames
+    with pytest.raises(RuntimeError):
+        counted(torch.randn(1, 3, 6, 6))
+    assert not sharing._local.frames
+    before = calls(counted)
+    assert counted.head.weight is not counted.head.weight
+    assert calls(counted) == before + 2
+
+
+def test_a_changed_parameter_is_never_stale(counted, x):
+    class Changing(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, y):
+            first = self.inner.head(y)
+            with torch.no_grad():
+                self.inner.head.parametrizations.weight.original.mul_(2)
+            second = self.inner.head(y)
+            coc.kernel_maps(self.inner.head)[0].super_kernel.data = torch.zeros(1, 1, 3, 3)
+            return first, second, self.inner.head(y)
+
+    counted.unused = nn.Identity()
+    model = coc.convert(Changing(Siamese()))
+    randomize(model)
+    with torch.no_grad():
+        model.inner.head.bias.zero_()
+    first, second, third = model(x)
+    assert relative(second, 2 * first) < 1e-5
+    plain = nn.functional.conv2d(x, model.inner.head.parametrizations.weight.original, padding=1)
+    assert relative(third, plain) < 1e-5
+
+
+def test_gradient_and_inference_modes_do_not_mix(counted, x):
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Siamese()
+
+        def forward(self, y):
+            with torch.no_grad():
+                target = self.inner(y)
+            return (self.inner(y) - target).square().sum() + self.inner(y).sum()
+
+    model = coc.convert(Mixed())
+    randomize(model)
+    model(x).backward()
+    assert model.inner.head.parametrizations.weight.original.grad.any()
+    with torch.inference_mode():
+        inferred = model(x)
+    assert relative(inferred, model(x)) < 1e-6
+
+
+def test_autocast_inside_a_forward_gets_its_own_kernel(x):
+    class Partly(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 3)
+
+        def forward(self, y):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                half = self.conv(y)
+            return half, self.conv(y)
+
+    model = coc.convert(Partly())
+    randomize(model)
+    half, full = model(x)
+    assert half.dtype == torch.bfloat16
+    assert torch.equal(full, alone(model)(x)[1])
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_parts_under_activation_checkpointing(reentrant, x):
+    """Inside a checkpoint kernels are computed anew, or the second run would save other tensors than the first."""
+
+    class Checkpointed(Siamese):
+        def forward(self, y):
+            y = self.head(y)
+            for conv in self.body:
+                y = checkpoint(conv, y, use_reentrant=reentrant).tanh()
+            return self.head(y)
+
+    model = coc.convert(Checkpointed())
+    randomize(model)
+    found, expected = gradients(model, x), gradients(alone(model), x)
+    for name, grad in expected.items():
+        assert (grad is None) == (found[name] is None), name
+        if grad is not None:
+            assert relative(found[name], grad) < 1e-5
+
+
+def test_nested_converted_models_share_the_outermost_forward(counted, x):
+    outer = nn.Sequential(counted, nn.Conv2d(4, 4, 3))
+    coc.convert(outer, where="1")
+    before = calls(counted)
+    outer(x)
+    assert calls(counted) == before + 1
+
+
+def test_threads_do_not_see_each_other(counted, x):
+    results = {}
+
+    def run(factor):
+        results[factor] = [counted(factor * x) for _ in range(20)][-1]
+
+    threads = [threading.Thread(target=run, args=(factor,)) for factor in (1.0, 2.0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for factor, out in results.items():
+        assert relative(out, counted(factor * x)) < 1e-6
+
+
+def test_tied_convs_frozen_convs_and_other_dtypes_are_computed_right(x):
+    model = Siamese()
+    model.body[1].weight = model.body[0].weight
+    model.body[2].requires_grad_(False)
+    coc.convert(model)
+    randomize(model)
+    assert relative(model(x), alone(model)(x)) < 1e-6
+    found, expected = gradients(model, x), gradients(alone(model), x)
+    for name, grad in expected.items():
+        assert (grad is None) == (found[name] is None), name
+        if grad is not None:
+            assert relative(found[name], grad) < 1e-5
+
+
+def test_folding_takes_the_hooks_away_and_copies_keep_theirs(counted, x):
+    twin = copy.deepcopy(counted)
+    plain = coc.reparameterize(counted)
+    assert not plain._forward_pre_hooks
+    assert not plain._forward_hooks
+    assert not plain._forward_hooks_always_called
+    before = calls(twin)
+    twin(x)
+    assert calls(twin) == before + 1
+    part = coc.reparameterize(counted, where="body.*")
+    assert relative(part(x), plain(x)) < 1e-5
+
+
+def test_inference_mode_first_and_training_after(x):
+    model = coc.convert(Siamese())
+    with torch.inference_mode():
+        model(x)
+    model(x).sum().backward()
