@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -93,6 +95,24 @@ def associate_as(module: coc.SpatialAssociation, weight: Tensor) -> Tensor:
     )
 
 
+def with_literal_kernels(original: torch.nn.Module, model: torch.nn.Module) -> torch.nn.Module:
+    """A plain copy of ``original`` with the kernels that the maps of ``model`` stand for, computed literally."""
+    literal = copy.deepcopy(original)
+    others = {name: value for name, value in model.state_dict().items() if "parametrizations" not in name}
+    literal.load_state_dict(others, strict=False)
+    with torch.no_grad():
+        for name, conv in model.named_modules():
+            maps = coc.kernel_maps(conv)
+            if not maps:
+                continue
+            kernels = associate_as(maps[0], conv.parametrizations.weight.original)
+            for norm in maps[1:]:
+                assert isinstance(norm, coc.KernelLayerNorm)
+                kernels = F.layer_norm(kernels, kernels.shape[1:]) * norm.norm_weight + norm.norm_bias
+            literal.get_submodule(name).weight.copy_(kernels)
+    return literal
+
+
 def randomize(model: torch.nn.Module, scale: float = 0.1) -> None:
     """Give every kernel map in a model random parameters, and every batch norm statistics that matter."""
     with torch.no_grad():
@@ -100,7 +120,7 @@ def randomize(model: torch.nn.Module, scale: float = 0.1) -> None:
             if isinstance(module, coc.KernelMap):
                 for parameter in module.parameters(recurse=False):
                     parameter.copy_(torch.randn_like(parameter) * scale + (parameter.dim() == 0))
-            elif isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            elif getattr(module, "running_mean", None) is not None:
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 2)
                 module.weight.uniform_(0.5, 1.5)

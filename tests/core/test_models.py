@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from reference import associate_as, randomize
+from reference import randomize, with_literal_kernels
 from torch import nn
 
 import convofconv as coc
@@ -51,20 +51,7 @@ def test_converted_and_folded_equal_the_literal_kernels(make, config):
     randomize(model)
     x = torch.randn(2, 3, 64, 64).double()
 
-    literal = copy.deepcopy(original)
-    with torch.no_grad():
-        for name, conv in model.named_modules():
-            maps = coc.kernel_maps(conv)
-            if not maps:
-                continue
-            kernels = associate_as(maps[0], conv.parametrizations.weight.original)
-            for norm in maps[1:]:
-                normal = nn.functional.layer_norm(kernels, kernels.shape[1:])
-                kernels = normal * norm.norm_weight + norm.norm_bias
-            literal.get_submodule(name).weight.copy_(kernels)
-    norms = {k: v for k, v in model.state_dict().items() if "parametrizations" not in k}
-    literal.load_state_dict(norms, strict=False)
-
+    literal = with_literal_kernels(original, model)
     assert coc.verify(literal, model, x, tolerance=1e-10) <= 1e-10
     plain = coc.reparameterize(model)
     assert coc.verify(literal, plain, x, tolerance=1e-10) <= 1e-10

@@ -1,0 +1,182 @@
+"""coc summary, fold and verify: what they print and write, their exit codes, and the mistakes of their users."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import convofconv as coc
+from convofconv import cli
+
+pytest.importorskip("jsonargparse", reason="jsonargparse is not installed (extra [lab])")
+timm = pytest.importorskip("timm", reason="timm is not installed (extra [lab])")
+safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed (extra [lab])")
+
+ARCH = "timm/mobilenetv3_small_050"
+OPTIONS = ["--options.num_classes", "5"]
+
+
+def build() -> nn.Module:
+    return timm.create_model("mobilenetv3_small_050", num_classes=5)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model = coc.convert(build(), "coc+stnd")
+    with torch.no_grad():
+        for module in model.modules():
+            for kernel_map in coc.kernel_maps(module)[:1]:
+                kernel_map.super_kernel.normal_(0, 0.1)
+    torch.save(model.state_dict(), tmp_path / "trained.pt")
+    return tmp_path / "trained.pt"
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    code = cli.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return code, captured.out, captured.err
+
+
+def test_summary_prints_the_table(capsys):
+    code, out, _ = run(capsys, "summary", "timm/resnet18", "--method", "coc+stnd", "--where", "layer4.*")
+    assert code == 0
+    assert out.rstrip().endswith("none after reparameterize()")
+    assert "layer4.0.conv1" in out
+    assert "SpatialAssociation + Standardization" in out
+    assert out.startswith("conv ")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_fold_writes_what_loads_strictly_into_the_plain_architecture(trained, tmp_path, capsys, suffix):
+    out = tmp_path / f"plain{suffix}"
+    code, text, _ = run(capsys, "fold", trained, "--arch", ARCH, "--out", out, *OPTIONS)
+    assert code == 0
+    assert "11 convs folded" in text or "convs folded; loads strictly into timm" in text
+    state = safetensors.load_file(out) if suffix == ".safetensors" else torch.load(out, weights_only=True)
+    plain = build()
+    plain.load_state_dict(state, strict=True)
+    model = coc.convert_like(build(), torch.load(trained, weights_only=True))
+    model.load_state_dict(torch.load(trained, weights_only=True))
+    assert coc.verify(model, plain, torch.randn(2, 3, 32, 32)) <= 1e-5
+    assert not list(tmp_path.glob(".*")), "no partial file is left"
+
+
+def test_verify_agrees_and_disagrees(trained, tmp_path, capsys):
+    out = tmp_path / "plain.safetensors"
+    run(capsys, "fold", trained, "--arch", ARCH, "--out", out, *OPTIONS)
+    shape = ["--shape", "2", "3", "32", "32"]
+    code, text, _ = run(capsys, "verify", trained, out, "--arch", ARCH, *OPTIONS, *shape)
+    assert code == 0
+    assert "within the tolerance of 1e-05" in text
+    state = safetensors.load_file(out)
+    state["blocks.1.0.conv_pw.weight"] += 0.1
+    safetensors.save_file(state, out)
+    code, _, error = run(capsys, "verify", trained, out, "--arch", ARCH, *OPTIONS, *shape)
+    assert code == 1
+    assert "the first layer that differs is blocks.1.0.conv_pw" in error
+
+
+@pytest.mark.parametrize(
+    ("place", "prefix"),
+    [("state_dict", "model."), ("model", "module."), ("model_state_dict", "_orig_mod."), (None, "")],
+)
+def test_checkpoints_of_common_training_codes_are_found(trained, tmp_path, capsys, place, prefix):
+    state = {prefix + key: value for key, value in torch.load(trained, weights_only=True).items()}
+    torch.save({"epoch": 3, place: state, "optimizer": {"lr": 0.1}} if place else state, tmp_path / "last.ckpt")
+    code, _, error = run(capsys, "fold", tmp_path / "last.ckpt", "--arch", ARCH, "--out", tmp_path / "x.pt", *OPTIONS)
+    assert code == 0, error
+
+
+def test_a_detector_with_a_module_of_ones_own(tmp_path, capsys, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\ndef net(width=4):\n    return nn.Sequential(nn.Conv2d(3, width, 3))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    code, out, _ = run(capsys, "summary", "mine:net", "--options", '{"width": 8}')
+    assert code == 0
+    assert "Conv2d 3→8, 3×3" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["summary", "resnet18"], "an architecture is timm/NAME, torchvision/NAME or module:function; got 'resnet18'"),
+        (["summary", "timm/resnet1"], "timm has no model 'resnet1'; did you mean"),
+        (["summary", "torchvision/resnet51"], "torchvision has no model 'resnet51'; did you mean"),
+        (["summary", "nowhere:net"], "nowhere:net cannot be imported: No module named 'nowhere'"),
+        (["summary", "torch:__version__"], "torch:__version__ is a TorchVersion, not a function"),
+        (["summary", "builtins:dict"], "gives a dict, not a torch.nn.Module"),
+        (["summary", "timm/resnet18", "--options.colour", "red"], "cannot be built with {'colour': 'red'}"),
+        (["summary", "timm/resnet18", "--method", "cic"], "no method is called 'cic'"),
+        (["summary", "timm/resnet18", "--config", "best"], "no preset is called 'best'"),
+        (["summary", "timm/resnet18", "--where", "stage*"], "no conv matches 'stage*'"),
+        (["fold", "nowhere.pt", "--arch", ARCH, "--out", "x.pt"], "nowhere.pt: there is no such file"),
+        (["fold", "nowhere.pt", "--out", "x.pt"], "arch"),
+        (["fold", "x", "--arch", ARCH], "out"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments, message, capsys):
+    code, out, error = run(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def broken(path: Path, kind: str) -> str:
+    """Make a bad checkpoint and return what the message must say."""
+    if kind == "truncated":
+        torch.save(build().state_dict(), path)
+        path.write_bytes(path.read_bytes()[:1000])
+        return "cannot be read as a checkpoint"
+    if kind == "text":
+        path.write_text("hello")
+        return "cannot be read as a checkpoint"
+    if kind == "code":
+        torch.save({"model": nn.ReLU()}, path)
+        return "such files can execute code"
+    if kind == "list":
+        torch.save([torch.zeros(1)], path)
+        return "holds a list, not a state dict"
+    if kind == "another network":
+        torch.save(nn.Linear(2, 2).state_dict(), path)
+        return "no state dict of this architecture in it; it has weight, bias"
+    if kind == "another size":
+        torch.save(coc.convert(timm.create_model("mobilenetv3_small_050", num_classes=7)).state_dict(), path)
+        return "size mismatch for classifier.weight"
+    torch.save(build().state_dict(), path)
+    return "this is a plain network already"
+
+
+@pytest.mark.parametrize("kind", ["truncated", "text", "code", "list", "another network", "another size", "plain"])
+def test_bad_checkpoints_are_named(kind, tmp_path, capsys):
+    path = tmp_path / "bad.pt"
+    message = broken(path, kind)
+    code, _, error = run(capsys, "fold", path, "--arch", ARCH, "--out", tmp_path / "x.pt", *OPTIONS)
+    assert code == 2
+    assert str(path) in error
+    assert message in error
+    assert not (tmp_path / "x.pt").exists()
+
+
+def test_a_folder_that_is_not_there(trained, tmp_path, capsys):
+    code, _, error = run(capsys, "fold", trained, "--arch", ARCH, "--out", tmp_path / "no" / "x.pt", *OPTIONS)
+    assert code == 2
+    assert f"{tmp_path / 'no'}: there is no such folder" in error
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_to(trained, tmp_path, capsys):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    code, _, error = run(capsys, "fold", trained, "--arch", ARCH, "--out", closed / "x.pt", *OPTIONS)
+    assert code == 2
+    assert "closed" in error
