@@ -11,7 +11,7 @@ the reference and takes every other configuration. What a node of our own saves:
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,41 +80,36 @@ class _Associate(torch.autograd.Function):
 
 
 class _AssociateMany(torch.autograd.Function):
-    """Several layers as one: their kernels one behind the other, in blocks that no grid crosses."""
+    """Several layers as one: the groups of all of them one behind the other."""
 
     @staticmethod
     def forward(ctx: Any, grid: Grid, skip: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
         layers = len(tensors) // 2
-        weight, super_kernel = torch.cat(tensors[:layers]), torch.cat(tensors[layers:])
-        ctx.many = dataclasses.replace(
-            grid, shape=(layers * grid.shape[0], *grid.shape[1:]), blocks=layers * grid.blocks
-        )
-        matrix = super_matrix(super_kernel, grid)
-        ctx.save_for_backward(weight, matrix, *tensors)
-        ctx.save_for_forward(*tensors)
+        x = _stack(tensors[:layers], grid)
+        matrix = super_matrix(torch.cat(tensors[layers:]), grid)
+        ctx.save_for_backward(x, matrix, *tensors)
+        ctx.save_for_forward(x, matrix, *tensors)
         ctx.grid, ctx.skip, ctx.layers = grid, skip, layers
         ctx.set_materialize_grads(False)
-        kernels: tuple[Tensor, ...] = _forward(weight, matrix, ctx.many, skip).split(grid.shape[0])
-        return kernels
+        return _unstack(_apply(matrix, x, skip), tensors[:layers], grid)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        weight, matrix, *tensors = ctx.saved_tensors
+        x, matrix, *tensors = ctx.saved_tensors
         weights, super_kernels = tensors[: ctx.layers], tensors[ctx.layers :]
         # A layer that was not used in this forward gets no gradient, as if it had been computed alone.
-        used = [grad is not None for grad in grads]
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled():  # for derivatives of this derivative
             pairs = [
                 _composed_backward(w, s, grad, ctx.grid, ctx.skip) if grad is not None else (None, None)
                 for w, s, grad in zip(weights, super_kernels, grads, strict=True)
             ]
             return None, None, *(pair[0] for pair in pairs), *(pair[1] for pair in pairs)
-        upstream = torch.cat([torch.zeros_like(w) if g is None else g for w, g in zip(weights, grads, strict=True)])
-        grad_weight, grad_super = _backward(weight, matrix, upstream, ctx.many, ctx.skip)
-        each_weight = grad_weight.split(ctx.grid.shape[0])
-        each_super = grad_super.view(ctx.layers, *super_kernels[0].shape).unbind()
-        each = (*zip(each_weight, used, strict=True), *zip(each_super, used, strict=True))
-        return None, None, *(grad if wanted else None for grad, wanted in each)
+        g = _stack([torch.zeros_like(w) if g is None else g for w, g in zip(weights, grads, strict=True)], ctx.grid)
+        each_weight = _unstack(_apply(matrix.mT, g, ctx.skip), weights, ctx.grid)
+        basis = shift_basis(ctx.grid, matrix.device, matrix.dtype)
+        each_super = (torch.bmm(g, x.mT).flatten(1) @ basis.T).view(ctx.layers, *super_kernels[0].shape).unbind()
+        each = [*zip(each_weight, grads, strict=True), *zip(each_super, grads, strict=True)]
+        return None, None, *(mine if upstream is not None else None for mine, upstream in each)
 
     @staticmethod
     def jvp(ctx: Any, _: None, __: None, *tangents: Tensor | None) -> tuple[Tensor, ...]:
@@ -123,6 +118,23 @@ class _AssociateMany(torch.autograd.Function):
             _composed_jvp(tensors[i], tensors[layers + i], tangents[i], tangents[layers + i], ctx.grid, ctx.skip)
             for i in range(layers)
         )
+
+
+def _stack(weights: Sequence[Tensor], grid: Grid) -> Tensor:
+    """The groups of several layers, ``(layers · G, n, ci)``, transposed and completed with zeros in one pass."""
+    parts = [weight.flatten(2).transpose(1, 2) for weight in weights]
+    if grid.missing:
+        zeros = parts[0].new_zeros(grid.missing, *parts[0].shape[1:])
+        parts = [part for weight in parts for part in (weight, zeros)]
+    return torch.cat(parts).view(-1, grid.positions, grid.channels)
+
+
+def _unstack(x: Tensor, weights: Sequence[Tensor], grid: Grid) -> tuple[Tensor, ...]:
+    """Undo :func:`_stack`, in the memory format of ``weights``."""
+    kernels = x.view(len(weights), -1, math.prod(grid.kernel), grid.channels)[:, : grid.shape[0]]
+    if is_channels_last(weights[0]):
+        return tuple(one.view(grid.shape[0], *grid.kernel, -1).movedim(-1, 1) for one in kernels.unbind())
+    return kernels.transpose(2, 3).contiguous().view(len(weights), *grid.shape).unbind()
 
 
 def _forward(weight: Tensor, matrix: Tensor, grid: Grid, skip: bool) -> Tensor:

@@ -104,7 +104,8 @@ def _make_plan(model: nn.Module) -> _Plan:
             continue
         plan[conv] = (conv,)
         weight = cast(nn.Parameter, cast(parametrize.ParametrizationList, weight_maps(conv)).original)
-        if isinstance(maps[0], SpatialAssociation) and maps[0].is_common() and weight.nbytes <= _NARROW_BYTES:
+        narrow = weight.nbytes <= _NARROW_BYTES
+        if narrow and isinstance(maps[0], SpatialAssociation) and maps[0].is_common() and maps[0].grid.blocks == 1:
             alike[maps[0].grid, maps[0].config.skip, weight.nbytes].append(conv)
     for (_, _, size), several in alike.items():
         together = max(1, _BATCH_BYTES // size)
