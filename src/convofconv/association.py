@@ -11,6 +11,7 @@ tensors of shape ``(G, n, ci)``, and :func:`super_convolve` picks the matrix pro
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -202,6 +203,13 @@ def zero_missing(x: Tensor, grid: Grid) -> Tensor:
     return F.pad(rows, (0, 0, 0, grid.missing)).reshape(x.shape)
 
 
+def no_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Compute in the tensors' own dtype, whatever the caller's autocast says (the meta device knows none)."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
+
+
 def _build_shift_basis(grid: Grid, device: torch.device, dtype: torch.dtype) -> Tensor:
     axes = []
     for k, size, dilation, before in zip(grid.kernel, grid.size, grid.dilation, grid.before, strict=True):
@@ -229,8 +237,8 @@ def shift_basis(grid: Grid, device: torch.device, dtype: torch.dtype) -> Tensor:
     key = (grid.kernel, grid.side, grid.size, grid.dilation, device, dtype)
     basis = _shift_bases.get(key)
     if basis is None:
-        # Neither an inference tensor nor a tracer's fake one may stay in the cache: both poison later calls.
-        with torch.inference_mode(False), torch.no_grad():
+        # No inference tensor, no tracer's fake one and none that autocast has rounded may stay in the cache.
+        with torch.inference_mode(False), torch.no_grad(), no_autocast(device):
             basis = _build_shift_basis(grid, device, dtype)
         if type(basis) is Tensor and not torch.compiler.is_compiling():
             _shift_bases[key] = basis

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -16,7 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .association import Grid, associate, choose_way, from_groups, match_layout, super_matrix, to_groups
+from .association import (
+    Grid,
+    associate,
+    choose_way,
+    from_groups,
+    match_layout,
+    no_autocast,
+    super_matrix,
+    to_groups,
+)
 from .config import Config, resolve_config
 from .errors import ArgumentTypeError, ConfigError, ShapeError
 
@@ -104,13 +112,6 @@ def read_settings(extra_state: Tensor) -> dict[str, Any]:
         return {"map": str(settings.pop("map")), **settings}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"a kernel map's settings in the checkpoint cannot be read: {error}") from error
-
-
-def no_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Compute in the tensors' own dtype, whatever the caller's autocast says (the meta device knows none)."""
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return contextlib.nullcontext()
 
 
 def standardize(weight: Tensor, eps: float = 1e-5) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from .association import no_autocast
 from .config import Config, resolve_config
 from .errors import ArgumentTypeError, ConfigError, ConversionWarning, ConvOfConvError, SurgeryError, listing
 from .manners import forget, teach
@@ -27,7 +28,6 @@ from .maps import (
     Orthogonalization,
     SpatialAssociation,
     Standardization,
-    no_autocast,
 )
 from .selection import (
     Selection,

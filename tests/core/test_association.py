@@ -224,15 +224,19 @@ def test_the_cheaper_way_is_chosen_by_cost():
     assert choose_way(Grid.build((8, 8, 3, 3), 2, 2, True), "none") == "direct"
 
 
-def test_inference_mode_and_fake_tensors_do_not_poison_later_calls():
-    """The shift matrices are cached; what a tracer or inference mode sees must not stay there."""
+@pytest.mark.parametrize("first", ["fake", "inference", "autocast"])
+def test_the_mode_of_the_first_call_does_not_poison_later_ones(first):
+    """The shift matrices are cached; what a tracer, inference mode or autocast makes of them must not stay there."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    shape = (8, 3, 3, 5)  # a geometry that no other test uses
+    modes = {
+        "fake": FakeTensorMode,
+        "inference": torch.inference_mode,
+        "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    }
+    shape = (8, 3, 3, 4 + list(modes).index(first))  # a geometry that nothing else uses
     grid = Grid.build(shape, 2, 3, False)
-    with FakeTensorMode():
-        associate(torch.randn(shape), torch.randn(1, *grid.super_shape("input")), grid, way="matmul")
-    with torch.inference_mode():
+    with modes[first]():
         associate(torch.randn(shape), torch.randn(1, *grid.super_shape("input")), grid, way="matmul")
     weight = torch.randn(shape, requires_grad=True)
     super_kernel = torch.randn(1, *grid.super_shape("input"), requires_grad=True)
