@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -91,16 +92,21 @@ def training_step(model: nn.Module, x: torch.Tensor) -> Callable[[], None]:
 
 
 def whole_steps(turns: int) -> list[str]:
-    lines = ["| network | batch | plain, ms | ours / plain | poster's way / plain |", "|---|---|---|---|---|"]
-    for name, batch in STEPS.items():
-        plain = timm.create_model(name)
-        x = torch.randn(batch, 3, 224, 224)
+    lines = [
+        "| network | batch | memory format | plain, ms | ours / plain | poster's way / plain |",
+        "|---|---|---|---|---|---|",
+    ]
+    layouts = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
+    for (name, batch), (layout, memory_format) in itertools.product(STEPS.items(), layouts.items()):
+        plain = timm.create_model(name).to(memory_format=memory_format)
+        x = torch.randn(batch, 3, 224, 224).to(memory_format=memory_format)
         ours = coc.convert(copy.deepcopy(plain))
         poster = coc.convert(copy.deepcopy(plain), PostersWay)
         times = race(
             {key: training_step(m, x) for key, m in (("plain", plain), ("ours", ours), ("poster", poster))}, turns
         )
-        lines.append(f"| {name} | {batch} | {times['plain'].milliseconds:.0f} | {times['ours']} | {times['poster']} |")
+        plain_ms = f"{times['plain'].milliseconds:.0f}"
+        lines.append(f"| {name} | {batch} | {layout} | {plain_ms} | {times['ours']} | {times['poster']} |")
         print(lines[-1], flush=True)
     return lines
 

@@ -257,7 +257,7 @@ def super_matrix(super_kernel: Tensor, grid: Grid) -> Tensor:
 
 
 def _autocasts(device: torch.device) -> bool:
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)  # meta knows no autocast
 
 
 def associates_eagerly(device: torch.device) -> bool:
@@ -293,12 +293,15 @@ def _direct_way(x: Tensor, super_kernel: Tensor, grid: Grid, share: Share, resid
         images = images.reshape(-1, 1, *images.shape[2:])
     if share != "none":
         super_kernel = super_kernel.unsqueeze(1)
-    # Even super kernels need one more zero behind than in front; F.pad counts from the last axis.
     reach = [dilation * (size - 1) for size, dilation in zip(grid.size, grid.dilation, strict=True)]
-    padding = [zeros for left, total in zip(grid.before, reach, strict=True) for zeros in (total - left, left)][::-1]
+    padding: tuple[int, ...] = grid.before
+    if any(total != 2 * left for total, left in zip(reach, padding, strict=True)):
+        # Even super kernels need one more zero behind than in front; F.pad counts from the last axis.
+        zeros = [zero for left, total in zip(padding, reach, strict=True) for zero in (total - left, left)]
+        images, padding = F.pad(images, zeros[::-1]), (0,) * d
     convolve = (F.conv1d, F.conv2d, F.conv3d)[d - 1]
     conv_groups = 1 if share == "none" else super_kernel.shape[0]
-    images = convolve(F.pad(images, padding), super_kernel, dilation=grid.dilation, groups=conv_groups)
+    images = convolve(images, super_kernel, padding=padding, dilation=grid.dilation, groups=conv_groups)
     planes = images.reshape(planes.shape).permute(0, 1, *range(2, 2 + 2 * d, 2), *range(3, 3 + 2 * d, 2))
     out = planes.movedim(channel_axis, -1).reshape(x.shape)
     return out if residual is None else residual + out

@@ -78,9 +78,13 @@ def _leave(module: nn.Module, _: Any, __: Any) -> None:
         _local.frames.pop()
 
 
+# Before torch 2.7 or so there is no way to ask; then nothing is ever kept, which is slower and always right.
+_top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+
+
 def _saves_elsewhere() -> bool:
     """Whether something intercepts what autograd saves: activation checkpointing does."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+    return _top_hooks is None or _top_hooks(False) is not None
 
 
 # Which convs a model has, and with which others each is computed: looked up once per model, not in every forward.
@@ -91,7 +95,9 @@ _plans: weakref.WeakKeyDictionary[nn.Module, _Plan] = weakref.WeakKeyDictionary(
 def _plan(model: nn.Module) -> _Plan:
     plan = _plans.get(model)
     if plan is None:
-        plan = _plans[model] = _make_plan(model)
+        plan = _make_plan(model)
+        if model not in plan:  # a single conv is its own plan, which would keep it alive
+            _plans[model] = plan
     return plan
 
 
