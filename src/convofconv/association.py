@@ -261,10 +261,10 @@ def _autocasts(device: torch.device) -> bool:
 
 
 def associates_eagerly(device: torch.device) -> bool:
-    """Whether a node of our own may be used: neither compiling nor inside torch.func, which see
+    """Whether a node of our own may be used: neither compiling, tracing nor inside torch.func, which see
     through operations only, nor under autocast, which casts them."""
-    tracing = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    return not (tracing or _autocasts(device))
+    tracing = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    return not (tracing or torch._C._are_functorch_transforms_active() or _autocasts(device))
 
 
 def _matmul_way(x: Tensor, super_kernel: Tensor, grid: Grid, share: Share, residual: Tensor | None) -> Tensor:

@@ -72,7 +72,7 @@ class Config:
         for name, allowed in (("share", get_args(Share)), ("init", get_args(Init))):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"Config.{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
-        if self.init == "identity" and not self.skip and self.normalized:
+        if self.init != "kaiming" and not self.skip and self.normalized:
             raise ConfigError(
                 "Config: skip=False together with grid_norm or standardize_super_kernel passes every kernel through a "
                 'normalisation, so no start keeps the network unchanged; set init="kaiming" or skip=True'

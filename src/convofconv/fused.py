@@ -18,7 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .association import Grid, from_groups, is_channels_last, match_layout, shift_basis, super_matrix, to_groups
+from .association import (
+    Grid,
+    from_groups,
+    is_channels_last,
+    match_layout,
+    no_autocast,
+    shift_basis,
+    super_matrix,
+    to_groups,
+)
 
 #: Transposed copies are made for as many groups at a time as have kernels of this many bytes (fitted on a CPU).
 _CHUNK_BYTES = 1 << 21
@@ -71,7 +80,8 @@ class _Associate(torch.autograd.Function):
         weight, super_kernel, matrix = ctx.saved_tensors
         if torch.is_grad_enabled():  # for derivatives of this derivative
             return *_composed_backward(weight, super_kernel, grad, ctx.grid, ctx.skip), None, None
-        return *_backward(weight, matrix, grad, ctx.grid, ctx.skip), None, None
+        with no_autocast(weight.device):  # the forward ran outside of it
+            return *_backward(weight, matrix, grad, ctx.grid, ctx.skip), None, None
 
     @staticmethod
     def jvp(ctx: Any, weight_tangent: Tensor | None, super_tangent: Tensor | None, *_: None) -> Tensor:
@@ -104,12 +114,14 @@ class _AssociateMany(torch.autograd.Function):
                 for w, s, grad in zip(weights, super_kernels, grads, strict=True)
             ]
             return None, None, *(pair[0] for pair in pairs), *(pair[1] for pair in pairs)
-        g = _stack([torch.zeros_like(w) if g is None else g for w, g in zip(weights, grads, strict=True)], ctx.grid)
-        each_weight = _unstack(_apply(matrix.mT, g, ctx.skip), weights, ctx.grid)
-        basis = shift_basis(ctx.grid, matrix.device, matrix.dtype)
-        each_super = (torch.bmm(g, x.mT).flatten(1) @ basis.T).view(ctx.layers, *super_kernels[0].shape).unbind()
+        with no_autocast(x.device):  # the forward ran outside of it
+            upstream = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, grads, strict=True)]
+            g = _stack(upstream, ctx.grid)
+            each_weight = _unstack(_apply(matrix.mT, g, ctx.skip), weights, ctx.grid)
+            basis = shift_basis(ctx.grid, matrix.device, matrix.dtype)
+            each_super = (torch.bmm(g, x.mT).flatten(1) @ basis.T).view(ctx.layers, *super_kernels[0].shape).unbind()
         each = [*zip(each_weight, grads, strict=True), *zip(each_super, grads, strict=True)]
-        return None, None, *(mine if upstream is not None else None for mine, upstream in each)
+        return None, None, *(mine if theirs is not None else None for mine, theirs in each)
 
     @staticmethod
     def jvp(ctx: Any, _: None, __: None, *tangents: Tensor | None) -> tuple[Tensor, ...]:

@@ -32,14 +32,24 @@ _WRITERS = _INITIALISERS | {"copy_", "fill_", "zero_"}
 def teach(conv: nn.Module) -> None:
     """Give a conv that has just been parametrized its answers; they survive deepcopy."""
     cls: Any = type(conv)  # made by torch for this conv and its copies alone
-    if "reset_parameters" in vars(cls):
+    computed = vars(cls)["weight"]
+    if hasattr(computed.fget, "taught"):
         return
+    cls.getstate_of_torch = vars(cls)["__getstate__"]
     cls.reset_parameters = _reset_parameters
     cls.register_parameter = _register_parameter
     cls.__getstate__ = _refuse_pickling
-    computed = vars(cls)["weight"]
     cls.weight = property(_warn_of_writing(computed.fget), _set_weight(computed.fset))
     conv.register_load_state_dict_pre_hook(_accept_plain)
+
+
+def untaught(cls: type) -> dict[str, Any]:
+    """The members of a parametrized class without the weight and without what :func:`teach` added."""
+    members = dict(vars(cls))
+    members["__getstate__"] = members.pop("getstate_of_torch", members.get("__getstate__"))
+    for name in ("weight", "reset_parameters", "register_parameter"):
+        members.pop(name, None)
+    return members
 
 
 def forget(conv: nn.Module) -> None:
@@ -124,8 +134,12 @@ def _warn_of_writing(getter: Any) -> Any:
                         ConversionWarning,
                         stacklevel=2,
                     )
-        return cast(Tensor, getter(self))
+        try:
+            return cast(Tensor, getter(self))
+        except AttributeError as error:  # would be taken for a missing `weight`
+            raise SurgeryError(f"a kernel map of this conv failed: {error}") from error
 
+    get_weight.taught = True  # type: ignore[attr-defined]
     return get_weight
 
 

@@ -6,18 +6,21 @@ of a converted model runs, its kernels are kept: computed at their first use, th
 one go, and dropped when the outermost forward ends, also by an exception.
 
 A kept kernel is used only in the mode it was computed in (gradients, inference, autocast) and while none of its
-parameters has changed. Inside activation checkpointing, ``torch.func`` and ``torch.compile`` nothing is kept: the first
-must save the same tensors when it runs again, the others trace.
+parameters has changed (writes through ``parameter.data`` are invisible to torch, and so to us). Inside activation
+checkpointing, ``torch.func`` and ``torch.compile`` nothing is kept: the first must save the same tensors when it runs
+again, the others trace.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 import threading
 import weakref
 from collections import defaultdict
 from collections.abc import Hashable
-from typing import Any, cast
+from types import FrameType
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,20 +65,37 @@ def shared_kernel(conv: nn.Module) -> Tensor | None:
         return None
     for frame in frames:
         if conv in frame.plan:
-            return frame.kernel(conv)
+            return frame.kernel(conv) if _is_running(frame) else None
     return None
 
 
 def _enter(module: nn.Module, _: Any) -> None:
-    if not torch.compiler.is_compiling():
-        if not hasattr(_local, "frames"):
-            _local.frames = []
-        _local.frames.append(_Frame(_plan(module)))
+    if torch.compiler.is_compiling():
+        return
+    plan = _plan(module)
+    if not plan:  # everything was folded through a part of the model
+        unshare(module)
+        return
+    if not hasattr(_local, "frames"):
+        _local.frames = []
+    # torch calls no hook after a KeyboardInterrupt: forwards that it ended are still here.
+    _local.frames[:] = [frame for frame in _local.frames if _is_running(frame)]
+    _local.frames.append(_Frame(module, plan, sys._getframe(1)))
 
 
 def _leave(module: nn.Module, _: Any, __: Any) -> None:
-    if not torch.compiler.is_compiling() and getattr(_local, "frames", None):
-        _local.frames.pop()
+    if not torch.compiler.is_compiling():
+        frames: list[_Frame] = getattr(_local, "frames", [])
+        if frames and frames[-1].module is module:
+            frames.pop()
+
+
+def _is_running(frame: _Frame) -> bool:
+    """Whether the call that opened the frame is still on this thread's stack."""
+    caller: FrameType | None = sys._getframe(1)
+    while caller is not None and caller is not frame.caller:
+        caller = caller.f_back
+    return caller is not None
 
 
 # Before torch 2.7 or so there is no way to ask; then nothing is ever kept, which is slower and always right.
@@ -88,41 +108,44 @@ def _saves_elsewhere() -> bool:
 
 
 # Which convs a model has, and with which others each is computed: looked up once per model, not in every forward.
-_Plan = dict[nn.Module, tuple[nn.Module, ...]]
+# Everything is held weakly: a conv may refer back to its model, through a hook say, and would keep it alive.
+_Plan = weakref.WeakKeyDictionary[nn.Module, tuple["weakref.ref[nn.Module]", ...]]
 _plans: weakref.WeakKeyDictionary[nn.Module, _Plan] = weakref.WeakKeyDictionary()
 
 
 def _plan(model: nn.Module) -> _Plan:
     plan = _plans.get(model)
-    if plan is None:
-        plan = _make_plan(model)
-        if model not in plan:  # a single conv is its own plan, which would keep it alive
-            _plans[model] = plan
+    if plan is None or not kernel_maps(next(iter(plan.keys()), model)):  # folded since, through a part of the model
+        plan = _plans[model] = _make_plan(model)
     return plan
 
 
 def _make_plan(model: nn.Module) -> _Plan:
-    plan: _Plan = {}
+    plan: _Plan = weakref.WeakKeyDictionary()
     alike: dict[tuple[Grid, bool, int], list[nn.Module]] = defaultdict(list)
     for _, conv in convs(model):
-        maps = kernel_maps(conv)
-        if not maps:
+        registered = weight_maps(conv)
+        if registered is None or not kernel_maps(conv):
             continue
-        plan[conv] = (conv,)
-        weight = cast(nn.Parameter, cast(parametrize.ParametrizationList, weight_maps(conv)).original)
-        narrow = weight.nbytes <= _NARROW_BYTES
-        if narrow and isinstance(maps[0], SpatialAssociation) and maps[0].is_common() and maps[0].grid.blocks == 1:
-            alike[maps[0].grid, maps[0].config.skip, weight.nbytes].append(conv)
+        plan[conv] = (weakref.ref(conv),)
+        size = cast(nn.Parameter, registered.original).nbytes
+        first = registered[0]
+        if size <= _NARROW_BYTES and _is_plannable(first):
+            alike[first.grid, first.config.skip, size].append(conv)
     for (_, _, size), several in alike.items():
         together = max(1, _BATCH_BYTES // size)
         for start in range(0, len(several), together):
-            batch = tuple(several[start : start + together])
-            plan |= dict.fromkeys(batch, batch)
+            batch = tuple(weakref.ref(conv) for conv in several[start : start + together])
+            plan.update(dict.fromkeys(several[start : start + together], batch))
     return plan
 
 
-# What a kernel was computed from: every parameter, its version and its place in memory.
-_Sources = tuple[tuple[Tensor, int, int], ...]
+def _is_plannable(kernel_map: nn.Module) -> TypeGuard[SpatialAssociation]:
+    return isinstance(kernel_map, SpatialAssociation) and kernel_map.is_common() and kernel_map.grid.blocks == 1
+
+
+# What a kernel was computed from: every parameter, its version, its place in memory and whether it learns.
+_Sources = tuple[tuple[Tensor, int, int, bool], ...]
 
 
 @dataclasses.dataclass
@@ -139,8 +162,8 @@ class _Kept:
 class _Frame:
     """The kernels of one running forward."""
 
-    def __init__(self, plan: _Plan) -> None:
-        self.plan = plan
+    def __init__(self, module: nn.Module, plan: _Plan, caller: FrameType) -> None:
+        self.module, self.plan, self.caller = module, plan, caller
         self.kept: dict[Hashable, _Kept] = {}
 
     def kernel(self, conv: nn.Module) -> Tensor | None:
@@ -179,26 +202,54 @@ class _Frame:
             self.kept[member, mode] = _Kept(kernel, _sources(one))
 
     def _batch(self, conv: nn.Module, mode: Hashable) -> tuple[nn.Module, ...]:
-        """The convs to compute together with this one: those planned for that are still alike."""
-        planned = self.plan[conv]
+        """The convs to compute together with this one: those planned for that, if they still are alike."""
+        planned = tuple(member for reference in self.plan[conv] if (member := reference()) is not None)
         if len(planned) == 1 or any((member, mode) in self.kept for member in planned):
             return (conv,)
-        lists = [weight_maps(member) for member in planned]
-        if any(one is None or type(one.original) is not nn.Parameter for one in lists):
-            return (conv,)
-        weights = [cast(nn.Parameter, cast(parametrize.ParametrizationList, one).original) for one in lists]
-        kinds = {(w.dtype, w.device, is_channels_last(w)) for w in weights}
-        shared = {id(w) for w in weights}
-        alike = len(kinds) == 1 and len(shared) == len(weights) and associates_eagerly(weights[0].device)
-        return planned if alike else (conv,)
+        kinds, weights = set(), set()
+        for member in planned:
+            registered = weight_maps(member)
+            kind = None if registered is None else _kind(registered)
+            if registered is None or kind is None:
+                return (conv,)
+            kinds.add(kind)
+            weights.add(id(registered.original))
+        apart = len(weights) == len(planned)
+        return planned if len(kinds) == 1 and apart and associates_eagerly(next(iter(kinds))[1]) else (conv,)
+
+
+def _kind(registered: parametrize.ParametrizationList) -> tuple[Any, ...] | None:
+    """What layers that are computed together must have in common, ``None`` for one that must be computed alone."""
+    weight, first = registered.original, registered[0]
+    parameters = [p for kernel_map in registered for p in kernel_map.parameters()]
+    # A hook on a parameter must not see the missing gradient of a layer that this forward did not use.
+    if type(weight) is not nn.Parameter or not _is_plannable(first) or any(p._backward_hooks for p in parameters):
+        return None
+    if weight._backward_hooks:
+        return None
+    s = first.super_kernel
+    learns = (weight.requires_grad, *(p.requires_grad for p in parameters))
+    return (
+        weight.dtype,
+        weight.device,
+        s.dtype,
+        s.device,
+        is_channels_last(weight),
+        first.grid,
+        first.config.skip,
+        learns,
+    )
 
 
 def _sources(registered: parametrize.ParametrizationList) -> _Sources:
-    tensors = [cast(nn.Parameter, registered.original)]
+    tensors: list[Tensor] = [cast(nn.Parameter, registered.original)]
     for kernel_map in registered:
-        tensors += [p for p in kernel_map._parameters.values() if p is not None]
+        if kernel_map._modules or kernel_map._buffers:
+            tensors += [*kernel_map.parameters(), *kernel_map.buffers()]
+        else:  # the same, without the cost of the generators
+            tensors += [p for p in kernel_map._parameters.values() if p is not None]
     # The version counts writes into a tensor, the pointer notices `tensor.data = other`.
-    return tuple((t, 0 if t.is_inference() else t._version, t.data_ptr()) for t in tensors)
+    return tuple((t, 0 if t.is_inference() else t._version, t.data_ptr(), t.requires_grad) for t in tensors)
 
 
 def _mode(device: torch.device) -> Hashable:

@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from .association import no_autocast
 from .config import Config, resolve_config
 from .errors import ArgumentTypeError, ConfigError, ConversionWarning, ConvOfConvError, SurgeryError, listing
-from .manners import forget, teach
+from .manners import forget, teach, untaught
 from .maps import (
     Conv,
     KernelLayerNorm,
@@ -220,11 +220,11 @@ def _unparametrize(conv: nn.Module, weight: nn.Parameter) -> None:
     lists = cast(nn.ModuleDict, conv.parametrizations)
     if len(lists) == 1:
         cls = parametrize.type_before_parametrizations(conv)
-        conv.__class__ = getattr(cls, "plain_class", cls)  # CoC2d becomes Conv2d
+        conv.__class__ = vars(cls).get("plain_class", cls)  # CoC2d becomes Conv2d, a class of the user's stays
         del conv._modules["parametrizations"]
     else:  # something else of the conv, its bias say, carries another parametrization: keep that one
         cls = type(conv)
-        members = {key: value for key, value in vars(cls).items() if key not in ("weight", "__dict__", "__weakref__")}
+        members = {key: value for key, value in untaught(cls).items() if key not in ("__dict__", "__weakref__")}
         conv.__class__ = type(cls.__name__, cls.__bases__, members)
         del lists["weight"]
     forget(conv)
@@ -278,6 +278,7 @@ def _plan(
     plan: list[tuple[str, Conv, list[KernelMap]]] = []
     skipped: list[str] = []
     shared: dict[int, list[KernelMap]] = {}
+    asked_for: dict[int, tuple[Config, list[type[KernelMap]]]] = {}
     followed = followed_by_norm(model)
     for name, conv in convs(model):
         config = config_of(name)
@@ -290,6 +291,9 @@ def _plan(
             continue
         if id(conv.weight) not in shared:
             shared[id(conv.weight)] = [_build(map_type, name, conv, config) for map_type in wanted]
+            asked_for[id(conv.weight)] = (config, wanted)
+        elif asked_for[id(conv.weight)] != (config, wanted):
+            raise SurgeryError(f"{name}: its weight is tied to a conv with other maps or settings; give both the same")
         plan.append((name, conv, shared[id(conv.weight)]))
     if not plan:
         found = f"its convs are {listing(skipped)}" if skipped else "it has no conv layer"
@@ -331,8 +335,10 @@ def register(conv: Conv, kernel_map: KernelMap, name: str) -> None:
     init = kernel_map.config.init if isinstance(kernel_map, SpatialAssociation) else None
     if isinstance(kernel_map, SpatialAssociation) and (init == "kaiming" or not _solvable(conv, kernel_map, name)):
         # On registration torch would replace the basic kernels by right_inverse(weight); they start as they are.
+        basic = conv.weight.detach().clone()
         kernel_map.start_from_identity()
         parametrize.register_parametrization(conv, "weight", kernel_map)
+        cast(nn.Parameter, cast(nn.ModuleDict, conv.parametrizations)["weight"].original).data.copy_(basic)
         if init == "kaiming":
             kernel_map.reset_parameters()
     else:

@@ -71,7 +71,7 @@ def _record(model: nn.Module, inputs: object) -> dict[str, list[Tensor]]:
             handles.append(
                 module.register_forward_hook(
                     lambda _module, _args, out, name=name: outputs.setdefault(name, []).extend(
-                        tensor.cpu() for tensor in _tensors(out)
+                        tensor.detach().cpu().clone() for tensor in _tensors(out)
                     )
                 )
             )
@@ -91,10 +91,13 @@ def _difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
     for a, b in zip(expected, found, strict=True):
         if a.numel() == 0:
             continue
+        a, b = (torch.view_as_real(t) if t.is_complex() else t for t in (a, b))
         a, b = a.double(), b.to(a.device).double()
-        if not torch.equal(a.isfinite(), b.isfinite()):
-            return float("inf")
         finite = a.isfinite()
+        # What is not finite must be so in both, in the same way; nothing finite at all proves nothing.
+        same = torch.equal(a.nan_to_num(0, 1, -1)[~finite], b.nan_to_num(0, 1, -1)[~finite])
+        if not finite.any() or not torch.equal(finite, b.isfinite()) or not same:
+            return float("inf")
         delta, size = (a - b)[finite].abs(), a[finite].abs()
         if delta.numel() and (largest := float(delta.max())) > 0:
             worst = max(worst, largest / max(float(size.max()), torch.finfo(torch.float32).tiny))
@@ -112,7 +115,19 @@ def _tensors(tree: object) -> list[Tensor]:
     return []
 
 
+def _copied(tree: object) -> object:
+    """The same nested tuples, lists and mappings, with tensors of their own."""
+    if isinstance(tree, Tensor):
+        return tree.detach().clone()
+    if isinstance(tree, Mapping):
+        return {key: _copied(value) for key, value in tree.items()}
+    if type(tree) in (list, tuple):
+        return type(tree)(_copied(item) for item in tree)  # type: ignore[call-arg, attr-defined]
+    return tree
+
+
 def _call(model: nn.Module, inputs: object) -> object:
+    inputs = _copied(inputs)  # a model may work in place
     if isinstance(inputs, tuple):
         return model(*inputs)
     if isinstance(inputs, Mapping):

@@ -302,3 +302,96 @@ def test_inference_mode_first_and_training_after(x):
     with torch.inference_mode():
         model(x)
     model(x).sum().backward()
+
+
+def test_a_part_that_was_converted_anew_is_not_computed_by_an_old_plan(x):
+    """The plan of the whole model does not hear of surgery on its parts: layers are compared when they are used."""
+    for config in (coc.Config(extra_width=0, skip=False), coc.Config(grid_norm=True), coc.Config(depth=2)):
+        model = coc.convert(nn.Sequential(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)), nn.Conv2d(4, 4, 3)))
+        model(x)
+        coc.remove(model[0], inplace=True)
+        coc.convert(model[0], config=config)
+        randomize(model)
+        assert relative(model(x), model[1](model[0](x))) < 1e-6
+    coc.reparameterize(model[0], inplace=True)
+    coc.reparameterize(model[1], inplace=True)
+    model(x)
+    assert not model._forward_pre_hooks, "a model without converted convs sheds its hooks"
+
+
+def test_an_interrupted_forward_leaves_nothing_behind(x):
+    """torch runs no hooks after a KeyboardInterrupt: think of a notebook cell that is stopped."""
+
+    class Interrupted(Siamese):
+        stop = True
+
+        def forward(self, y):
+            out = super().forward(y)
+            if self.stop:
+                raise KeyboardInterrupt
+            return out
+
+    model = coc.convert(Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        model(x)
+    model.stop = False
+    assert model.head.weight is not model.head.weight
+    for _ in range(2):
+        model(x).sum().backward()
+    assert not sharing._local.frames
+
+
+def test_a_frozen_layer_among_trainable_ones_stays_frozen(x):
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)).requires_grad_(False)
+    model[1].requires_grad_(True)
+    coc.convert(model)
+    outputs = []
+    model[0].register_forward_hook(lambda module, args, out: outputs.append(out))
+    model(x).sum().backward()
+    assert not outputs[0].requires_grad
+
+
+def test_maps_with_buffers_or_parts_are_never_stale_nor_late_to_learn(x):
+    class Scaled(coc.KernelMap):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("factor", torch.ones(()))
+
+        def forward(self, weight):
+            return self.factor * weight
+
+    class Changing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 3, bias=False).requires_grad_(False)
+
+        def forward(self, y):
+            first = self.conv(y)
+            coc.kernel_maps(self.conv)[0].factor.mul_(2)
+            second = self.conv(y)
+            self.conv.requires_grad_(True)
+            return first, second, self.conv(y)
+
+    first, second, third = coc.convert(Changing(), Scaled)(x)
+    assert torch.equal(second, 2 * first)
+    assert third.requires_grad
+    assert not second.requires_grad
+
+
+def test_hooks_on_parameters_never_see_missing_gradients(x):
+    model = coc.convert(Siamese())
+    model.unused.parametrizations.weight.original.register_hook(lambda grad: grad.clone())
+    model(x).sum().backward()
+
+
+def test_a_model_whose_parts_refer_back_to_it_is_freed(x):
+    import gc
+    import weakref
+
+    model = coc.convert(Siamese())
+    model.head.register_forward_hook(lambda module, args, out, whole=model: None)
+    model(x)
+    alive = weakref.ref(model)
+    del model
+    gc.collect()
+    assert alive() is None

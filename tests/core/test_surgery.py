@@ -389,6 +389,61 @@ def test_folding_keeps_a_parametrization_of_the_bias():
     assert relative(model(y), plain(y)) < 1e-6
 
 
+def test_the_kaiming_start_keeps_the_basic_kernels_whatever_the_norms():
+    for config in (coc.Config(skip=False, standardize_super_kernel=True, init="kaiming"), coc.Config(init="kaiming")):
+        conv = nn.Conv2d(8, 8, 3)
+        before = conv.weight.detach().clone()
+        coc.convert(conv, config=config)
+        assert torch.equal(conv.parametrizations.weight.original, before)
+
+
+def test_a_conv_with_a_parametrized_bias_is_plain_again_after_folding():
+    class Half(nn.Module):
+        def forward(self, bias):
+            return bias / 2
+
+    conv = nn.Conv2d(3, 8, 3)
+    nn.utils.parametrize.register_parametrization(conv, "bias", Half())
+    coc.convert(conv)
+    coc.reparameterize(conv, inplace=True)
+    conv.reset_parameters()
+    conv.weight = nn.Parameter(torch.ones(8, 3, 3, 3))
+    coc.convert(conv)
+    with pytest.raises(coc.SurgeryError, match="no parameter can replace it"):
+        conv.weight = nn.Parameter(torch.ones(8, 3, 3, 3))
+
+
+def test_a_subclass_of_a_layer_is_folded_into_itself(x):
+    class Doubled(coc.CoC2d):
+        def forward(self, y):
+            return 2 * super().forward(y)
+
+    layer = Doubled(3, 8, 3)
+    randomize(layer)
+    plain = coc.reparameterize(layer)
+    assert type(plain) is Doubled
+    assert coc.verify(layer, plain, x) < 1e-6
+
+
+def test_tied_convs_must_be_asked_for_alike():
+    config = {"first": "poster", "second": coc.Config(grid_side=3)}
+    with pytest.raises(coc.SurgeryError, match="second: its weight is tied to a conv with other maps or settings"):
+        coc.convert(Tied(one_module=False), config=config)
+
+
+def test_a_failing_map_is_not_taken_for_a_missing_weight():
+    class Broken(coc.KernelMap):
+        calls = 0
+
+        def forward(self, weight):
+            self.calls += 1
+            return weight if self.calls < 2 else weight.no_such_thing
+
+    conv = coc.convert(nn.Conv2d(3, 8, 3), Broken)
+    with pytest.raises(coc.SurgeryError, match=r"a kernel map of this conv failed: .*no_such_thing"):
+        _ = conv.weight
+
+
 # verify
 
 
@@ -431,6 +486,27 @@ def test_verify_says_when_the_difference_is_outside_the_layers(x):
     other.factor = 2.0
     with pytest.raises(coc.VerificationError, match="the difference is outside the layers"):
         coc.verify(model, other, x)
+
+
+class InPlace(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, y):
+        return y.mul_(self.factor)
+
+
+def test_verify_is_not_fooled_by_models_that_work_in_place_nor_by_complex_or_empty_evidence(x):
+    with pytest.raises(coc.VerificationError):
+        coc.verify(InPlace(2), InPlace(7), x)
+    assert coc.verify(InPlace(2), InPlace(2), x) == 0
+    with pytest.raises(coc.VerificationError):
+        coc.verify(InPlace(1), InPlace(1j), torch.ones(2, dtype=torch.complex64))
+    with pytest.raises(coc.VerificationError, match="differ by inf"):
+        coc.verify(InPlace(1), InPlace(1), torch.full((2,), float("nan")))
+    with pytest.raises(coc.VerificationError, match="differ by inf"):
+        coc.verify(InPlace(1), InPlace(-1), torch.tensor([0.0, float("inf")]))
 
 
 def test_verify_takes_positional_and_keyword_inputs():

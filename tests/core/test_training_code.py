@@ -242,6 +242,27 @@ def test_exported_and_traced(x):
     assert relative(torch.export.export(model, (x,)).module()(x), expected) < 1e-6
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit:DeprecationWarning")
+def test_a_traced_model_can_be_saved(x, tmp_path):
+    model = coc.convert(Net()).eval()
+    randomize(model)
+    torch.jit.trace(model, x).save(tmp_path / "traced.pt")
+    assert relative(torch.jit.load(tmp_path / "traced.pt")(x), model(x)) < 1e-6
+
+
+def test_backward_under_autocast_after_a_forward_outside(x):
+    model = coc.convert(nn.Conv2d(8, 8, 3))
+    randomize(model)
+    upstream = torch.randn(8, 8, 3, 3)
+    model.weight.backward(upstream)
+    expected = model.parametrizations.weight.original.grad.clone()
+    model.zero_grad()
+    kernel = model.weight
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        kernel.backward(upstream)
+    assert torch.equal(model.parametrizations.weight.original.grad, expected)
+
+
 def test_a_model_compiled_in_place_is_refused():
     model = Net()
     model.compile()
