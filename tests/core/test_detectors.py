@@ -20,7 +20,7 @@ from torchvision.models import detection, segmentation, video  # noqa: E402
 class FcnOnHrnet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.backbone = timm.create_model("hrnet_w18_small", features_only=True, feature_location="")
+        self.backbone = timm.create_model("hrnet_w18", features_only=True, feature_location="")
         self.head = segmentation.fcn.FCNHead(sum(self.backbone.feature_info.channels()[-4:]), 21)
 
     def forward(self, x):
