@@ -204,10 +204,8 @@ def zero_missing(x: Tensor, grid: Grid) -> Tensor:
 
 
 def no_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Compute in the tensors' own dtype, whatever the caller's autocast says (the meta device knows none)."""
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return contextlib.nullcontext()
+    """Compute in the tensors' own dtype, whatever the caller's autocast says."""
+    return torch.autocast(device.type, enabled=False) if _autocasts(device) else contextlib.nullcontext()
 
 
 def _build_shift_basis(grid: Grid, device: torch.device, dtype: torch.dtype) -> Tensor:
