@@ -46,7 +46,7 @@ def super_kernel_axis(kernel_size: int, extra_width: int, dilated: bool) -> tupl
     ``size`` is the smallest odd number with ``3 (size - 1) ≥ span - 1`` and ``dilation = ⌈(span - 1) / (size - 1)⌉``.
     For kernel size 3 the rule gives the paper's table.
 
-    Example:
+    Examples:
         >>> super_kernel_axis(3, 2, dilated=True), super_kernel_axis(9, 2, dilated=True)
         ((3, 2), (5, 3))
     """
@@ -389,7 +389,7 @@ def associate(
     Raises:
         ShapeError: shapes, dtypes or devices do not fit ``grid`` and one another.
 
-    Example:
+    Examples:
         >>> weight = torch.randn(8, 3, 3, 3)
         >>> grid = Grid.build(weight.shape, side=2, extra_width=2, dilated=True)
         >>> associate(weight, torch.zeros(1, *grid.super_shape("input")), grid).equal(weight)

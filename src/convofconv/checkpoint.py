@@ -34,7 +34,7 @@ def convert_like(model: ModelT, state_dict: Mapping[str, Any]) -> ModelT:
         ConfigError: the checkpoint names a kernel map that no class of this process has.
         SurgeryError: the checkpoint's convs are not those of the model.
 
-    Example:
+    Examples:
         >>> from convofconv import convert
         >>> trained = convert(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), "coc+stnd")
         >>> plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))

@@ -42,7 +42,7 @@ class Config:
         ArgumentTypeError: a value has the wrong type.
         ConfigError: a value is impossible, alone or together with another.
 
-    Example:
+    Examples:
         >>> Config(grid_side=3).replace(skip=True).grid_side
         3
     """
@@ -118,7 +118,7 @@ def resolve_config(config: Config | str) -> Config:
         ConfigError: no preset has that name.
         ArgumentTypeError: ``config`` is neither a name nor a :class:`Config`.
 
-    Example:
+    Examples:
         >>> resolve_config("released").grid_norm
         True
     """

@@ -33,7 +33,7 @@ class CoC1d(_Associated, nn.Conv1d):
         - input: ``(N, ci, L)``
         - output: as of ``nn.Conv1d``
 
-    Example:
+    Examples:
         >>> CoC1d(4, 8, 3)(torch.randn(2, 4, 10)).shape
         torch.Size([2, 8, 8])
     """
@@ -60,7 +60,7 @@ class CoC2d(_Associated, nn.Conv2d):
 
     Source: poster, steps 0-4.
 
-    Example:
+    Examples:
         >>> layer = CoC2d(3, 8, 3, padding=1, bias=False, config=Config(grid_side=3))
         >>> layer(torch.randn(2, 3, 16, 16)).shape
         torch.Size([2, 8, 16, 16])
@@ -76,7 +76,7 @@ class CoC3d(_Associated, nn.Conv3d):
         - input: ``(N, ci, D, H, W)``
         - output: as of ``nn.Conv3d``
 
-    Example:
+    Examples:
         >>> CoC3d(2, 8, 3)(torch.randn(1, 2, 5, 5, 5)).shape
         torch.Size([1, 8, 3, 3, 3])
     """

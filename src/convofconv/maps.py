@@ -39,7 +39,7 @@ class KernelMap(nn.Module):
         - weight: ``(co, ci / groups, k_1, ..., k_d)``
         - result: the same shape, dtype and memory format
 
-    Example:
+    Examples:
         >>> class Halve(KernelMap):
         ...     def forward(self, weight):
         ...         return weight / 2
@@ -123,7 +123,7 @@ def standardize(weight: Tensor, eps: float = 1e-5) -> Tensor:
         - weight: ``(co, ...)``; the statistics run over all axes but the first
         - result: as ``weight``
 
-    Example:
+    Examples:
         >>> standardize(torch.tensor([[1.0, 3.0]]), eps=0.0)
         tensor([[-0.7071,  0.7071]])
     """
@@ -163,7 +163,7 @@ class SpatialAssociation(KernelMap):
         ConfigError: a super kernel of a single tap shall be standardized.
         ShapeError: the weight has another shape, dtype or device than the map was built for.
 
-    Example:
+    Examples:
         >>> association = SpatialAssociation((8, 3, 3, 3))
         >>> association.super_kernel.shape
         torch.Size([1, 2, 3, 3])
@@ -360,7 +360,7 @@ class Standardization(KernelMap):
         - weight: ``(co, ci / groups, k_1, ..., k_d)``, at least two numbers per kernel
         - result: as ``weight``
 
-    Example:
+    Examples:
         >>> Standardization()(torch.randn(8, 3, 3, 3)).std(dim=(1, 2, 3)).round()
         tensor([1., 1., 1., 1., 1., 1., 1., 1.])
     """
@@ -407,7 +407,7 @@ class KernelLayerNorm(KernelMap):
         - weight: ``(co, ci / groups, k_1, ..., k_d)``
         - result: as ``weight``
 
-    Example:
+    Examples:
         >>> KernelLayerNorm((3, 3, 3))(torch.randn(8, 3, 3, 3)).mean().abs() < 1e-6
         tensor(True)
     """
@@ -480,7 +480,7 @@ class Orthogonalization(KernelMap):
     Raises:
         ConfigError: fewer than one iteration, or a scale that is not positive.
 
-    Example:
+    Examples:
         >>> kernels = Orthogonalization(iterations=12, scale=1.0)(torch.randn(4, 3, 3, 3)).flatten(1)
         >>> torch.allclose(kernels @ kernels.T, torch.eye(4), atol=1e-4)
         True

@@ -41,7 +41,7 @@ def param_groups(
         ArgumentTypeError: ``model`` is no module.
         ConfigError: a rate or decay is negative, a multiplier comes without ``lr``, or a pattern matches nothing.
 
-    Example:
+    Examples:
         >>> from convofconv import convert
         >>> model = convert(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))
         >>> groups = param_groups(model, weight_decay=1e-4, super_kernel_lr=0.01)

@@ -38,7 +38,7 @@ def so_penalty(weight: Tensor, groups: int = 1) -> Tensor:
         ShapeError: not a conv weight.
         ConfigError: ``groups`` does not divide ``co``.
 
-    Example:
+    Examples:
         >>> so_penalty(torch.eye(4).view(4, 4, 1, 1))
         tensor(0.)
     """
@@ -61,7 +61,7 @@ def srip_penalty(weight: Tensor, groups: int = 1, iterations: int = 2) -> Tensor
         ShapeError: not a conv weight.
         ConfigError: ``groups`` does not divide ``co``, or fewer than one iteration.
 
-    Example:
+    Examples:
         >>> srip_penalty(2 * torch.eye(4).view(4, 4, 1, 1)).round()
         tensor(3.)
     """
@@ -92,7 +92,7 @@ def ocnn_penalty(weight: Tensor, stride: int = 1, groups: int = 1) -> Tensor:
         ShapeError: not the weight of a 1-d, 2-d or 3-d conv.
         ConfigError: the stride is below 1, or ``groups`` does not divide ``co``.
 
-    Example:
+    Examples:
         >>> ocnn_penalty(torch.eye(4).view(4, 4, 1, 1))
         tensor(0.)
     """

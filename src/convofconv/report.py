@@ -69,7 +69,7 @@ def summary(model: nn.Module) -> Summary:
     Raises:
         ArgumentTypeError: ``model`` is no module.
 
-    Example:
+    Examples:
         >>> from convofconv import convert
         >>> print(summary(convert(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1)))))
         conv  kind             kernel maps         +params  notes

@@ -87,7 +87,7 @@ class Selection:
     Raises:
         ArgumentTypeError: a flag is not a bool, a pattern not a string.
 
-    Example:
+    Examples:
         >>> Selection(stem=False, exclude=["layer4.*"]).exclude
         ('layer4.*',)
     """

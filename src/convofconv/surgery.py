@@ -83,7 +83,7 @@ def convert(model: ModelT, method: Method = "coc", config: Configs = "poster", w
 
     Source: poster, "Proposed method"; the released configurations convert every conv with k ≠ 1.
 
-    Example:
+    Examples:
         >>> model = convert(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), "coc+stnd")
         >>> [type(m).__name__ for m in model[0].parametrizations.weight]
         ['SpatialAssociation', 'Standardization']
@@ -127,7 +127,7 @@ def reparameterize(model: ModelT, inplace: bool = False, where: Where | None = N
 
     Source: poster, "Before testing, step (1~3) are calculated in advance only once".
 
-    Example:
+    Examples:
         >>> plain = reparameterize(convert(nn.Sequential(nn.Conv2d(3, 8, 3))))
         >>> list(plain.state_dict())
         ['0.weight', '0.bias']
@@ -155,7 +155,7 @@ def remove(model: ModelT, inplace: bool = False, where: Where | None = None) -> 
     Raises:
         ArgumentTypeError, SurgeryError: as :func:`reparameterize`.
 
-    Example:
+    Examples:
         >>> conv = nn.Conv2d(3, 8, 3)
         >>> torch.equal(remove(convert(conv, config=Config(init="kaiming"))).weight, conv.weight)
         False

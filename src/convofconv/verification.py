@@ -31,7 +31,7 @@ def verify(model: nn.Module, plain: nn.Module, inputs: object, tolerance: float 
         VerificationError: the outputs differ by more than ``tolerance`` or in structure; the message names the first
             layer, in the order of execution, whose outputs do.
 
-    Example:
+    Examples:
         >>> from convofconv import convert, reparameterize
         >>> model = convert(nn.Sequential(nn.Conv2d(3, 8, 3)), config="poster")
         >>> verify(model, reparameterize(model), torch.randn(2, 3, 8, 8))
