@@ -156,7 +156,8 @@ class _Kept:
     sources: _Sources
 
     def is_current(self, sources: _Sources) -> bool:
-        return all(a is b and m == n for (a, *m), (b, *n) in zip(self.sources, sources, strict=True))
+        alike = (a is b and m == n for (a, *m), (b, *n) in zip(self.sources, sources, strict=False))
+        return len(self.sources) == len(sources) and all(alike)
 
 
 class _Frame:

@@ -136,9 +136,7 @@ def test_half_precision_modules(model, x):
 def test_functional_call_and_vmap(model, x):
     expected = model(x)
     parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
-    other = coc.convert(Net(), "coc+stnd") if len(coc.kernel_maps(model.stem)) == 2 else None
     assert torch.equal(torch.func.functional_call(model, parameters, (x,)), expected)
-    del other
 
     def loss(parameters, sample):
         return torch.func.functional_call(model, parameters, (sample[None],)).square().sum()
