@@ -205,7 +205,7 @@ def zero_missing(x: Tensor, grid: Grid) -> Tensor:
 
 def no_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Compute in the tensors' own dtype, whatever the caller's autocast says."""
-    return torch.autocast(device.type, enabled=False) if _autocasts(device) else contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False) if autocasts(device) else contextlib.nullcontext()
 
 
 def _build_shift_basis(grid: Grid, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -254,7 +254,8 @@ def super_matrix(super_kernel: Tensor, grid: Grid) -> Tensor:
     return (super_kernel.flatten(1) @ basis).view(-1, grid.positions, grid.positions)
 
 
-def _autocasts(device: torch.device) -> bool:
+def autocasts(device: torch.device) -> bool:
+    """Whether autocast is on for a device."""
     return device.type != "meta" and torch.is_autocast_enabled(device.type)  # meta knows no autocast
 
 
@@ -262,7 +263,7 @@ def associates_eagerly(device: torch.device) -> bool:
     """Whether a node of our own may be used: neither compiling, tracing nor inside torch.func, which see
     through operations only, nor under autocast, which casts them."""
     tracing = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    return not (tracing or torch._C._are_functorch_transforms_active() or _autocasts(device))
+    return not (tracing or torch._C._are_functorch_transforms_active() or autocasts(device))
 
 
 def _matmul_way(x: Tensor, super_kernel: Tensor, grid: Grid, share: Share, residual: Tensor | None) -> Tensor:
@@ -272,7 +273,7 @@ def _matmul_way(x: Tensor, super_kernel: Tensor, grid: Grid, share: Share, resid
         return out if residual is None else residual + out
     matrix = matrix.expand(grid.groups, -1, -1)
     # Fused, the sum costs no pass of its own; autocast would round the residual with everything else.
-    if residual is None or _autocasts(x.device):
+    if residual is None or autocasts(x.device):
         out = torch.bmm(matrix, x)
         return out if residual is None else residual + out
     return torch.baddbmm(residual, matrix, x)

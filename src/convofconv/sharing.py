@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .association import Grid, associates_eagerly, is_channels_last
+from .association import Grid, associates_eagerly, autocasts, is_channels_last
 from .fused import fused_associate_many
 from .maps import SpatialAssociation
 from .selection import convs, kernel_maps, weight_maps
@@ -144,20 +144,37 @@ def _is_plannable(kernel_map: nn.Module) -> TypeGuard[SpatialAssociation]:
     return isinstance(kernel_map, SpatialAssociation) and kernel_map.is_common() and kernel_map.grid.blocks == 1
 
 
-# What a kernel was computed from: every parameter, its version, its place in memory and whether it learns.
-_Sources = tuple[tuple[Tensor, int, int, bool], ...]
+class _Sources:
+    """What a kernel is computed from: every tensor, and what tells that it is still the same.
+
+    The version counts writes into a tensor, the pointer notices ``tensor.data = other``.
+    """
+
+    __slots__ = ("state", "tensors")
+
+    def __init__(self, registered: parametrize.ParametrizationList) -> None:
+        # Module's own dictionaries: this runs for every conv of every forward, where attributes cost too much.
+        tensors: list[Tensor | None] = [*registered._parameters.values()]
+        for kernel_map in registered._modules.values():
+            assert kernel_map is not None  # a ModuleList has no holes
+            if kernel_map._modules or kernel_map._buffers:
+                tensors += [*kernel_map.parameters(), *kernel_map.buffers()]
+            else:
+                tensors += kernel_map._parameters.values()
+        self.tensors = tensors  # kept alive, so that an id stands for one tensor
+        state: list[tuple[int, int, int, bool]] = []
+        for t in tensors:
+            if t is not None:
+                state.append((id(t), 0 if t.is_inference() else t._version, t.data_ptr(), t.requires_grad))
+        self.state = state
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class _Kept:
     """A kernel and what it was computed from."""
 
     kernel: Tensor
     sources: _Sources
-
-    def is_current(self, sources: _Sources) -> bool:
-        alike = (a is b and m == n for (a, *m), (b, *n) in zip(self.sources, sources, strict=False))
-        return len(self.sources) == len(sources) and all(alike)
 
 
 class _Frame:
@@ -168,12 +185,13 @@ class _Frame:
         self.kept: dict[Hashable, _Kept] = {}
 
     def kernel(self, conv: nn.Module) -> Tensor | None:
-        registered = weight_maps(conv)
-        if registered is None or type(registered.original) is not nn.Parameter:  # folded since, or sharded (FSDP)
+        registered = _registered(conv)
+        original = None if registered is None else registered._parameters.get("original")
+        if registered is None or type(original) is not nn.Parameter:  # folded since, or sharded (FSDP)
             return None
-        mode = _mode(registered.original.device)
-        kept, sources = self.kept.get((conv, mode)), _sources(registered)
-        if kept is None or not kept.is_current(sources):
+        mode = _mode(original.device)
+        kept, sources = self.kept.get((conv, mode)), _Sources(registered)
+        if kept is None or kept.sources.state != sources.state:
             self._compute(conv, registered, sources, mode)
             kept = self.kept[conv, mode]
         return kept.kernel
@@ -189,72 +207,60 @@ class _Frame:
         if len(batch) == 1:
             self.kept[conv, mode] = _Kept(registered(), sources)
             return
-        lists = [cast(parametrize.ParametrizationList, weight_maps(member)) for member in batch]
-        first = [cast(SpatialAssociation, one[0]) for one in lists]
+        first = [cast(SpatialAssociation, one._modules["0"]) for _, one in batch]
         kernels = fused_associate_many(
-            [cast(nn.Parameter, one.original) for one in lists],
+            [cast(nn.Parameter, one._parameters["original"]) for _, one in batch],
             [association.effective_super_kernel().squeeze(0) for association in first],
             first[0].grid,
             first[0].config.skip,
         )
-        for member, one, kernel in zip(batch, lists, kernels, strict=True):
-            for kernel_map in list(one)[1:]:
+        for (member, one), kernel in zip(batch, kernels, strict=True):
+            for kernel_map in list(one)[1:] if len(one._modules) > 1 else ():
                 kernel = kernel_map(kernel)
-            self.kept[member, mode] = _Kept(kernel, _sources(one))
+            self.kept[member, mode] = _Kept(kernel, _Sources(one))
 
-    def _batch(self, conv: nn.Module, mode: Hashable) -> tuple[nn.Module, ...]:
+    def _batch(self, conv: nn.Module, mode: Hashable) -> list[tuple[nn.Module, parametrize.ParametrizationList]]:
         """The convs to compute together with this one: those planned for that, if they still are alike."""
-        planned = tuple(member for reference in self.plan[conv] if (member := reference()) is not None)
+        planned = [member for reference in self.plan[conv] if (member := reference()) is not None]
+        alone = [(conv, cast(parametrize.ParametrizationList, _registered(conv)))]
         if len(planned) == 1 or any((member, mode) in self.kept for member in planned):
-            return (conv,)
-        kinds, weights = set(), set()
+            return alone
+        kind = _kind(alone[0][1])
+        if kind is None or not associates_eagerly(kind[0]):
+            return alone
+        batch, weights = [], set()
         for member in planned:
-            registered = weight_maps(member)
-            kind = None if registered is None else _kind(registered)
-            if registered is None or kind is None:
-                return (conv,)
-            kinds.add(kind)
-            weights.add(id(registered.original))
-        apart = len(weights) == len(planned)
-        return planned if len(kinds) == 1 and apart and associates_eagerly(next(iter(kinds))[1]) else (conv,)
+            registered = _registered(member)
+            if registered is None or _kind(registered) != kind:
+                return alone
+            batch.append((member, registered))
+            weights.add(id(registered._parameters["original"]))
+        return batch if len(weights) == len(batch) else alone
+
+
+def _registered(conv: nn.Module) -> parametrize.ParametrizationList | None:
+    """:func:`weight_maps` without the cost of attributes."""
+    lists = conv._modules.get("parametrizations")
+    return None if lists is None else cast("parametrize.ParametrizationList | None", lists._modules.get("weight"))
 
 
 def _kind(registered: parametrize.ParametrizationList) -> tuple[Any, ...] | None:
     """What layers that are computed together must have in common, ``None`` for one that must be computed alone."""
-    weight, first = registered.original, registered[0]
-    parameters = [p for kernel_map in registered for p in kernel_map.parameters()]
-    # A hook on a parameter must not see the missing gradient of a layer that this forward did not use.
-    if type(weight) is not nn.Parameter or not _is_plannable(first) or any(p._backward_hooks for p in parameters):
+    weight, first = registered._parameters["original"], registered._modules["0"]
+    if type(weight) is not nn.Parameter or weight._backward_hooks or first is None or not _is_plannable(first):
         return None
-    if weight._backward_hooks:
-        return None
-    s = first.super_kernel
-    learns = (weight.requires_grad, *(p.requires_grad for p in parameters))
-    return (
-        weight.dtype,
-        weight.device,
-        s.dtype,
-        s.device,
-        is_channels_last(weight),
-        first.grid,
-        first.config.skip,
-        learns,
-    )
-
-
-def _sources(registered: parametrize.ParametrizationList) -> _Sources:
-    tensors: list[Tensor] = [cast(nn.Parameter, registered.original)]
-    for kernel_map in registered:
-        if kernel_map._modules or kernel_map._buffers:
-            tensors += [*kernel_map.parameters(), *kernel_map.buffers()]
-        else:  # the same, without the cost of the generators
-            tensors += [p for p in kernel_map._parameters.values() if p is not None]
-    # The version counts writes into a tensor, the pointer notices `tensor.data = other`.
-    return tuple((t, 0 if t.is_inference() else t._version, t.data_ptr(), t.requires_grad) for t in tensors)
+    learns = [weight.requires_grad]
+    for kernel_map in registered._modules.values():
+        for p in first._parameters.values() if len(registered._modules) == 1 else kernel_map.parameters():
+            # A hook on a parameter must not see the missing gradient of a layer that this forward did not use.
+            if p is not None and p._backward_hooks:
+                return None
+            learns.append(p is not None and p.requires_grad)
+    s = cast(Tensor, first._parameters["super_kernel"])
+    same_numbers = (weight.device, weight.dtype, s.device, s.dtype, is_channels_last(weight))
+    return (*same_numbers, first.grid, first.config.skip, *learns)
 
 
 def _mode(device: torch.device) -> Hashable:
-    kind = device.type
-    autocast = torch.is_autocast_enabled(kind) if torch.amp.is_autocast_available(kind) else False
-    dtype = torch.get_autocast_dtype(kind) if autocast else None
+    dtype = torch.get_autocast_dtype(device.type) if autocasts(device) else None
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), dtype
