@@ -259,11 +259,17 @@ def autocasts(device: torch.device) -> bool:
     return device.type != "meta" and torch.is_autocast_enabled(device.type)  # meta knows no autocast
 
 
-def associates_eagerly(device: torch.device) -> bool:
+def autocast_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype to associate a weight in: its own, or autocast's where that would cast it."""
+    casts = weight.dtype == torch.float32 and autocasts(weight.device)
+    return torch.get_autocast_dtype(weight.device.type) if casts else weight.dtype
+
+
+def associates_eagerly() -> bool:
     """Whether a node of our own may be used: neither compiling, tracing nor inside torch.func, which see
-    through operations only, nor under autocast, which casts them."""
+    through operations only."""
     tracing = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    return not (tracing or torch._C._are_functorch_transforms_active() or autocasts(device))
+    return not (tracing or torch._C._are_functorch_transforms_active())
 
 
 def _matmul_way(x: Tensor, super_kernel: Tensor, grid: Grid, share: Share, residual: Tensor | None) -> Tensor:
@@ -272,11 +278,8 @@ def _matmul_way(x: Tensor, super_kernel: Tensor, grid: Grid, share: Share, resid
         out = torch.bmm(matrix, x.permute(2, 1, 0)).permute(2, 1, 0)
         return out if residual is None else residual + out
     matrix = matrix.expand(grid.groups, -1, -1)
-    # Fused, the sum costs no pass of its own; autocast would round the residual with everything else.
-    if residual is None or autocasts(x.device):
-        out = torch.bmm(matrix, x)
-        return out if residual is None else residual + out
-    return torch.baddbmm(residual, matrix, x)
+    # Fused, the sum costs no pass of its own.
+    return torch.bmm(matrix, x) if residual is None else torch.baddbmm(residual, matrix, x)
 
 
 def _direct_way(x: Tensor, super_kernel: Tensor, grid: Grid, share: Share, residual: Tensor | None) -> Tensor:
@@ -385,7 +388,8 @@ def associate(
         - weight: ``(co, ci, k_1, ..., k_d)``
         - super_kernel: ``(depth, *grid.super_shape(share))``
         - norm: gain and bias of :func:`grid_layer_norm`
-        - result: as ``weight``, also in dtype and memory format
+        - result: as ``weight``, also in dtype and memory format; under autocast in autocast's dtype, like the result
+          of a convolution, so that no copy in float32 is written only to be rounded
 
     Raises:
         ShapeError: shapes, dtypes or devices do not fit ``grid`` and one another.
@@ -398,13 +402,12 @@ def associate(
     """
     _check(weight, super_kernel, grid, share)
     way = way or choose_way(grid, share)
-    if (
-        way == "matmul"
-        and share == "input"
-        and super_kernel.shape[0] == 1
-        and norm is None
-        and associates_eagerly(weight.device)
-    ):
+    if (dtype := autocast_dtype(weight)) != weight.dtype:
+        with no_autocast(weight.device):
+            weight, super_kernel = weight.to(dtype), super_kernel.to(dtype)
+            return associate(weight, super_kernel, grid, share=share, skip=skip, norm=norm, way=way)
+    common = way == "matmul" and share == "input" and super_kernel.shape[0] == 1 and norm is None
+    if common and associates_eagerly():
         from .fused import fused_associate
 
         return fused_associate(weight, super_kernel.squeeze(0), grid, skip)
@@ -418,8 +421,7 @@ def associate(
     if norm is not None:
         x = grid_layer_norm(x, *norm, grid)
         x = x if residual is None else residual + x
-    # Without a skip, autocast has left x in half precision.
-    return match_layout(from_groups(x.to(weight.dtype), grid), weight)
+    return match_layout(from_groups(x, grid), weight)
 
 
 def _check(weight: Tensor, super_kernel: Tensor, grid: Grid, share: Share) -> None:

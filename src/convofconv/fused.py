@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .association import (
     Grid,
+    autocast_dtype,
     from_groups,
     is_channels_last,
     match_layout,
@@ -53,9 +54,9 @@ def fused_associate_many(
     Shape:
         - weights: each ``(co, ci, k_1, ..., k_d)``
         - super_kernels: each ``(G, s_1, ..., s_d)``
-        - result: as ``weights``
+        - result: as ``weights``, under autocast in autocast's dtype
     """
-    out: tuple[Tensor, ...] = _AssociateMany.apply(grid, skip, *weights, *super_kernels)
+    out: tuple[Tensor, ...] = _AssociateMany.apply(grid, skip, autocast_dtype(weights[0]), *weights, *super_kernels)
     return out
 
 
@@ -93,10 +94,10 @@ class _AssociateMany(torch.autograd.Function):
     """Several layers as one: the groups of all of them one behind the other."""
 
     @staticmethod
-    def forward(ctx: Any, grid: Grid, skip: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, grid: Grid, skip: bool, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
         layers = len(tensors) // 2
-        x = _stack(tensors[:layers], grid)
-        matrix = super_matrix(torch.cat(tensors[layers:]), grid)
+        x = _stack(tensors[:layers], grid).to(dtype)
+        matrix = super_matrix(torch.cat(tensors[layers:]).to(dtype), grid)
         ctx.save_for_backward(x, matrix, *tensors)
         ctx.save_for_forward(x, matrix, *tensors)
         ctx.grid, ctx.skip, ctx.layers = grid, skip, layers
@@ -109,23 +110,29 @@ class _AssociateMany(torch.autograd.Function):
         weights, super_kernels = tensors[: ctx.layers], tensors[ctx.layers :]
         # A layer that was not used in this forward gets no gradient, as if it had been computed alone.
         if torch.is_grad_enabled():  # for derivatives of this derivative
-            pairs = [
-                _composed_backward(w, s, grad, ctx.grid, ctx.skip) if grad is not None else (None, None)
-                for w, s, grad in zip(weights, super_kernels, grads, strict=True)
-            ]
-            return None, None, *(pair[0] for pair in pairs), *(pair[1] for pair in pairs)
+            pairs: list[tuple[Tensor | None, Tensor | None]] = []
+            for w, s, grad in zip(weights, super_kernels, grads, strict=True):
+                if grad is None:
+                    pairs.append((None, None))
+                    continue
+                of_w, of_s = _composed_backward(w.to(x.dtype), s.to(x.dtype), grad, ctx.grid, ctx.skip)
+                pairs.append((of_w.to(w.dtype), of_s.to(s.dtype)))
+            return None, None, None, *(pair[0] for pair in pairs), *(pair[1] for pair in pairs)
         with no_autocast(x.device):  # the forward ran outside of it
-            upstream = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, grads, strict=True)]
-            g = _stack(upstream, ctx.grid)
-            each_weight = _unstack(_apply(matrix.mT, g, ctx.skip), weights, ctx.grid)
+            upstream = zip(weights, grads, strict=True)
+            g = _stack([torch.zeros_like(w, dtype=x.dtype) if g is None else g for w, g in upstream], ctx.grid)
+            each_weight = _unstack(_apply(matrix.mT, g, ctx.skip).to(weights[0].dtype), weights, ctx.grid)
             basis = shift_basis(ctx.grid, matrix.device, matrix.dtype)
-            each_super = (torch.bmm(g, x.mT).flatten(1) @ basis.T).view(ctx.layers, *super_kernels[0].shape).unbind()
+            grad_super = (torch.bmm(g, x.mT).flatten(1) @ basis.T).to(super_kernels[0].dtype)
+            each_super = grad_super.view(ctx.layers, *super_kernels[0].shape).unbind()
         each = [*zip(each_weight, grads, strict=True), *zip(each_super, grads, strict=True)]
-        return None, None, *(mine if theirs is not None else None for mine, theirs in each)
+        return None, None, None, *(mine if theirs is not None else None for mine, theirs in each)
 
     @staticmethod
-    def jvp(ctx: Any, _: None, __: None, *tangents: Tensor | None) -> tuple[Tensor, ...]:
-        tensors, layers = ctx.saved_tensors[2:], ctx.layers
+    def jvp(ctx: Any, _: None, __: None, ___: None, *tangents: Tensor | None) -> tuple[Tensor, ...]:
+        dtype, layers = ctx.saved_tensors[0].dtype, ctx.layers
+        tensors = [t.to(dtype) for t in ctx.saved_tensors[2:]]
+        tangents = tuple(t if t is None else t.to(dtype) for t in tangents)
         return tuple(
             _composed_jvp(tensors[i], tensors[layers + i], tangents[i], tangents[layers + i], ctx.grid, ctx.skip)
             for i in range(layers)

@@ -120,15 +120,16 @@ def standardize(weight: Tensor, eps: float = 1e-5) -> Tensor:
     Source: Qiao et al., *Micro-Batch Training with Batch-Channel Normalization and Weight Standardization*, 2019.
 
     Shape:
-        - weight: ``(co, ...)``; the statistics run over all axes but the first
+        - weight: ``(co, ...)``; the statistics run over all axes but the first, in float32 at least
         - result: as ``weight``
 
     Examples:
         >>> standardize(torch.tensor([[1.0, 3.0]]), eps=0.0)
         tensor([[-0.7071,  0.7071]])
     """
-    std, mean = torch.std_mean(weight, dim=tuple(range(1, weight.dim())), keepdim=True)
-    return (weight - mean) / (std + eps)
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    std, mean = torch.std_mean(wide, dim=tuple(range(1, weight.dim())), keepdim=True)
+    return ((wide - mean) / (std + eps)).to(weight.dtype)
 
 
 def _conv_shape(shape: Sequence[int], user: str) -> tuple[int, ...]:

@@ -226,7 +226,7 @@ class _Frame:
         if len(planned) == 1 or any((member, mode) in self.kept for member in planned):
             return alone
         kind = _kind(alone[0][1])
-        if kind is None or not associates_eagerly(kind[0]):
+        if kind is None or not associates_eagerly():
             return alone
         batch, weights = [], set()
         for member in planned:

@@ -157,25 +157,34 @@ def test_half_precision_is_within_its_bound(dtype, way):
     assert (error > 0).any()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("way", ["matmul", "direct"])
-def test_autocast_keeps_the_skip_in_full_precision(way):
-    """Under autocast only the update is in bfloat16: its error is relative to the update, not to the kernels."""
+def test_autocast(way, dtype):
+    """|error| ≤ eps · (|W| + 1.5 α₀(|W|)): W, s and the result are rounded once each, by half an eps."""
     grid, weight, super_kernel = random_case((32, 16, 3, 3), dtype=torch.float32)
-    super_kernel = super_kernel * 1e-3
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=dtype):
         found = associate(weight, super_kernel, grid, way=way)
-    assert found.dtype == torch.float32
+    assert found.dtype == dtype
     exact = [t.double() for t in (weight, super_kernel)]
     expected = literal(*exact, side=2, dilation=grid.dilation)
     update = literal(*[t.abs() for t in exact], side=2, dilation=grid.dilation, skip=False)
-    rounding = torch.finfo(torch.float32).eps * weight.abs()
-    assert ((found - expected).abs() <= 1.5 * torch.finfo(torch.bfloat16).eps * update + rounding).all()
+    error = (found.double() - expected).abs()
+    assert (error <= torch.finfo(dtype).eps * (exact[0].abs() + 1.5 * update)).all()
+    assert (error > 0).any()
 
 
-def test_autocast_returns_the_weights_dtype_without_skip():
-    grid, weight, super_kernel = random_case((8, 4, 3, 3), dtype=torch.float32)
+def test_autocast_changes_nothing_at_the_identity():
+    """What the plain network's convolution does to its weight, and no second rounding."""
+    grid, weight, super_kernel = random_case((32, 16, 3, 3), dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert associate(weight, super_kernel, grid, skip=False).dtype == torch.float32
+        assert torch.equal(associate(weight, torch.zeros_like(super_kernel), grid), weight.bfloat16())
+
+
+def test_autocast_leaves_float64_alone():
+    grid, weight, super_kernel = random_case((8, 4, 3, 3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = associate(weight, super_kernel, grid)
+    assert torch.equal(found, associate(weight, super_kernel, grid))
 
 
 def test_missing_kernels_are_fixed_zeros():

@@ -225,6 +225,29 @@ def test_autocast_inside_a_forward_gets_its_own_kernel(x):
     assert torch.equal(full, alone(model)(x)[1])
 
 
+def test_narrow_layers_together_under_autocast(x):
+    """The same kernels and gradients as computed alone; parameters' gradients in the parameters' dtype."""
+    model = coc.convert(nn.Sequential(*[nn.Conv2d(4, 4, 3, padding=1) for _ in range(3)]))
+    randomize(model)
+
+    def gradients(network):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = network(x)
+        network.zero_grad()
+        # Twice differentiable too.
+        parameters = list(network.parameters())
+        first = torch.autograd.grad(out.float().square().sum(), parameters, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), parameters, allow_unused=True)
+        return out, [*first, *(g for g in second if g is not None)]
+
+    (out, found), (expected_out, expected) = gradients(model), gradients(alone(model))
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, expected_out)
+    assert all(g.dtype == torch.float32 for g in found)
+    assert len(found) == len(expected)
+    assert all(relative(a, b) < 0.02 for a, b in zip(found, expected, strict=True))
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_parts_under_activation_checkpointing(reentrant, x):
     """Inside a checkpoint kernels are computed anew, or the second run would save other tensors than the first."""
