@@ -176,7 +176,7 @@ def to_groups(weight: Tensor, grid: Grid) -> Tensor:
     if grid.missing:
         x = x.reshape(grid.blocks, grid.block_channels, -1)
         x = F.pad(x, (0, 0, 0, grid.missing))
-    return x.reshape(grid.groups, grid.positions, grid.channels)
+    return x.reshape(grid.groups, grid.positions, weight.shape[1])
 
 
 def match_layout(out: Tensor, weight: Tensor) -> Tensor:
@@ -351,22 +351,41 @@ def super_convolve(
     return (_matmul_way if chosen == "matmul" else _direct_way)(x, super_kernel, grid, share, residual)
 
 
+def grid_rows(x: Tensor, grid: Grid) -> Tensor:
+    """One row per existing position, without the zeros that complete the last group of a block.
+
+    Shape:
+        - x: ``(G, n, c)``
+        - result: ``(co · k_1 ⋯ k_d, c)``
+    """
+    existing = grid.block_channels * math.prod(grid.kernel)
+    return x.reshape(grid.blocks, -1, x.shape[-1])[:, :existing].reshape(-1, x.shape[-1])
+
+
+def from_grid_rows(rows: Tensor, grid: Grid) -> Tensor:
+    """Undo :func:`grid_rows`, with zeros for what is missing."""
+    x = rows.reshape(grid.blocks, -1, rows.shape[-1])
+    if grid.missing:
+        x = F.pad(x, (0, 0, 0, grid.missing * math.prod(grid.kernel)))
+    return x.reshape(grid.groups, grid.positions, rows.shape[-1])
+
+
 def grid_layer_norm(x: Tensor, gain: Tensor, bias: Tensor, grid: Grid, eps: float = 1e-5) -> Tensor:
     """LayerNorm over all grids of a layer, one statistic per input channel (released configuration).
 
-    The zeros that complete the last group are no kernels: they are not counted in the statistics.
+    The zeros that complete the last group are no kernels: they are not counted in the statistics and stay zeros.
 
     Shape:
         - x: ``(G, n, ci)``
         - gain, bias: ``(G, cells, k_1, ..., k_d)``
         - result: ``(G, n, ci)``
     """
-    count = grid.shape[0] * math.prod(grid.kernel)
-    wide = zero_missing(x, grid).to(torch.promote_types(x.dtype, torch.float32))
-    centred = zero_missing(wide - wide.sum((0, 1)) / count, grid)
-    normal = centred * torch.rsqrt(centred.square().sum((0, 1)) / count + eps)
-    affine = (grid.groups, grid.positions, 1)
-    return (normal * gain.reshape(affine) + bias.reshape(affine)).to(x.dtype)
+    rows = grid_rows(x, grid)
+    wide = rows.to(torch.promote_types(x.dtype, torch.float32))
+    # Statistics per column: what batch norm computes of a table.
+    normal = torch.batch_norm(wide, None, None, None, None, True, 0.0, eps, False)
+    weight, shift = (grid_rows(affine.reshape(grid.groups, grid.positions, 1), grid) for affine in (gain, bias))
+    return from_grid_rows(torch.addcmul(shift, normal, weight).to(x.dtype), grid)
 
 
 def associate(

@@ -162,8 +162,7 @@ def _forward(weight: Tensor, matrix: Tensor, grid: Grid, skip: bool) -> Tensor:
         return match_layout(from_groups(_apply(matrix, to_groups(weight, grid), skip), grid), weight)
     out = torch.empty_like(weight)
     for kernels, groups in chunks:
-        own = weight[kernels]
-        _write(out[kernels], torch.bmm(matrix[groups], _to_groups(own, grid)), own if skip else None, grid)
+        _write(out[kernels], _apply(matrix[groups], _to_groups(weight[kernels], grid), skip), grid)
     return out
 
 
@@ -176,10 +175,9 @@ def _backward(weight: Tensor, matrix: Tensor, grad: Tensor, grid: Grid, skip: bo
     else:
         grad_matrix, grad_weight = torch.empty_like(matrix), torch.empty_like(weight)
         for kernels, groups in chunks:
-            own = grad[kernels]
-            g = _to_groups(own, grid)
+            g = _to_groups(grad[kernels], grid)
             torch.bmm(g, _to_groups(weight[kernels], grid).mT, out=grad_matrix[groups])
-            _write(grad_weight[kernels], torch.bmm(back[groups], g), own if skip else None, grid)
+            _write(grad_weight[kernels], _apply(back[groups], g, skip), grid)
     basis = shift_basis(grid, matrix.device, matrix.dtype)
     return grad_weight, (grad_matrix.flatten(1) @ basis.T).view(-1, *grid.size)
 
@@ -228,10 +226,6 @@ def _to_groups(kernels: Tensor, grid: Grid) -> Tensor:
     return kernels.movedim(1, -1).reshape(-1, grid.positions, grid.channels)
 
 
-def _write(out: Tensor, x: Tensor, residual: Tensor | None, grid: Grid) -> None:
-    """Write some complete groups into their kernels, the skip added on the way."""
-    kernels = x.view(-1, *grid.kernel, grid.channels).movedim(-1, 1)
-    if residual is None:
-        out.copy_(kernels)
-    else:
-        torch.add(residual, kernels, out=out)
+def _write(out: Tensor, x: Tensor, grid: Grid) -> None:
+    """Write some complete groups into their kernels."""
+    out.copy_(x.view(-1, *grid.kernel, grid.channels).movedim(-1, 1))

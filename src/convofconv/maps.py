@@ -20,6 +20,7 @@ from .association import (
     associate,
     choose_way,
     from_groups,
+    is_channels_last,
     match_layout,
     no_autocast,
     super_matrix,
@@ -452,8 +453,15 @@ class KernelLayerNorm(KernelMap):
     def forward(self, weight: Tensor) -> Tensor:
         if weight.shape[1:] != self.norm_weight.shape:
             raise ShapeError(f"this norm is for kernels {tuple(self.norm_weight.shape)}, got {tuple(weight.shape)}")
-        out = F.layer_norm(weight, weight.shape[1:], self.norm_weight, self.norm_bias, self.eps)
-        return match_layout(out.to(weight.dtype), weight)
+        x: Tensor = weight
+        gain: Tensor = self.norm_weight
+        bias: Tensor = self.norm_bias
+        # layer_norm copies what is not contiguous; a channels-last kernel is, with its channels behind.
+        last = is_channels_last(weight)
+        if last:
+            x, gain, bias = x.movedim(1, -1), gain.movedim(0, -1), bias.movedim(0, -1)
+        out = F.layer_norm(x, x.shape[1:], gain, bias, self.eps).to(weight.dtype)
+        return match_layout(out.movedim(-1, 1) if last else out, weight)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.norm_weight.shape)}, eps={self.eps}"
