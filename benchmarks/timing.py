@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Median time of one contender, and its ratio to the reference over the same turns."""
+    """Median time of one contender, and its ratio to the reference over the same turns, with quartiles."""
 
     milliseconds: float
     ratio: float
@@ -26,16 +28,21 @@ class Timing:
 
 
 def race(contenders: Mapping[str, Callable[[], object]], turns: int, warmup: int = 2) -> dict[str, Timing]:
-    """Let contenders take turns; ratios are to the first one, turn by turn, with their quartiles."""
+    """Let contenders take turns; ratios are to the first one, turn by turn.
+
+    Every second turn runs backwards, so that no contender always follows the same other one.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(-warmup, turns):
-        for name, contender in contenders.items():
-            start = time.perf_counter()
-            contender()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if turn >= 0:
-                times[name].append(1000 * (time.perf_counter() - start))
+    with _no_garbage_collection():
+        for turn in range(-warmup, turns):
+            order = list(contenders.items())
+            for name, contender in order if turn % 2 else reversed(order):
+                _synchronize()
+                start = time.perf_counter()
+                contender()
+                _synchronize()
+                if turn >= 0:
+                    times[name].append(1000 * (time.perf_counter() - start))
     reference = next(iter(times.values()))
     out = {}
     for name, mine in times.items():
@@ -45,10 +52,51 @@ def race(contenders: Mapping[str, Callable[[], object]], turns: int, warmup: int
     return out
 
 
-def machine() -> str:
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def machine(device: torch.device) -> str:
     """One line on what the figures were measured on."""
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, {versions}"
     model = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    return f"{model}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}"
+    return f"{model}, {torch.get_num_threads()} threads, {versions}"
+
+
+def bytes_per_second(device: torch.device, size: int = 1 << 28) -> float:
+    """Memory bandwidth: bytes read plus bytes written by a copy far larger than any cache."""
+    source, target = (torch.ones(size // 4, device=device) for _ in range(2))
+    return 2 * size / _best(lambda: target.copy_(source))
+
+
+def products_per_second(device: torch.device, side: int = 2048) -> float:
+    """Floating-point operations per second of a large float32 matrix product."""
+    a, b, out = (torch.ones(side, side, device=device) for _ in range(3))
+    return 2 * side**3 / _best(lambda: torch.mm(a, b, out=out))
+
+
+def _best(function: Callable[[], object], turns: int = 9) -> float:
+    seconds = []
+    for _ in range(turns):
+        _synchronize()
+        start = time.perf_counter()
+        function()
+        _synchronize()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

@@ -1,0 +1,79 @@
+"""The contenders of the benchmarks compute what they claim; otherwise their times say nothing."""
+
+import argparse
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import convofconv as coc
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import records
+from benchmarks.contenders import CONTENDERS, DOConv, posters_associate
+from benchmarks.folding import graph
+from benchmarks.timing import race
+from convofconv.association import Grid, associate
+
+
+@pytest.mark.parametrize("shape", [(8, 4, 3, 3), (10, 3, 5, 5), (4, 1, 7, 7)])
+def test_the_posters_way_computes_what_ours_does(shape):
+    weight = torch.randn(shape, dtype=torch.float64)
+    grid = Grid.build(shape, side=2, extra_width=2, dilated=True)
+    super_kernel = torch.randn(1, *grid.super_shape("input"), dtype=torch.float64)
+    difference = posters_associate(weight, super_kernel, grid) - associate(weight, super_kernel, grid)
+    assert difference.abs().max() < 1e-12
+
+
+def test_do_conv_mixes_the_positions_of_every_input_channel():
+    weight = torch.randn(5, 3, 2, 2)
+    do_conv = DOConv(weight)
+    assert torch.equal(do_conv(weight), weight)
+    nn.init.normal_(do_conv.mixing)
+    found = do_conv(weight).flatten(2)
+    for o in range(5):
+        for i in range(3):
+            expected = weight[o, i].flatten() @ (torch.eye(4) + do_conv.mixing[i])
+            assert torch.allclose(found[o, i], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_every_contender_trains(name):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
+    CONTENDERS[name](model)
+    model(torch.randn(2, 3, 8, 8)).square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_folded_network_has_the_plain_networks_graph():
+    """Inference after folding costs nothing: not a matter of time, the operations are the same."""
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
+    converted = coc.convert(copy.deepcopy(plain)).eval()
+    x = torch.randn(1, 3, 9, 9)
+    assert graph(coc.reparameterize(converted), x) == graph(plain, x)
+    assert graph(converted, x) != graph(plain, x)
+
+
+def test_ratios_are_to_the_first_contender_turn_by_turn(monkeypatch):
+    # First turn backwards: the other one 2 s, plain 1 s; second turn forwards: plain 2 s, the other one 8 s.
+    clock = iter(float(second) for second in (0, 2, 10, 11, 20, 22, 30, 38))
+    monkeypatch.setattr("benchmarks.timing.time.perf_counter", lambda: next(clock))
+    times = race({"plain": lambda: None, "other": lambda: None}, turns=2, warmup=0)
+    assert times["plain"].ratio == 1
+    assert (times["other"].milliseconds, times["other"].ratio) == (5000, 3)
+
+
+def test_a_row_is_measured_once_per_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "results")
+    arguments = argparse.Namespace(device="cpu", turns=3, again=False)
+    assert not records.has_record("part", {"width": 64}, arguments)
+    records.write_record("part", {"width": 64}, {"ms": 1.0}, arguments)
+    records.write_record("part", {"width": 64}, {"ms": 2.0}, arguments)
+    assert records.has_record("part", {"width": 64}, arguments)
+    assert not records.has_record("part", {"width": 128}, arguments)
+    assert not records.has_record("part", {"width": 64}, argparse.Namespace(device="cpu", turns=3, again=True))
+    assert [row["ms"] for row in records.read_records("part")] == [2.0]
