@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GUIDES = ["README.md", "CONTRIBUTING.md", "docs/method.md", "docs/training.md"]
+GUIDES = ["README.md", "CONTRIBUTING.md", "docs/method.md", "docs/training.md", "docs/lab.md"]
 
 
 def snippets(language: str) -> list[tuple[str, str]]:

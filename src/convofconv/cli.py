@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -21,7 +22,17 @@ from .lab.demo_settings import DemoSettings
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-_LAB_PACKAGES = ("jsonargparse", "matplotlib", "mlxtend", "timm", "torchvision", "tqdm")
+_LAB_PACKAGES = (
+    "jsonargparse",
+    "lightning",
+    "matplotlib",
+    "mlxtend",
+    "tensorboard",
+    "timm",
+    "torchmetrics",
+    "torchvision",
+    "tqdm",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +153,95 @@ def _verify(options: Namespace) -> None:
     run_verify(**vars(options))
 
 
+def _run_options(parser: ArgumentParser) -> None:
+    from .lab.runs.options import add_recipe_options
+
+    add_recipe_options(parser)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: runs/RECIPE-METHOD-seedN)")
+
+
+def _fit_options(parser: ArgumentParser) -> None:
+    _run_options(parser)
+    parser.add_argument("--resume", action="store_true", help="go on with the run in the folder, if there is one")
+    parser.add_argument("--profile", action="store_true", help="measure loader and network, and train nothing")
+
+
+def _fit(options: Namespace) -> None:
+    from .lab.runs.fit import run_fit
+    from .lab.runs.folder import default_folder
+    from .lab.runs.options import build_recipe
+
+    name, recipe = build_recipe(options)
+    run_fit(recipe, options.out or default_folder(name, recipe), options.resume, options.profile)
+
+
+def _evaluate(options: Namespace, split: str) -> None:
+    from .lab.runs.fit import run_evaluation
+    from .lab.runs.folder import default_folder
+    from .lab.runs.options import build_recipe
+
+    name, recipe = build_recipe(options)
+    run_evaluation(recipe, options.out or default_folder(name, recipe), split)
+
+
+def _recipes(options: Namespace) -> None:
+    from .lab.runs.options import list_recipes
+
+    print(list_recipes())
+
+
+#: Commands whose first argument is a recipe.
+_RECIPE_COMMANDS = ("fit", "validate", "test")
+
 COMMANDS = {
+    "fit": Command(
+        "train a network as a recipe says, fold it, and write everything down",
+        """\
+coc fit RECIPE [--method METHOD] [--SECTION.KEY VALUE ...]
+
+Train with the recipe's settings, keep the best epoch, fold it into plain convs, check that it computes the same, and
+evaluate it again. RECIPE is a name from `coc recipes` or a YAML file; every value of it can be overruled. The folder of
+the run gets model.safetensors (plain convs), converted.safetensors (with kernel maps), results.json, metrics.csv,
+curves.png, TensorBoard logs and the checkpoints that --resume goes on from, after a kill at any moment.
+
+examples:
+  coc fit digits-resnet18 --method coc
+  coc fit scenes-fcn-resnet18 --method coc+stnd --training.epochs 20 --training.seed 1
+  coc fit my-recipe.yaml --resume
+  torchrun --nproc-per-node 4 -m convofconv.cli fit imagenet-resnet50 --data.root DIR""",
+        _fit_options,
+        _fit,
+    ),
+    "validate": Command(
+        "evaluate the folded network of a finished run on its validation split",
+        """\
+coc validate RECIPE [--method METHOD] [--out DIR]
+
+example:
+  coc validate digits-resnet18 --method coc""",
+        _run_options,
+        functools.partial(_evaluate, split="val"),
+    ),
+    "test": Command(
+        "evaluate the folded network of a finished run on its test split",
+        """\
+coc test RECIPE [--method METHOD] [--out DIR]
+
+example:
+  coc test digits-resnet18 --method coc""",
+        _run_options,
+        functools.partial(_evaluate, split="test"),
+    ),
+    "recipes": Command(
+        "list the recipes that are built in",
+        """\
+List the recipes that are built in, with a line on each.
+
+example:
+  coc recipes""",
+        lambda parser: None,
+        _recipes,
+    ),
     "summary": Command(
         "show which convs of a network are converted, which are not and why",
         """\
@@ -208,7 +307,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: with code 0, after ``--help`` and ``--version``.
     """
+    argv = list(sys.argv[1:] if argv is None else argv)
     try:
+        if argv and argv[0] in _RECIPE_COMMANDS:
+            from .lab.runs.options import recipe_first
+
+            argv = recipe_first(argv)
         options = _parser().parse_args(argv)
         COMMANDS[options.command].run(options[options.command])
     except KeyboardInterrupt:

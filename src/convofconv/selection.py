@@ -179,7 +179,7 @@ def followed_by_norm(model: nn.Module) -> set[str]:
         for name, module in model.named_modules()
         if isinstance(module, nn.modules.conv._ConvNd)
         or (
-            not any(module.children())
+            (not any(module.children()) or _is_norm_with_activation(module))
             and not isinstance(module, _TRANSPARENT)
             and "parametrizations" not in name.split(".")
         )
@@ -189,6 +189,11 @@ def followed_by_norm(model: nn.Module) -> set[str]:
         for (name, module), (_, after) in itertools.pairwise(leaves)
         if isinstance(module, nn.modules.conv._ConvNd) and _norm_channels(after) == module.out_channels
     }
+
+
+def _is_norm_with_activation(module: nn.Module) -> bool:
+    """Whether a module with children is itself a norm, such as timm's ``BatchNormAct2d``: it has a scale of its own."""
+    return "weight" in module._parameters and _norm_channels(module) is not None
 
 
 def _norm_channels(module: nn.Module) -> int | None:

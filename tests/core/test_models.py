@@ -78,3 +78,12 @@ def test_it_trains(make):
         optimizer.step()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     assert all(m.super_kernel.any() for m in maps)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "efficientnet_b0", "resnet18"])
+def test_convs_of_timm_are_followed_by_their_norms_with_or_without_activation(name):
+    """timm's BatchNormAct2d is a norm that holds an activation: every k ≠ 1 conv of these networks is standardized."""
+    model = coc.convert(timm.create_model(name), "stnd")
+    plain = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
+    assert plain
+    assert all(coc.kernel_maps(model.get_submodule(n)) for n in plain)

@@ -23,21 +23,31 @@ def build_architecture(name: str, options: Mapping[str, Any] | None = None) -> n
         ConfigError: there is no such network, it cannot be built with these options, or is no module.
     """
     options = dict(options or {})
-    if ":" in name:
-        factory: Callable[..., Any] = _import(name)
-    else:
-        library, _, model = name.partition("/")
-        libraries = {"timm": _timm, "torchvision": _torchvision}
-        if library not in libraries or not model:
-            raise ConfigError(f"an architecture is timm/NAME, torchvision/NAME or module:function; got {name!r}")
-        factory = libraries[library](model)
+    factory = find_architecture(name)
     try:
         network = factory(**options)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"{name} cannot be built with {options or 'its defaults'}: {error}") from error
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"{name} cannot be built with {options or 'its defaults'}: {str(error) or type(error).__name__}"
+        ) from error
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{name} gives a {type(network).__name__}, not a torch.nn.Module")
     return network
+
+
+def find_architecture(name: str) -> Callable[..., Any]:
+    """Find the constructor of a network by name, without building anything.
+
+    Raises:
+        ConfigError: there is no such network.
+    """
+    if ":" in name:
+        return _import(name)
+    library, _, model = name.partition("/")
+    libraries = {"timm": _timm, "torchvision": _torchvision}
+    if library not in libraries or not model:
+        raise ConfigError(f"an architecture is timm/NAME, torchvision/NAME or module:function; got {name!r}")
+    return libraries[library](model)
 
 
 def _timm(model: str) -> Callable[..., nn.Module]:

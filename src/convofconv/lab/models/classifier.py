@@ -1,0 +1,74 @@
+"""Classifiers of timm and torchvision, with a stem for small pictures if asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ...errors import ConfigError
+from ..architectures import find_architecture
+from ..recipe import ModelRecipe
+from .library import architecture, build_from_library
+
+#: What the libraries call the share of features that is dropped before the last layer.
+_DROPOUT = {"timm": "drop_rate", "torchvision": "dropout"}
+
+
+def build_classifier(recipe: ModelRecipe, classes: int) -> nn.Module:
+    """Build the classifier of a recipe, plain.
+
+    Args:
+        recipe: of the network.
+        classes: number of classes.
+
+    Shape:
+        - input: ``(batch, 3, height, width)``
+        - output: ``(batch, classes)``
+
+    Raises:
+        ConfigError: there is no such classifier, or it cannot be built as asked.
+    """
+    name = architecture(recipe.backbone)
+    library, _, model = name.partition("/")
+    find_architecture(name)
+    if library == "torchvision":
+        _check_classifies(model)
+    arguments: dict[str, Any] = {"num_classes": classes}
+    if recipe.dropout:
+        arguments[_DROPOUT[library]] = recipe.dropout
+    if recipe.small_images and recipe.weights == "timm":
+        raise ConfigError("model.small_images replaces the stem, which model.weights=timm would bring; choose one")
+    try:
+        network = build_from_library(recipe, **arguments)
+    except ConfigError as error:
+        if recipe.dropout and f"argument '{_DROPOUT[library]}'" in str(error):
+            raise ConfigError(f"model.dropout: {name} has no dropout before its last layer; leave it at 0") from error
+        raise
+    if recipe.small_images:
+        _replace_stem(network, name)
+    return network
+
+
+def _check_classifies(model: str) -> None:
+    from torchvision import models
+
+    if model not in models.list_models(module=models):
+        raise ConfigError(f"model.backbone: torchvision/{model} is no classifier of pictures")
+
+
+def _replace_stem(network: nn.Module, name: str) -> None:
+    """Let a ResNet look at every pixel: 3×3 instead of a large or deep stem that halves the size, and no pooling."""
+    import timm.models.resnet
+    import torchvision.models.resnet
+
+    if not isinstance(network, timm.models.resnet.ResNet | torchvision.models.resnet.ResNet):
+        raise ConfigError(
+            f"model.small_images replaces the stem of a ResNet; {name} is a {type(network).__name__}. Leave it out, or "
+            "take a network like resnet18"
+        )
+    first = next(module for module in network.conv1.modules() if isinstance(module, nn.Conv2d))
+    stem = nn.Conv2d(first.in_channels, network.bn1.num_features, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as both libraries do
+    network.conv1 = stem
+    network.maxpool = nn.Identity()

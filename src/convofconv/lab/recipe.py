@@ -1,0 +1,286 @@
+"""A recipe: everything that decides a training run, as checked dataclasses, read from one YAML per network × data set.
+
+Values are checked when a recipe is made, before any data is read or network built; errors name the dotted key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ..config import PRESETS
+from ..errors import ConfigError, listing
+
+Task = Literal["classification", "segmentation"]
+DataName = Literal["digits", "digit_scenes", "cifar10", "cifar100", "image_folder", "voc"]
+Schedule = Literal["constant", "step", "poly", "linear", "cosine"]
+Warmup = Literal["linear", "constant"]
+Optimizer = Literal["sgd", "adamw"]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+Convert = Literal["backbone", "all"]
+
+#: The data sets of every task; the first needs no download.
+DATA_OF_TASK: dict[str, tuple[str, ...]] = {
+    "classification": ("digits", "cifar10", "cifar100", "image_folder"),
+    "segmentation": ("digit_scenes", "voc"),
+}
+METHODS = ("plain", "stnd", "orth", "coc", "coc+stnd", "coc+orth")
+
+
+def _refuse(key: str, rule: str, got: object) -> ConfigError:
+    return ConfigError(f"{key} must be {rule}, got {got!r}")
+
+
+def _at_least(config: object, section: str, bounds: Iterable[tuple[str, float]]) -> None:
+    for name, least in bounds:
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise _refuse(f"{section}.{name}", f"at least {least:g}", value)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataRecipe:
+    """What is trained and evaluated on, and how training pictures are varied.
+
+    Args:
+        name: the data set; digits and digit_scenes are built in.
+        root: the data set's folder, in the layout of torchvision's data set of that name.
+        download: fetch the data set into root if it is missing, where torchvision can.
+        train_split: split to train on.
+        val_split: split to choose the best epoch by.
+        test_split: split that `coc test` evaluates; empty for the validation split.
+        year: year of a VOC folder, VOCdevkit/VOC2012 for example.
+        classes: number of classes; the data must have as many.
+        crop: height and width of a training crop.
+        resize: length of a picture's shorter side before cropping; 0 leaves pictures as they are.
+        eval_resize: the same when evaluating.
+        eval_crop: side of the centre crop when evaluating classification; 0 for none.
+        scale: training pictures are resized by a random factor between these two.
+        random_resized_crop: crop a random part of random shape (ImageNet's augmentation) in place of a plain crop.
+        padding: pixels added on every side before cropping.
+        flip: mirror half of the pictures.
+        photometric: vary brightness, contrast, saturation and hue.
+        mean: mean of the channels, for normalisation.
+        std: deviation of the channels.
+        limit: use only so many pictures of every split, evenly chosen; 0 for all.
+        workers: processes that read pictures.
+    """
+
+    name: DataName = "digits"
+    root: Path | None = None
+    download: bool = False
+    train_split: str = "train"
+    val_split: str = "val"
+    test_split: str = ""
+    year: str = "2012"
+    classes: int = 10
+    crop: tuple[int, int] = (32, 32)
+    resize: int = 0
+    eval_resize: int = 0
+    eval_crop: int = 0
+    scale: tuple[float, float] = (1.0, 1.0)
+    random_resized_crop: bool = False
+    padding: int = 0
+    flip: bool = False
+    photometric: bool = False
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    limit: int = 0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("resize", "eval_resize", "eval_crop", "padding", "limit", "workers"):
+            _at_least(self, "data", [(name, 0)])
+        _at_least(self, "data", [("classes", 2)])
+        if min(self.crop) < 1:
+            raise _refuse("data.crop", "two numbers of at least 1", self.crop)
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise _refuse("data.scale", "two positive factors, the smaller first", self.scale)
+        if min(self.std) <= 0:
+            raise _refuse("data.std", "positive", self.std)
+        if self.root is None and not self.name.startswith("digit"):
+            raise ConfigError(f"data.root is missing: the folder of the data set {self.name}")
+        if self.root is not None and not self.download and not self.root.is_dir():
+            raise ConfigError(f"data.root: no such folder, {self.root}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelRecipe:
+    """The network.
+
+    Args:
+        backbone: name of a classifier of timm, or torchvision/NAME.
+        weights: where the backbone's weights come from: empty for random ones, "timm" for timm's pretrained ones, or
+            the folder of a finished run of the same backbone.
+        options: arguments of the backbone's constructor.
+        small_images: replace the stem of a ResNet by a 3×3 conv without pooling, as is done for CIFAR.
+        output_stride: of the backbone of a segmentation network.
+        head_channels: channels of the head's 3×3 conv of a segmentation network; 0 for a
+            quarter of its input (HRNet: as many as its input).
+        dropout: share of features dropped before the last layer.
+        convert: convert the backbone only, as the paper does, or the whole network.
+    """
+
+    backbone: str = "resnet18"
+    weights: str = ""
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    small_images: bool = False
+    output_stride: int = 8
+    head_channels: int = 0
+    dropout: float = 0.0
+    convert: Convert = "backbone"
+
+    def __post_init__(self) -> None:
+        if self.output_stride not in (8, 16, 32):
+            raise _refuse("model.output_stride", "8, 16 or 32", self.output_stride)
+        if not 0 <= self.dropout < 1:
+            raise _refuse("model.dropout", "at least 0 and less than 1", self.dropout)
+        _at_least(self, "model", [("head_channels", 0)])
+        if self.weights not in ("", "timm") and not Path(self.weights).is_dir():
+            raise ConfigError(f'model.weights must be empty, "timm" or the folder of a run; {self.weights} is none')
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRecipe:
+    """The optimization.
+
+    Args:
+        epochs: passes over the training pictures.
+        batch: pictures per optimizer step, over all processes and accumulated batches.
+        eval_batch: pictures per process when evaluating.
+        optimizer: sgd or adamw.
+        lr: learning rate after the warm-up.
+        momentum: of sgd.
+        nesterov: Nesterov's momentum.
+        weight_decay: on kernels, basic and super, and linear layers.
+        decay_norms: also on norms and biases.
+        schedule: how the learning rate falls.
+        milestones: epochs at which the step schedule multiplies the rate by gamma.
+        gamma: factor of the step schedule.
+        power: of the poly schedule.
+        min_lr: learning rate at the end of the poly, linear and cosine schedules.
+        warmup: rise linearly from the share warmup_start of the rate, or stay constant at it.
+        warmup_steps: steps of the warm-up; 0 for none.
+        warmup_start: share of the rate that the warm-up starts from.
+        label_smoothing: of the classification loss.
+        ema: decay of the moving average of the weights that is evaluated and kept; 0 for none.
+        accumulate: batches per optimizer step.
+        clip: largest norm of the gradient; 0 for no limit.
+        precision: of the computation.
+        channels_last: memory format of kernels and pictures.
+        compile: compile the network.
+        checkpoint_steps: also save every so many steps, not only after epochs; 0 for never.
+        seed: decides weights, order and augmentation.
+    """
+
+    epochs: int = 10
+    batch: int = 64
+    eval_batch: int = 64
+    optimizer: Optimizer = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    decay_norms: bool = True
+    schedule: Schedule = "cosine"
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    power: float = 0.9
+    min_lr: float = 0.0
+    warmup: Warmup = "linear"
+    warmup_steps: int = 0
+    warmup_start: float = 0.001
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+    accumulate: int = 1
+    clip: float = 0.0
+    precision: Precision = "32-true"
+    channels_last: bool = False
+    compile: bool = False
+    checkpoint_steps: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        ones = ("epochs", "batch", "eval_batch", "accumulate")
+        zeros = ("weight_decay", "min_lr", "warmup_steps", "clip", "checkpoint_steps", "seed", "power", "gamma")
+        _at_least(self, "training", [(name, 1) for name in ones] + [(name, 0) for name in zeros])
+        if self.lr <= 0:
+            raise _refuse("training.lr", "positive", self.lr)
+        for name in ("momentum", "label_smoothing", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise _refuse(f"training.{name}", "at least 0 and less than 1", getattr(self, name))
+        if not 0 < self.warmup_start <= 1:
+            raise _refuse("training.warmup_start", "more than 0 and at most 1", self.warmup_start)
+        if list(self.milestones) != sorted(set(self.milestones)) or any(m < 1 for m in self.milestones):
+            raise _refuse("training.milestones", "rising epochs of at least 1", self.milestones)
+        if self.schedule == "step" and not self.milestones:
+            raise ConfigError("training.milestones is missing: the step schedule needs the epochs of its steps")
+        if self.nesterov and self.momentum == 0:
+            raise ConfigError("training.nesterov needs training.momentum above 0")
+        if self.batch % self.accumulate:
+            raise _refuse("training.batch", f"a multiple of training.accumulate ({self.accumulate})", self.batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class MachineRecipe:
+    """Where the run is computed; decides nothing about its result but rounding.
+
+    Args:
+        accelerator: cpu, gpu or auto.
+        devices: processes per machine, one per GPU.
+        nodes: machines.
+        strategy: auto, ddp or fsdp.
+        threads: CPU threads per process; 0 leaves torch's choice.
+    """
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least(self, "machine", [("devices", 1), ("nodes", 1), ("threads", 0)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A training run.
+
+    Args:
+        task: classification or segmentation.
+        method: plain, or kernel maps joined with +.
+        preset: hyper-parameters of the association.
+        data: what is trained on.
+        model: the network.
+        training: the optimization.
+        machine: where it is computed.
+
+    Raises:
+        ConfigError: a value is impossible, alone or together with another; the message names the key.
+    """
+
+    task: Task = "classification"
+    method: str = "plain"
+    preset: str = "poster"
+    data: DataRecipe = dataclasses.field(default_factory=DataRecipe)
+    model: ModelRecipe = dataclasses.field(default_factory=ModelRecipe)
+    training: TrainingRecipe = dataclasses.field(default_factory=TrainingRecipe)
+    machine: MachineRecipe = dataclasses.field(default_factory=MachineRecipe)
+
+    def __post_init__(self) -> None:
+        if self.task not in get_args(Task):
+            raise _refuse("task", listing(get_args(Task)), self.task)
+        if self.method not in METHODS:
+            raise _refuse("method", f"one of {', '.join(METHODS)}", self.method)
+        if self.preset not in PRESETS:
+            raise _refuse("preset", f"one of {', '.join(PRESETS)}", self.preset)
+        if self.data.name not in DATA_OF_TASK[self.task]:
+            raise _refuse("data.name", f"one of {', '.join(DATA_OF_TASK[self.task])} for {self.task}", self.data.name)
+        processes = self.machine.devices * self.machine.nodes * self.training.accumulate
+        if self.training.batch % processes:
+            raise _refuse(
+                "training.batch", f"a multiple of processes × accumulated batches, {processes}", self.training.batch
+            )

@@ -1,0 +1,75 @@
+"""Checkpoints of a run: written atomically, read without executing code, the last and the best epoch's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ...errors import ConvOfConvError
+from ..files import replacing
+from ..tasks.module import Training
+from .folder import RunFolder
+
+
+class CheckpointError(ConvOfConvError, RuntimeError):
+    """A checkpoint cannot be written or read; the message names the file."""
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoint files that are complete or not there."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        target = Path(path)
+        try:
+            with replacing(target) as part:
+                torch.save(checkpoint, part)
+        except (OSError, RuntimeError) as error:  # torch's writer tells of a full disk with a RuntimeError
+            raise CheckpointError(
+                f"{target}: the checkpoint cannot be written ({error}); the one before it is intact"
+            ) from error
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return read_checkpoint(Path(path), map_location)
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint without executing code from it.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+    except Exception as error:  # torch raises nearly anything on broken files
+        raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
+    return checkpoint
+
+
+class KeepLastAndBest(Callback):
+    """Save after every epoch, on request also every so many steps, and keep the best epoch's checkpoint.
+
+    Which epoch is best follows from the history in the checkpoint: the first with the highest metric.
+    """
+
+    def __init__(self, folder: RunFolder, every_steps: int) -> None:
+        self.folder, self.every_steps = folder, every_steps
+        self._saved_at = -1
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        step = trainer.global_step
+        inside = not trainer.is_last_batch
+        if self.every_steps and inside and step % self.every_steps == 0 and step != self._saved_at:
+            self._saved_at = step
+            trainer.save_checkpoint(self.folder.last, weights_only=False)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, Training)
+        scores = [epoch[module.metrics.main] for epoch in module.history]
+        # The best one first: if the last one is written, the best one that it speaks of is there.
+        if scores.index(max(scores)) == len(scores) - 1:
+            trainer.save_checkpoint(self.folder.best, weights_only=False)
+        trainer.save_checkpoint(self.folder.last, weights_only=False)

@@ -1,0 +1,48 @@
+"""The data of a run as a LightningDataModule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from ..data.build import DataSets, collate_masks
+from ..data.loading import ResumableLoader, evaluation_loader, training_loader
+from ..recipe import Recipe
+
+
+class RunData(LightningDataModule):
+    """Loaders of every process, sharded here: training batches without overlap, evaluation pictures exactly once."""
+
+    def __init__(self, recipe: Recipe, sets: DataSets) -> None:
+        super().__init__()
+        self.recipe, self.sets = recipe, sets
+        self._collate = collate_masks if recipe.task == "segmentation" else None
+
+    @property
+    def _place(self) -> dict[str, int]:
+        assert self.trainer is not None
+        return {"rank": self.trainer.global_rank, "world": self.trainer.world_size}
+
+    def train_dataloader(self) -> ResumableLoader:
+        training = self.recipe.training
+        batch = training.batch // (training.accumulate * self._place["world"])
+        return training_loader(self.sets.train, batch, training.seed, self.recipe.data.workers, **self._place)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        training = self.recipe.training
+        batches = len(self.sets.train) // (training.batch // training.accumulate)  # type: ignore[arg-type]
+        return max(1, -(-batches // training.accumulate))
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._evaluation(self.sets.val)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._evaluation(self.sets.test)
+
+    def _evaluation(self, dataset: Any) -> DataLoader[Any]:
+        batch, workers = self.recipe.training.eval_batch, self.recipe.data.workers
+        return evaluation_loader(dataset, batch, workers, self._collate, **self._place)

@@ -1,0 +1,136 @@
+"""The end of a run: fold the best network, check that it computes the same, evaluate it, write the results."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from matplotlib.figure import Figure
+from torch import nn
+
+from ... import __version__
+from ...selection import convs, kernel_maps
+from ...surgery import reparameterize
+from ...verification import verify
+from ..checkpoints import write_state_dict
+from ..files import write_atomic
+from ..tasks.module import Training
+from .checkpoints import read_checkpoint
+from .data import RunData
+from .folder import RunFolder, plain_values
+
+#: Largest relative difference between a trained network's logits and the folded one's, in float32.
+_TOLERANCE = 1e-4
+
+
+def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolder, seconds: float) -> None:
+    """Evaluate the best network as it was trained and folded, and write networks and results.
+
+    Raises:
+        VerificationError: the folded network computes something else.
+    """
+    training.load_state_dict(read_checkpoint(folder.best)["state_dict"])
+    best = training.evaluated
+    converted = any(kernel_maps(conv) for _, conv in convs(best))
+    plain = copy.deepcopy(best)
+    if converted:
+        plain = reparameterize(plain, inplace=True)
+    # Twice the same: norms over small maps refuse a single picture.
+    images = torch.stack([data.sets.val[0][0]] * 2).to(training.device)
+    difference = verify(best, plain, images, tolerance=_TOLERANCE)
+    before = _evaluate(trainer, training, data)
+    training.average, training.network = None, plain
+    after = _evaluate(trainer, training, data) if converted else before
+    if not trainer.is_global_zero:
+        return
+    write_state_dict(folder.model, plain.state_dict())
+    if converted:
+        write_state_dict(folder.converted, best.state_dict())
+    main = training.metrics.main
+    scores = [epoch[main] for epoch in training.history]
+    results = {
+        "recipe": plain_values(training.recipe),
+        "classes": list(data.sets.classes),
+        "metric": main,
+        "best_epoch": scores.index(max(scores)) + 1,
+        "validation": training.history[scores.index(max(scores))],
+        "test": {"as_trained": before, "folded": after},
+        "largest_difference_after_folding": difference,
+        "parameters": {"as_trained": _count(best), "folded": _count(plain)},
+        "history": training.history,
+        "versions": _versions(),
+        "command": sys.argv,
+        "seconds": seconds,
+    }
+    write_atomic(folder.results, (json.dumps(results, indent=2) + "\n").encode())
+    value = after[main]
+    print(f"{main} {value:.2f} % (folded; best epoch {results['best_epoch']} of {len(scores)}): {folder.results}")
+
+
+def _evaluate(trainer: Trainer, training: Training, data: RunData) -> dict[str, float]:
+    (values,) = trainer.test(training, datamodule=data, verbose=False)
+    return {name.removeprefix("test/"): value for name, value in values.items()}
+
+
+def _count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _versions() -> dict[str, str | None]:
+    import lightning
+
+    return {
+        "convofconv": __version__,
+        "git_commit": _git_commit(),
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of this code, where it runs from a clone."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def write_history(folder: RunFolder, history: Sequence[Mapping[str, float]], main: str) -> None:
+    """Write the epochs' numbers as a table and as curves."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(history[0]))
+    writer.writeheader()
+    writer.writerows(history)
+    write_atomic(folder.log, text.getvalue().encode())
+    write_atomic(folder.curves, _curves(history, main))
+
+
+def _curves(history: Sequence[Mapping[str, float]], main: str) -> bytes:
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    axes: Any = figure.subplots(1, 2)
+    epochs = [epoch["epoch"] for epoch in history]
+    axes[0].plot(epochs, [epoch["loss"] for epoch in history], marker="o", markersize=3)
+    axes[0].set(title="training loss", xlabel="epoch", yscale="log")
+    for name in [name for name in history[0] if name not in ("epoch", "step", "lr", "loss")]:
+        thick = 2 if name == main else 1
+        axes[1].plot(epochs, [epoch[name] for epoch in history], marker="o", markersize=3, lw=thick, label=name)
+    axes[1].set(title="validation, %", xlabel="epoch")
+    axes[1].legend()
+    for one in axes:
+        one.grid(alpha=0.3)
+        one.xaxis.get_major_locator().set_params(integer=True)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=120)
+    return png.getvalue()

@@ -1,0 +1,193 @@
+"""One training run, from a recipe to a folded network: what ``coc fit``, ``validate`` and ``test`` do."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from ...errors import ConfigError
+from ..checkpoints import read_state_dict
+from ..data.build import DataSets, build_data
+from ..models.build import build_network
+from ..recipe import Recipe
+from ..tasks.module import Training
+from .checkpoints import AtomicCheckpoints, KeepLastAndBest
+from .data import RunData
+from .finish import finish, write_history
+from .folder import RunFolder, check_same_recipe, open_folder, plain_values
+from .profile import profile
+
+
+def run_fit(recipe: Recipe, out: Path, resume: bool, profile_only: bool = False) -> None:
+    """Train, keep the best epoch, fold it, check it and write everything down.
+
+    Args:
+        recipe: what decides the result.
+        out: folder of the run.
+        resume: go on with the run in ``out``, if there is one.
+        profile_only: measure the loader and the network for some batches, and train nothing.
+
+    Raises:
+        ConfigError: the recipe does not fit the data, or ``out`` cannot be used.
+    """
+    started = time.time()
+    recipe = _as_launched(recipe)
+    folder = RunFolder(out)
+    if _leads() and not profile_only:
+        open_folder(folder, recipe, resume)
+    training, data = _build(recipe)
+    if profile_only:
+        print(profile(training, data))
+        return
+    with _quiet():
+        trainer = _trainer(recipe, folder)
+        go_on = resume and folder.last.exists()
+        trainer.fit(training, data, ckpt_path=folder.last if go_on else None, weights_only=True)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        finish(trainer, training, data, folder, time.time() - started)
+
+
+def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
+    """Evaluate the folded network of a finished run.
+
+    Args:
+        recipe: the recipe of the run.
+        out: folder of the run.
+        split: ``val`` or ``test``.
+
+    Raises:
+        ConfigError: there is no finished run of this recipe.
+    """
+    recipe = _as_launched(recipe)
+    folder = RunFolder(out)
+    if not folder.model.exists():
+        raise ConfigError(f"{out} holds no finished run of this recipe; train it first: coc fit ... --out {out}")
+
+    check_same_recipe(folder, json.loads(folder.recipe.read_text(encoding="utf-8")), plain_values(recipe))
+    training, data = _build(dataclasses.replace(recipe, method="plain", model=_without_weights(recipe)))
+    training.network.load_state_dict(read_state_dict(folder.model, training.network.state_dict().keys()))
+    with _quiet():
+        trainer = _trainer(recipe, None)
+        if split == "val":
+            data.sets = dataclasses.replace(data.sets, test=data.sets.val)
+        (values,) = trainer.test(training, datamodule=data, verbose=False)
+    if trainer.is_global_zero:
+        for name, value in values.items():
+            print(f"{name.replace('test/', split + ' ')}: {value:.2f}")
+
+
+def _without_weights(recipe: Recipe) -> Any:
+    return dataclasses.replace(recipe.model, weights="")
+
+
+def _build(recipe: Recipe) -> tuple[Training, RunData]:
+    if recipe.machine.threads:
+        torch.set_num_threads(recipe.machine.threads)
+    sets: DataSets = build_data(recipe.data, recipe.task, recipe.training.seed)
+    network = build_network(recipe, len(sets.classes))
+    if recipe.training.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    if recipe.training.compile:
+        network.compile()
+    return Training(recipe, network, len(sets.classes)), RunData(recipe, sets)
+
+
+def _as_launched(recipe: Recipe) -> Recipe:
+    """Take the number of processes from torchrun or SLURM where one of them started this process."""
+    machine = recipe.machine
+    if TorchElasticEnvironment.detect():
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        nodes = int(os.environ["WORLD_SIZE"]) // here
+    elif SLURMEnvironment.detect():
+        here, nodes = int(os.environ.get("SLURM_NTASKS_PER_NODE", "1")), int(os.environ.get("SLURM_NNODES", "1"))
+    else:
+        return recipe
+    return dataclasses.replace(recipe, machine=dataclasses.replace(machine, devices=here, nodes=nodes))
+
+
+def _leads() -> bool:
+    """Whether this is the only process, or the first of several."""
+    for environment in (TorchElasticEnvironment, SLURMEnvironment):
+        if environment.detect():
+            return bool(environment().global_rank() == 0)
+    return bool(LightningEnvironment().local_rank() == 0)
+
+
+def _trainer(recipe: Recipe, folder: RunFolder | None) -> Trainer:
+    training, machine = recipe.training, recipe.machine
+    watched = sys.stdout.isatty() and sys.stderr.isatty()
+    callbacks: list[Callback] = [TQDMProgressBar(leave=True)] if watched else []
+    if folder is not None:
+        callbacks += [_WriteHistory(folder), KeepLastAndBest(folder, training.checkpoint_steps)]
+    logger = TensorBoardLogger(folder.path, name="", version="tensorboard") if folder is not None else False
+    return Trainer(
+        accelerator=machine.accelerator,
+        devices=machine.devices,
+        num_nodes=machine.nodes,
+        strategy=machine.strategy,
+        precision=training.precision,
+        max_epochs=training.epochs,
+        accumulate_grad_batches=training.accumulate,
+        gradient_clip_val=training.clip or None,
+        callbacks=callbacks,
+        logger=logger,
+        plugins=[AtomicCheckpoints()],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=watched,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+
+
+class _WriteHistory(Callback):
+    """Numbers and curves after every epoch."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
+        if trainer.is_global_zero:
+            write_history(self.folder, module.history, module.metrics.main)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's advertisements and its advice on what is decided here."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
+    loggers += [logging.getLogger(f"{name}.utilities.rank_zero") for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        with warnings.catch_warnings():
+            for message in (
+                ".*does not have many workers.*",
+                ".*smaller than the logging interval.*",
+                ".*GPU available but not used.*",
+                ".*treespec, LeafSpec.*",
+                ".*all_gather is deprecated.*",
+            ):
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,118 @@
+"""The folder of a run: its files, the recipe it was started with, and whether it may be gone on with."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import ConfigError, listing
+from ..files import writable_folder, write_atomic
+from ..recipe import Recipe
+
+#: What may change between the start of a run and its resuming, because it does not decide the result.
+_FREE = ("data.root", "data.download", "data.workers", "machine.")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Paths of everything that a run writes."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe as it was started."""
+        return self.path / "recipe.json"
+
+    @property
+    def last(self) -> Path:
+        """Checkpoint to go on from."""
+        return self.path / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """Checkpoint of the best epoch."""
+        return self.path / "best.ckpt"
+
+    @property
+    def model(self) -> Path:
+        """The best network, folded into plain convs."""
+        return self.path / "model.safetensors"
+
+    @property
+    def converted(self) -> Path:
+        """The best network with its kernel maps, to train on."""
+        return self.path / "converted.safetensors"
+
+    @property
+    def results(self) -> Path:
+        """Metrics and how they came about."""
+        return self.path / "results.json"
+
+    @property
+    def log(self) -> Path:
+        """A line of numbers per epoch."""
+        return self.path / "metrics.csv"
+
+    @property
+    def curves(self) -> Path:
+        """The same as a picture."""
+        return self.path / "curves.png"
+
+
+def default_folder(name: str, recipe: Recipe) -> Path:
+    """Where a run goes if nothing else is said."""
+    return Path("runs") / f"{name}-{recipe.method}-seed{recipe.training.seed}"
+
+
+def open_folder(folder: RunFolder, recipe: Recipe, resume: bool) -> None:
+    """Make the folder of a new run, or check that a started one may be gone on with.
+
+    Raises:
+        ConfigError: it cannot be written to; it holds a run and ``resume`` is not asked for; or that run has another
+            recipe.
+    """
+    writable_folder(folder.path)
+    mine = plain_values(recipe)
+    if not folder.recipe.exists():
+        write_atomic(folder.recipe, (json.dumps(mine, indent=2) + "\n").encode())
+        return
+    if not resume:
+        raise ConfigError(f"{folder.path} holds a run already: go on with it by --resume, or choose another --out")
+    check_same_recipe(folder, json.loads(folder.recipe.read_text(encoding="utf-8")), mine)
+
+
+def check_same_recipe(folder: RunFolder, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run of another recipe.
+
+    Raises:
+        ConfigError: something differs that decides the result; the message names the keys.
+    """
+    before, now = flat(theirs), flat(mine)
+    wrong = [
+        f"{key}={before.get(key)!r} there, {now.get(key)!r} here"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key) and not key.startswith(_FREE)
+    ]
+    if wrong:
+        raise ConfigError(f"{folder.path} holds a run of another recipe: {listing(wrong)}; choose another --out")
+
+
+def plain_values(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain JSON values."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe), default=str))
+    return values
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys as dotted ones."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            out.update(flat(value, f"{prefix}{key}."))
+        else:
+            out[prefix + key] = value
+    return out

@@ -1,0 +1,58 @@
+"""Where a run's time goes: how fast pictures come, and how fast the network learns from them."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from ..data.loading import training_loader
+from ..tasks.module import Training
+from .data import RunData
+
+
+def profile(training: Training, data: RunData, batches: int = 20) -> str:
+    """Pictures per second of the loader alone and of training steps on one batch, in a few lines.
+
+    On the machine's first GPU, if it has one.
+    """
+    recipe = training.recipe
+    device = torch.device("cuda" if torch.cuda.is_available() and recipe.machine.accelerator != "cpu" else "cpu")
+    batch_size = recipe.training.batch // recipe.training.accumulate
+    loader = training_loader(data.sets.train, batch_size, recipe.training.seed, recipe.data.workers)
+    first, *_ = itertools.islice(loader, 1)
+    batches = min(batches, len(loader))
+    loading = _seconds(lambda: _exhaust(itertools.islice(loader, batches))) / batches
+    training.to(device).train()
+    images, target = (part.to(device) for part in first)
+    optimizer = torch.optim.SGD(training.network.parameters(), lr=1e-6)
+
+    def step(_: int) -> None:
+        optimizer.zero_grad()
+        training.loss(training.network(images), target).backward()
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    step(0)
+    learning = _seconds(lambda: _exhaust(map(step, range(batches)))) / batches
+    slower = "the loader: raise data.workers" if loading > learning else "the network"
+    return (
+        f"loader:  {batch_size / loading:10.1f} pictures/s with {recipe.data.workers} workers\n"
+        f"network: {batch_size / learning:10.1f} pictures/s on {device}, forward, backward and update\n"
+        f"limited by {slower}"
+    )
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _exhaust(items: Iterable[Any]) -> None:
+    for _ in items:
+        pass

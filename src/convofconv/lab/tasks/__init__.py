@@ -1,0 +1,1 @@
+"""What is trained for: losses and metrics of every task."""

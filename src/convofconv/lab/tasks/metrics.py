@@ -1,0 +1,87 @@
+"""Metrics of the tasks, as the field defines them, over all processes of a run (torchmetrics)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from ..data.images import VOID
+
+
+class ClassificationMetrics(nn.Module):
+    """Share of pictures whose class is the first guess, or among the first five.
+
+    Shape:
+        - logits: ``(N, classes)``
+        - target: ``(N,)``
+    """
+
+    #: What the best epoch is chosen by, and the progress bar shows.
+    main = "top1"
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.top1 = MulticlassAccuracy(classes, average="micro")
+        self.top5 = MulticlassAccuracy(classes, average="micro", top_k=min(5, classes))
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Count a batch."""
+        self.top1.update(logits, target)
+        self.top5.update(logits, target)
+
+    def compute(self) -> dict[str, float]:
+        """Percentages over everything counted."""
+        return {"top1": _percent(self.top1.compute()), "top5": _percent(self.top5.compute())}
+
+    def reset(self) -> None:
+        """Start counting anew."""
+        self.top1.reset()
+        self.top5.reset()
+
+
+class SegmentationMetrics(nn.Module):
+    """Mean IoU, mean and overall pixel accuracy, pixels that are :data:`VOID` left out.
+
+    A class that is neither in any mask nor predicted anywhere has no IoU, one that is in no mask has no accuracy: the
+    means are over the others, as mmsegmentation and the VOC toolkits do.
+
+    Shape:
+        - logits: ``(N, classes, H, W)``
+        - target: ``(N, H, W)``
+    """
+
+    main = "mIoU"
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.confusion = MulticlassConfusionMatrix(classes, ignore_index=VOID)
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Count a batch."""
+        self.confusion.update(logits.argmax(1), target)
+
+    def compute(self) -> dict[str, float]:
+        """Percentages over everything counted."""
+        table = self.confusion.compute().double()  # rows: truth, columns: prediction
+        right, truth, predicted = table.diagonal(), table.sum(1), table.sum(0)
+        iou, accuracy = right / (truth + predicted - right), right / truth
+        return {
+            "mIoU": _percent(torch.nanmean(iou)),
+            "mAcc": _percent(torch.nanmean(accuracy)),
+            "aAcc": _percent(right.sum() / table.sum()),
+        }
+
+    def class_iou(self) -> list[float]:
+        """IoU of every class in per cent, NaN for those without."""
+        table = self.confusion.compute().double()
+        right = table.diagonal()
+        return list((100 * right / (table.sum(1) + table.sum(0) - right)).tolist())
+
+    def reset(self) -> None:
+        """Start counting anew."""
+        self.confusion.reset()
+
+
+def _percent(share: Tensor) -> float:
+    return round(100 * share.item(), 5)  # float32 has no more

@@ -1,0 +1,150 @@
+"""The training of one network as a LightningModule, the same for every task but for loss and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ...errors import ConvOfConvError
+from ...optimization import param_groups
+from ..data.images import VOID
+from ..data.loading import seed_of
+from ..recipe import Recipe
+from .metrics import ClassificationMetrics, SegmentationMetrics
+from .schedule import schedule
+
+Metrics = ClassificationMetrics | SegmentationMetrics
+METRICS: dict[str, type[ClassificationMetrics] | type[SegmentationMetrics]] = {
+    "classification": ClassificationMetrics,
+    "segmentation": SegmentationMetrics,
+}
+
+
+class DivergedError(ConvOfConvError, FloatingPointError):
+    """The loss is no number any more; the message names the step."""
+
+
+class Training(LightningModule):
+    """Loss, metrics, optimizer and schedule of a recipe.
+
+    Args:
+        recipe: what decides the run.
+        network: converted or plain; takes pictures, gives logits.
+        classes: number of classes.
+    """
+
+    loss_sum: Tensor
+    loss_count: Tensor
+
+    def __init__(self, recipe: Recipe, network: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.network = network
+        decay = recipe.training.ema
+        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
+        self.average = average
+        self.metrics: Metrics = METRICS[recipe.task](classes)
+        #: One dictionary of numbers per finished epoch; kept in checkpoints, so that resuming neither loses nor
+        #: repeats one.
+        self.history: list[dict[str, float]] = []
+        # Sum and count of this epoch's losses: buffers, so that resuming in mid-epoch goes on with them.
+        self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("loss_count", torch.zeros((), dtype=torch.float64))
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated and kept: the moving average where there is one."""
+        return self.network if self.average is None else self.average.module
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy, void pixels left out."""
+        if self.recipe.task == "segmentation":
+            return F.cross_entropy(logits, target, ignore_index=VOID)
+        return F.cross_entropy(logits, target, label_smoothing=self.recipe.training.label_smoothing)
+
+    def _pictures(self, images: Tensor) -> Tensor:
+        last = self.recipe.training.channels_last
+        return images.contiguous(memory_format=torch.channels_last) if last else images
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Dropout must not depend on how often the run was interrupted.
+        seed = self.recipe.training.seed
+        torch.manual_seed(seed_of(seed, self.current_epoch, batch_idx, self.global_rank))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, target = batch
+        loss = self.loss(self.network(self._pictures(images)), target)
+        if not torch.isfinite(loss.detach()):
+            raise DivergedError(
+                f"the loss is {loss.item()} at batch {batch_idx + 1} of epoch {self.current_epoch + 1} (step "
+                f"{self.global_step}). The last checkpoint is kept; try a smaller training.lr, a longer "
+                "training.warmup_steps, or training.clip"
+            )
+        self.loss_sum += loss.detach().double()
+        self.loss_count += 1
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:  # here, for a checkpoint may be written before on_train_batch_end is called
+            self.average.update_parameters(self.network)
+
+    def on_validation_epoch_start(self) -> None:
+        self.metrics.reset()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, target = batch
+        self.metrics.update(self.evaluated(self._pictures(images)), target)
+
+    def on_validation_epoch_end(self) -> None:
+        values = self.metrics.compute()
+        for name, value in values.items():
+            self.log(f"val/{name}", value, prog_bar=name == self.metrics.main, sync_dist=True)
+        if self.trainer.state.fn == "fit":
+            losses = torch.stack([self.loss_sum, self.loss_count])
+            if self.trainer.world_size > 1:
+                losses = cast(Tensor, self.all_gather(losses)).sum(0)
+            loss = (losses[0] / losses[1]).item()
+            self.loss_sum.zero_()
+            self.loss_count.zero_()
+            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+            self.history.append(
+                {"epoch": self.current_epoch + 1, "step": self.global_step, "lr": rate, "loss": loss, **values}
+            )
+            self.log("train/loss", loss, sync_dist=True)
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict({f"test/{name}": value for name, value in self.metrics.compute().items()}, sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = list(checkpoint["history"])
+
+    def configure_optimizers(self) -> Any:
+        training = self.recipe.training
+        groups: Any
+        if training.decay_norms:
+            parameters = [p for p in self.network.parameters() if p.requires_grad]
+            groups = [{"params": parameters, "weight_decay": training.weight_decay}]
+        else:
+            groups = param_groups(self.network, training.weight_decay)
+        optimizer: torch.optim.Optimizer
+        if training.optimizer == "sgd":
+            optimizer = torch.optim.SGD(groups, training.lr, training.momentum, nesterov=training.nesterov)
+        else:
+            optimizer = torch.optim.AdamW(groups, training.lr)
+        steps: int = self.trainer.datamodule.steps_per_epoch  # type: ignore[attr-defined]
+        factor: Callable[[int], float] = schedule(training, steps)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,0 +1,166 @@
+"""What happens to pictures and masks on the way to the network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("torchvision")
+
+from torchvision import tv_tensors
+
+from convofconv.lab.data.augment import RandomResize, evaluation_transform, training_transform
+from convofconv.lab.data.images import VOID
+from convofconv.lab.recipe import DataRecipe
+
+#: Normalisation that gives back the values of the uint8 picture.
+RAW = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}
+
+
+def pair(height: int, width: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+    """A picture whose first two channels are a pixel's row and column, 1 being the first, and whose mask is both."""
+    rows, columns = torch.meshgrid(torch.arange(1, height + 1), torch.arange(1, width + 1), indexing="ij")
+    image = torch.stack([rows, columns, torch.full_like(rows, 77)]).to(torch.uint8)
+    return tv_tensors.Image(image), tv_tensors.Mask((rows * 16 + columns).to(torch.uint8))
+
+
+def train(recipe: DataRecipe, image: torch.Tensor, target: Any, times: int = 1) -> list[tuple[torch.Tensor, Any]]:
+    transform = training_transform(recipe, "classification" if isinstance(target, int) else "segmentation")
+    torch.manual_seed(0)
+    return [transform(image, target) for _ in range(times)]
+
+
+def test_items_are_plain_tensors_of_the_right_kind() -> None:
+    recipe = DataRecipe(crop=(8, 8), flip=True, photometric=True, scale=(0.5, 2.0), padding=1)
+    for image, mask in (*train(recipe, *pair(10, 12)), evaluation_transform(recipe, "segmentation")(*pair(10, 12))):
+        assert type(image) is type(mask) is torch.Tensor
+        assert (image.dtype, mask.dtype) == (torch.float32, torch.int64)
+    ((image, label),) = train(recipe, pair(10, 12)[0], 3)
+    assert type(image) is torch.Tensor
+    assert label == 3
+    assert type(label) is int
+
+
+def test_normalisation() -> None:
+    image = tv_tensors.Image(torch.tensor([0, 51, 255], dtype=torch.uint8)[:, None, None].expand(3, 4, 4))
+    recipe = DataRecipe(mean=(0.1, 0.2, 0.5), std=(0.5, 1.0, 0.25), crop=(4, 4))
+    for transform in (training_transform(recipe, "classification"), evaluation_transform(recipe, "classification")):
+        found, _ = transform(image, 0)
+        torch.testing.assert_close(found[:, 0, 0], torch.tensor([-0.2, 0.0, 2.0]))
+        assert found.shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"crop": (5, 7)},
+        {"crop": (5, 7), "flip": True},
+        {"crop": (8, 9), "padding": 3},
+        {"crop": (9, 14), "padding": 3},
+        {"crop": (20, 30)},
+        {"crop": (20, 4), "padding": 2, "flip": True},
+    ],
+)
+def test_mask_and_picture_move_together(changes: dict[str, Any]) -> None:
+    """Rows and columns are in both: they must agree everywhere, and void must be where the picture is filled."""
+    seen = []
+    for image, mask in train(DataRecipe(**RAW, **changes), *pair(10, 12), times=20):
+        assert image.shape[1:] == mask.shape == changes["crop"]
+        rows, columns, inside = image.round().long()
+        void = mask == VOID
+        assert torch.equal(void, inside == 0)
+        assert torch.equal(mask[~void], (rows * 16 + columns)[~void])
+        steps = columns.diff(dim=1)[~void[:, 1:] & ~void[:, :-1]].unique().tolist()
+        assert steps in ([1], [-1])
+        seen.append((tuple(steps), mask.numpy().tobytes(), bool(void.any())))
+    assert len({where for _, where, _ in seen}) > 3
+    assert any(filled for _, _, filled in seen) == (changes["crop"] != (5, 7))
+    assert {way for way, _, _ in seen} == ({(1,), (-1,)} if changes.get("flip") else {(1,)})
+    if min(changes["crop"]) >= 12:
+        assert all(int((mask != VOID).sum()) == 120 for _, mask in train(DataRecipe(**RAW, **changes), *pair(10, 12)))
+
+
+def test_what_is_filled_is_zero_to_a_segmentation_network_and_black_in_classification() -> None:
+    recipe = DataRecipe(crop=(32, 32))
+    ((image, mask),) = train(recipe, *pair(10, 12))
+    assert image[:, mask == VOID].abs().max() < 0.01
+    ((image, _),) = train(recipe, pair(10, 12)[0], 0)
+    black = -torch.tensor(recipe.mean) / torch.tensor(recipe.std)
+    assert int((image == black[:, None, None]).all(0).sum()) == 32 * 32 - 120
+
+
+@pytest.mark.parametrize(
+    ("shorter", "scale", "least", "most"),
+    [(0, (1.0, 1.0), (20, 30), (20, 30)), (40, (1.0, 1.0), (40, 60), (40, 60)), (40, (0.5, 2.0), (20, 30), (80, 120)),
+     (0, (0.01, 0.02), (2, 2), (2, 2))],
+)  # fmt: skip
+def test_resizing(shorter: int, scale: tuple[float, float], least: tuple[int, int], most: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    image, mask = pair(20, 30)
+    sizes = set()
+    for _ in range(40):
+        found, found_mask = RandomResize(shorter, scale)(image, mask)
+        assert found.shape[1:] == found_mask.shape
+        assert set(found_mask.unique().tolist()) <= set(mask.unique().tolist())  # no new classes by interpolation
+        sizes.add(tuple(found_mask.shape))
+    heights = [height for height, _ in sizes]
+    assert min(sizes) >= least
+    assert max(sizes) <= most
+    if least == most:
+        assert sizes == {least}
+    else:
+        assert min(heights) < 1.2 * least[0]
+        assert max(heights) > most[0] / 1.2
+        assert all(abs(width - 1.5 * height) <= 1 for height, width in sizes)
+
+
+def test_random_resized_crops_keep_mask_and_picture_together() -> None:
+    recipe = DataRecipe(crop=(16, 24), random_resized_crop=True, **RAW)
+    halves = torch.zeros(40, 60, dtype=torch.uint8)
+    halves[:, 30:] = 200
+    image, mask = tv_tensors.Image(halves.expand(3, 40, 60)), tv_tensors.Mask((halves > 0).to(torch.uint8))
+    shares = set()
+    for found, found_mask in train(recipe, image, mask, times=20):
+        assert found.shape == (3, 16, 24)
+        assert found_mask.shape == (16, 24)
+        assert ((found[0] > 100).long() != found_mask).float().mean() < 0.1  # they may part at the edge alone
+        shares.add(int(found_mask.sum()))
+    assert len(shares) > 5
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_photometric_changes_leave_the_mask_and_the_places(on: bool) -> None:
+    grey = tv_tensors.Image(torch.tensor([90, 120, 60], dtype=torch.uint8)[:, None, None].repeat(1, 8, 8))
+    grey[:, 4:] = 30
+    _, mask = pair(8, 8)
+    colours = set()
+    for image, found in train(DataRecipe(crop=(8, 8), photometric=on, **RAW), grey, mask, times=30):
+        assert torch.equal(found, mask.long())
+        assert (image[:, :4] == image[:, :1, :1]).all()
+        assert (image[:, :4].mean((1, 2)) > image[:, 4:].mean((1, 2)) - 1).all()
+        colours.add(tuple(image[:, 0, 0].tolist()))
+    assert len(colours) > 20 if on else colours == {(90.0, 120.0, 60.0)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "task", "size"),
+    [
+        ({}, "segmentation", (40, 60)),
+        ({"eval_resize": 20}, "segmentation", (20, 30)),
+        ({"eval_resize": 20, "eval_crop": 16}, "segmentation", (20, 30)),
+        ({}, "classification", (40, 60)),
+        ({"eval_resize": 20, "eval_crop": 16}, "classification", (16, 16)),
+        ({"eval_crop": 50}, "classification", (50, 50)),
+    ],
+)
+def test_evaluation_sizes(changes: dict[str, int], task: str, size: tuple[int, int]) -> None:
+    image, mask = pair(40, 60)
+    transform = evaluation_transform(DataRecipe(flip=True, photometric=True, scale=(0.5, 2.0), **changes), task)
+    found, target = transform(image, mask if task == "segmentation" else 1)
+    assert found.shape[1:] == size
+    if task == "segmentation":
+        assert target.shape == size
+    again, _ = transform(image, mask if task == "segmentation" else 1)
+    assert torch.equal(found, again)

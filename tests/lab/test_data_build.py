@@ -1,0 +1,153 @@
+"""Data sets as loaders see them: keys, kinds, and that an item depends on seed, epoch and index alone."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("torchvision")
+pytest.importorskip("mlxtend")
+
+from data_files import SHARED, write_image_folder, write_voc
+from torch.utils.data import DataLoader
+
+from convofconv import ConfigError
+from convofconv.lab.data.build import DataSets, build_data, collate_masks
+from convofconv.lab.data.loading import evaluation_loader, training_loader
+from convofconv.lab.recipe import DataRecipe
+
+
+def varied(tmp_path: Path, seed: int = 0) -> DataSets:
+    write_voc(tmp_path, {"train": ["a", "b", "c", "d", "e"], "val": ["f", "g"], "test": ["h"]})
+    return again(tmp_path, seed)
+
+
+def again(tmp_path: Path, seed: int = 0) -> DataSets:
+    recipe = DataRecipe(
+        "voc", tmp_path, classes=21, crop=(8, 8), scale=(0.5, 2.0), flip=True, photometric=True, padding=2, workers=0
+    )
+    return build_data(recipe, "segmentation", seed)
+
+
+def same(left: tuple[torch.Tensor, torch.Tensor], right: tuple[torch.Tensor, torch.Tensor]) -> bool:
+    return torch.equal(left[0], right[0]) and torch.equal(left[1], right[1])
+
+
+def test_built_in_data_needs_no_folder() -> None:
+    digits = build_data(DataRecipe(), "classification", 0)
+    image, label = digits.train[0, 5]
+    assert image.shape == (3, 32, 32)
+    assert label in range(10)
+    assert digits.classes == tuple("0123456789")
+    assert digits.test is digits.val
+    assert digits.val[0][0].shape == (3, 28, 28)
+    found = build_data(DataRecipe("digit_scenes", classes=11, crop=(64, 80)), "segmentation", 0)
+    image, mask = found.train[3, 5]
+    assert image.shape == (3, 64, 80)
+    assert mask.shape == (64, 80)
+    assert mask.dtype == torch.int64
+    assert found.val[99][1].shape == (96, 96)
+    assert found.val[99][1].unique().numel() > 2
+
+
+def test_the_recipes_splits_are_taken(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"train": ["a"] * 3, "train_aug": ["a"] * 6, "val": ["b"] * 2, "test": ["c"] * 4})
+    recipe = DataRecipe("voc", tmp_path, classes=21, train_split="train_aug", test_split="test")
+    data = build_data(recipe, "segmentation", 0)
+    assert [len(part) for part in (data.train, data.val, data.test)] == [6, 2, 4]
+    limited = build_data(DataRecipe("voc", tmp_path, classes=21, limit=2), "segmentation", 0)
+    assert [len(part) for part in (limited.train, limited.val, limited.test)] == [2, 2, 2]
+
+
+def test_mistakes_in_every_split_are_found_at_once(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"train": ["a"], "val": ["b"]})
+    for key in ("train_split", "val_split", "test_split"):
+        with pytest.raises(ConfigError, match=r"dev\.txt: no such file"):
+            build_data(DataRecipe("voc", tmp_path, classes=21, **{key: "dev"}), "segmentation", 0)
+
+
+def test_seed_epoch_and_index_decide_an_item(tmp_path: Path) -> None:
+    data = varied(tmp_path)
+    torch.manual_seed(5)
+    first = data.train[1, 2]
+    torch.manual_seed(6)
+    data.train[0, 0]
+    assert same(first, data.train[1, 2])
+    assert same(first, again(tmp_path).train[1, 2])
+    assert not same(first, data.train[2, 2])
+    assert not same(first, data.train[1, 3])  # all pictures are alike here, so only their variation can differ
+    assert not same(first, again(tmp_path, seed=1).train[1, 2])
+
+
+def test_items_leave_the_random_state_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = varied(tmp_path)
+    monkeypatch.setattr("torch.cuda.manual_seed_all", lambda seed: pytest.fail("the GPUs were seeded"))
+    before = torch.get_rng_state()
+    data.train[0, 0]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_workers_and_processes_make_no_difference(tmp_path: Path) -> None:
+    data = varied(tmp_path)
+    order = [[(0, 1), (0, 3)], [(1, 0), (1, 1)], [(0, 4), (2, 2)]]
+    alone = list(DataLoader(data.train, batch_sampler=order))
+    assert alone[0][0].shape == (2, 3, 8, 8)
+    workers = list(DataLoader(data.train, batch_sampler=order, num_workers=2))
+    assert len(workers) == 3
+    assert all(same(one, other) for one, other in zip(alone, workers, strict=True))
+    sent = pickle.loads(pickle.dumps(data))  # as to workers that are started anew, where processes cannot be forked
+    assert same(sent.train[2, 2], data.train[2, 2])
+    assert same(sent.val[1], data.val[1])
+
+
+def test_labs_loaders(tmp_path: Path) -> None:
+    data = varied(tmp_path)
+    loader = training_loader(data.train, 2, seed=0, workers=0)
+    batches = list(loader)
+    assert [images.shape for images, _ in batches] == [(2, 3, 8, 8)] * 2
+    (batch,) = evaluation_loader(data.val, 4, workers=0, collate=collate_masks)
+    assert batch[1].shape == (2, 12, 20)
+    write_image_folder(tmp_path, {"train": {"ant": 3, "bee": 4}, "val": {"ant": 1, "bee": 1}})
+    pictures = build_data(DataRecipe("image_folder", tmp_path, classes=2, eval_crop=16), "classification", 0)
+    (batch,) = evaluation_loader(pictures.val, 4, workers=0)
+    assert batch[0].shape == (2, 3, 16, 16)
+    assert batch[1].tolist() == [0, 1]
+
+
+def test_bad_masks_are_named_when_they_are_read(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"train": ["a"], "val": ["b"]})
+    data = build_data(DataRecipe("voc", tmp_path, classes=11), "segmentation", 0)
+    with pytest.raises(ConfigError, match=r"b\.png: class 11, 12, 13, 14, 15, \.\.\. \(5 more\) in the mask"):
+        list(evaluation_loader(data.val, 1, workers=0, collate=collate_masks))
+
+
+def test_collating_pads_right_and_bottom() -> None:
+    sizes = [(3, 7), (5, 2), (4, 4)]
+    items = [(torch.rand(3, *size) + 1, torch.full(size, number)) for number, size in enumerate(sizes)]
+    images, masks = collate_masks(items)
+    assert images.shape == (3, 3, 5, 7)
+    assert masks.shape == (3, 5, 7)
+    assert masks.dtype == torch.int64
+    for number, (height, width) in enumerate(sizes):
+        assert torch.equal(images[number, :, :height, :width], items[number][0])
+        assert (masks[number, :height, :width] == number).all()
+        images[number, :, :height, :width] = 0
+        masks[number, :height, :width] = 255
+    assert (images == 0).all()
+    assert (masks == 255).all()
+
+
+@pytest.mark.skipif(not (SHARED / "camvid").is_dir(), reason="the real data camvid is not on this machine")
+def test_real_camvid() -> None:
+    recipe = DataRecipe(
+        "voc", SHARED / "camvid", year="2007", classes=11, crop=(120, 120), scale=(0.5, 2.0), test_split="test", limit=8
+    )
+    data = build_data(recipe, "segmentation", 0)
+    assert data.classes[3] == "Road"
+    images, masks = next(iter(training_loader(data.train, 8, seed=0, workers=0)))
+    assert images.shape == (8, 3, 120, 120)
+    assert set(masks.unique().tolist()) <= {*range(11), 255}
+    assert len(data.test) == 8

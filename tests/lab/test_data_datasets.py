@@ -1,0 +1,304 @@
+"""Every data set's splits, and every mistake in data that must be named before training starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torchvision")
+pytest.importorskip("mlxtend")
+
+from data_files import SHARED, write_cifar10, write_image_folder, write_voc
+from torchvision.datasets import CIFAR10, VOCSegmentation
+
+from convofconv import ConfigError
+from convofconv.lab.data import datasets
+from convofconv.lab.data.datasets import Split, read_split, split_digits
+from convofconv.lab.pictures import digit_images
+from convofconv.lab.recipe import DataRecipe
+
+SPLITS = {"train": {"ant": 3, "bee": 4, "cow": 2}, "val": {"ant": 2, "cow": 1}}
+
+
+def labels(split: Split) -> list[Any]:
+    return [split[i][1] for i in range(len(split))]
+
+
+def real(folder: str) -> Any:
+    return pytest.mark.skipif(not (SHARED / folder).is_dir(), reason=f"the real data {folder} is not on this machine")
+
+
+def test_digits_are_split_evenly_and_without_overlap() -> None:
+    train, val = (read_split(DataRecipe("digits"), split) for split in ("train", "val"))
+    assert (len(train), len(val)) == (4000, 1000)
+    assert sorted([*train.order, *val.order]) == list(range(5000))
+    assert set(Counter(labels(val)).values()) == {100}
+    picture, label = val[123]
+    assert (picture.mode, picture.size) == ("RGB", (28, 28))
+    images, digits = digit_images()
+    assert np.array_equal(np.asarray(picture)[..., 1], images[val.order[123]])
+    assert label == digits[val.order[123]]
+
+
+def test_scenes_of_a_split_use_its_digits_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, digits = digit_images()
+    used = []
+    original = datasets.scenes.compose_scene
+
+    def record(glyphs, shown, seed):
+        used.append((glyphs, shown, seed))
+        return original(glyphs, shown, seed)
+
+    monkeypatch.setattr(datasets.scenes, "compose_scene", record)
+    recipe = DataRecipe("digit_scenes", classes=11)
+    seeds = set()
+    for name, count in (("train", 400), ("val", 100)):
+        split = read_split(recipe, name)
+        assert len(split) == count
+        used.clear()
+        pairs = [split[0], split[1]]
+        members = split_digits(name)
+        for glyphs, shown, _ in used:
+            assert np.array_equal(glyphs, images[members])
+            assert np.array_equal(shown, digits[members])
+        seeds |= {seed for _, _, seed in used}
+        for picture, mask in pairs:
+            assert (picture.mode, picture.size, mask.shape) == ("RGB", (96, 96), (96, 96))
+            assert mask.dtype == np.uint8
+    assert len(seeds) == 4
+
+
+def test_cifar_subsets(tmp_path: Path) -> None:
+    recipe = DataRecipe("cifar10", write_cifar10(tmp_path), classes=4)
+    train, test = (read_split(recipe, split) for split in ("train", "test"))
+    assert train.classes == ("cat", "dog", "emu", "fox")
+    assert [np.asarray(train[i][0])[0, 0, 0] for i in range(20)] == list(range(20))
+    assert labels(train) == [i % 4 for i in range(20)]
+    assert labels(test) == [i % 4 for i in range(8)]
+    assert train[0][0].mode == "RGB"
+    inside = DataRecipe("cifar10", tmp_path / "cifar-10-batches-py", classes=4)
+    assert len(read_split(inside, "train")) == 20
+
+
+def test_image_folders(tmp_path: Path) -> None:
+    write_image_folder(tmp_path, SPLITS)
+    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "train" / "ant" / "notes.txt").write_text("no picture")
+    recipe = DataRecipe("image_folder", tmp_path, classes=3)
+    train, val = (read_split(recipe, split) for split in ("train", "val"))
+    assert train.classes == val.classes == ("ant", "bee", "cow")
+    assert labels(train) == [0] * 3 + [1] * 4 + [2] * 2
+    assert labels(val) == [0, 0, 2]  # bee is never in val, and cow keeps its number
+    assert train[4][0].size == (21, 29)
+    assert train[4][0].mode == "RGB"
+
+
+def test_tiny_imagenets_further_folder(tmp_path: Path) -> None:
+    write_image_folder(tmp_path / "train" / "n01", {"images": {".": 2}})
+    write_image_folder(tmp_path / "train" / "n02", {"images": {".": 1}})
+    assert labels(read_split(DataRecipe("image_folder", tmp_path, classes=2), "train")) == [0, 0, 1]
+
+
+@pytest.mark.parametrize("inside", [".", "VOCdevkit", "VOCdevkit/VOC2012"])
+def test_voc_splits(tmp_path: Path, inside: str) -> None:
+    write_voc(tmp_path, {"train": ["a", "b"], "val": ["c"], "train_aug": ["a", "b", "d e"], "test": ["f"]})
+    recipe = DataRecipe("voc", tmp_path / inside, classes=21)
+    for split, count in (("train", 2), ("val", 1), ("train_aug", 3), ("test", 1)):
+        found = read_split(recipe, split)
+        assert len(found) == count
+        picture, mask = found[count - 1]
+        assert np.array_equal(mask[:, :-1], (np.arange(240).reshape(12, 20) % 21)[:, :-1])
+        assert (mask[:, -1] == 255).all()
+        assert (picture.mode, picture.size) == ("RGB", (20, 12))
+    assert found.classes[15] == "person"
+
+
+@pytest.mark.parametrize("year", ["2007", "2012"])
+def test_voc_is_read_as_torchvision_does(tmp_path: Path, year: str) -> None:
+    write_voc(tmp_path, {"train": ["a", "b"], "val": ["c"]}, year)
+    for split in ("train", "val"):
+        theirs = VOCSegmentation(tmp_path, year, split)
+        ours = read_split(DataRecipe("voc", tmp_path, year=year, classes=21), split)
+        assert len(theirs) == len(ours)
+        for (picture, mask), (our_picture, our_mask) in zip(theirs, (ours[i] for i in range(len(ours))), strict=True):
+            assert np.array_equal(picture, our_picture)
+            assert np.array_equal(mask, our_mask)
+
+
+def test_names_of_voc_classes(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"train": ["a"]}, highest=2)
+    assert read_split(DataRecipe("voc", tmp_path, classes=3), "train").classes == ("class 0", "class 1", "class 2")
+    (tmp_path / "classes.txt").write_text("road\nsky\n\ntree\n")
+    assert read_split(DataRecipe("voc", tmp_path, classes=3), "train").classes == ("road", "sky", "tree")
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(1, 1), (10, 10), (7, 7), (1000, 1000), (5000, 1000), (0, 1000)])
+def test_limits_are_even_and_repeatable(limit: int, kept: int) -> None:
+    whole, some, again = (read_split(DataRecipe("digits", limit=n), "val") for n in (0, limit, limit))
+    assert len(some) == len(set(some.order)) == kept
+    assert set(some.order) <= set(whole.order)
+    assert list(some.order) == list(again.order)
+    if limit == 10:
+        assert sorted(labels(some)) == list(range(10))
+
+
+@pytest.mark.parametrize("name", ["digits", "digit_scenes", "cifar10", "image_folder", "voc"])
+def test_splits_can_be_sent_to_worker_processes(tmp_path: Path, name: str) -> None:
+    write_cifar10(tmp_path)
+    write_image_folder(tmp_path, SPLITS)
+    write_voc(tmp_path, {"train": ["a"]})
+    classes = {"digits": 10, "digit_scenes": 11, "cifar10": 4, "image_folder": 3, "voc": 21}[name]
+    split = read_split(DataRecipe(name, tmp_path, classes=classes), "train")
+    sent = pickle.loads(pickle.dumps(split))
+    assert np.array_equal(sent[0][0], split[0][0])
+    assert np.array_equal(sent[0][1], split[0][1])
+
+
+def test_missing_data_is_downloaded_only_if_asked_and_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = []
+
+    class Fetched(CIFAR10):
+        def __init__(self, root: Path, download: bool) -> None:
+            fetched.append((root, download))
+            write_cifar10(root)
+
+    monkeypatch.setattr(datasets, "CIFAR10", Fetched)
+    recipe = DataRecipe("cifar10", tmp_path, download=True, classes=4)
+    assert len(read_split(recipe, "train")) == 20
+    assert len(read_split(recipe, "test")) == 8
+    assert fetched == [(tmp_path, True)]
+
+
+@pytest.mark.parametrize(("name", "where"), [("cifar10", "CIFAR10"), ("voc", "VOCSegmentation")])
+def test_failed_downloads_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, where: str) -> None:
+    class Offline(CIFAR10):
+        def __init__(self, *_: Any, **__: Any) -> None:
+            raise OSError("no route to host")
+
+    monkeypatch.setattr(datasets, where, Offline)
+    with pytest.raises(ConfigError, match=rf"data\.download: {name} could not be fetched into .*\(no route to host\)"):
+        read_split(DataRecipe(name, tmp_path, download=True), "train")
+
+
+def broken(root: Path, case: str) -> tuple[DataRecipe, str, str]:
+    """A recipe with a mistake in its data, the split that is asked for, and what must be said."""
+    folder = DataRecipe("image_folder", root, classes=3)
+    voc = DataRecipe("voc", root, classes=21)
+    if case == "digits have no test split":
+        return DataRecipe("digits"), "test", r"digits has no split test; data\.\*_split can be train or val"
+    if case == "digits have 10 classes":
+        return DataRecipe("digits", classes=11), "train", r"data\.classes must be 10, .* of digits \(0, 1.*; got 11"
+    if case == "scenes have 11 classes":
+        return DataRecipe("digit_scenes"), "val", r"data\.classes must be 11, .* \(background, 0, .*; got 10"
+    if case == "no cifar":
+        return DataRecipe("cifar100", root), "train", "no CIFAR-100 there; it needs the folder cifar-100-python"
+    if case == "cifar has no val":
+        return DataRecipe("cifar10", root), "val", r"cifar10 has no split val; data\.\*_split can be train or test"
+    if case == "classes of cifar":
+        return DataRecipe("cifar10", write_cifar10(root)), "test", r"data\.classes must be 4, .*\(cat, .*; got 10"
+    if case == "broken cifar":
+        (write_cifar10(root) / "cifar-10-batches-py" / "data_batch_2").write_bytes(b"\x80")
+        return DataRecipe("cifar10", root), "train", "cifar-10-batches-py: not a readable CIFAR folder"
+    if case == "no split folder":
+        write_image_folder(root, SPLITS)
+        return folder, "dev", "dev: no such folder; data.root needs a folder per split"
+    if case == "no training folder":
+        write_image_folder(root, {"val": {"ant": 1}})
+        return folder, "val", "train: no such folder"
+    if case == "no class folders":
+        (root / "train").mkdir()
+        return folder, "train", "train: no class folders"
+    if case == "empty class":
+        write_image_folder(root, {"train": {"ant": 1, "bee": 0, "cow": 2}})
+        return folder, "train", "train: no pictures in bee"
+    if case == "empty split":
+        write_image_folder(root, {**SPLITS, "val": {"ant": 0, "bee": 0}})
+        return folder, "val", "val: no pictures"
+    if case == "class only in val":
+        write_image_folder(root, {**SPLITS, "val": {"ant": 1, "dog": 1}})
+        return folder, "val", "val: dog not among the classes in .*train"
+    if case == "classes of folder":
+        write_image_folder(root, SPLITS)
+        recipe = dataclasses.replace(folder, classes=4)
+        return recipe, "val", r"data\.classes must be 3, .*\(ant, bee, cow\); got 4"
+    if case == "no such year":
+        write_voc(root, {"train": ["a"]}, "2007")
+        return voc, "train", r"no folder VOCdevkit/VOC2012 in it; check data\.root and data\.year"
+    if case == "no such voc split":
+        write_voc(root, {"train": ["a"], "val": ["b"]})
+        return voc, "train_aug", r"train_aug\.txt: no such file; there are the splits train, val"
+    if case == "empty voc split":
+        write_voc(root, {"train": ["a"], "val": []})
+        return voc, "val", "no pictures in the split val"
+    if case == "classes.txt":
+        (write_voc(root, {"train": ["a"]}) / "classes.txt").write_text("road\nsky\n")
+        return voc, "train", r"data\.classes must be 2, the number of classes of voc \(road, sky\); got 21"
+    assert case in ("missing picture", "missing mask")
+    part, ending = ("JPEGImages", "jpg") if case == "missing picture" else ("SegmentationClass", "png")
+    (write_voc(root, {"val": ["a", "b"]}) / "VOCdevkit" / "VOC2012" / part / f"b.{ending}").unlink()
+    return voc, "val", rf"val\.txt: files of this split are missing, .*{part}/b\.{ending}$"
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "digits have no test split",
+        "digits have 10 classes",
+        "scenes have 11 classes",
+        "no cifar",
+        "cifar has no val",
+        "classes of cifar",
+        "broken cifar",
+        "no split folder",
+        "no training folder",
+        "no class folders",
+        "empty class",
+        "empty split",
+        "class only in val",
+        "classes of folder",
+        "no such year",
+        "no such voc split",
+        "empty voc split",
+        "classes.txt",
+        "missing picture",
+        "missing mask",
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, case: str) -> None:
+    recipe, split, message = broken(tmp_path, case)
+    with pytest.raises(ConfigError, match=message):
+        read_split(recipe, split)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "splits"),
+    [
+        pytest.param(("cifar10", "cifar10", 10), {"train": 10_000, "test": 2_000}, marks=real("cifar10")),
+        pytest.param(
+            ("image_folder", "tiny_imagenet50", 50), {"train": 15_000, "val": 2_500}, marks=real("tiny_imagenet50")
+        ),
+        pytest.param(
+            ("voc", "voc2012_subset", 21), {"train": 437, "val": 445, "train_aug": 1_437}, marks=real("voc2012_subset")
+        ),
+        pytest.param(("voc", "camvid", 11), {"train": 367, "val": 101, "test": 233}, marks=real("camvid")),
+    ],
+)
+def test_real_data(recipe: tuple[Any, str, int], splits: dict[str, int]) -> None:
+    name, folder, classes = recipe
+    read = DataRecipe(name, SHARED / folder, classes=classes, year="2007" if folder == "camvid" else "2012")
+    for split, count in splits.items():
+        found = read_split(read, split)
+        assert len(found) == count
+        for i in range(0, count, count // 10):
+            picture, target = found[i]
+            assert picture.mode == "RGB"
+            if name == "voc":
+                assert target.shape == picture.size[::-1]
+            else:
+                assert 0 <= target < classes

@@ -1,0 +1,132 @@
+"""Decoding: pictures of any mode, masks as they are numbered, and what is said about broken files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torchvision")
+
+from PIL import Image
+
+from convofconv import ConfigError
+from convofconv.lab.data.images import VOID, open_mask, open_pair, open_picture
+
+RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+def ramp(mode: str) -> Image.Image:
+    """0 to 255 as a picture of a mode; 16-bit and float ones have a wider range."""
+    wide = {"I;16": (np.uint16, 16), "I": (np.int32, 100), "F": (np.float32, 0.5)}
+    if mode in wide:
+        dtype, factor = wide[mode]
+        return Image.fromarray(RAMP.astype(dtype) * dtype(factor))
+    if mode == "PA":
+        return Image.fromarray(RAMP).convert("P").convert("PA")
+    if mode == "RGBA":
+        channels = [RAMP, RAMP.T, RAMP[::-1], np.full_like(RAMP, 128)]
+        return Image.fromarray(np.stack(channels, -1), "RGBA")
+    return Image.fromarray(RAMP).convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "ending"),
+    [
+        ("1", "png"),
+        ("L", "png"),
+        ("LA", "png"),
+        ("P", "png"),
+        ("PA", "tiff"),
+        ("RGB", "png"),
+        ("RGBA", "png"),
+        ("CMYK", "tiff"),
+        ("I;16", "png"),
+        ("I;16", "tiff"),
+        ("I", "tiff"),
+        ("F", "tiff"),
+    ],
+)
+def test_pictures_of_any_mode_become_rgb(tmp_path: Path, mode: str, ending: str) -> None:
+    path = tmp_path / f"picture.{ending}"
+    ramp(mode).save(path)
+    with Image.open(path) as stored:
+        assert stored.mode in (mode, {"PA": "P"}.get(mode, mode))
+    found = open_picture(path)
+    assert (found.mode, found.size) == ("RGB", (16, 16))
+    pixels = np.asarray(found)
+    if mode == "1":
+        assert set(pixels.flat) == {0, 255}
+    elif mode == "RGBA":
+        assert np.array_equal(pixels, np.stack([RAMP, RAMP.T, RAMP[::-1]], -1))  # transparency is left out
+    else:
+        assert np.array_equal(pixels, np.stack([RAMP] * 3, -1))
+
+
+def test_transparent_palettes_keep_their_colours(tmp_path: Path) -> None:
+    ramp("P").save(tmp_path / "picture.png", transparency=b"\x00\x80")
+    assert np.array_equal(np.asarray(open_picture(tmp_path / "picture.png"))[..., 0], RAMP)
+
+
+@pytest.mark.parametrize("size", [None, 32])
+def test_large_jpegs_are_decoded_small_if_a_size_is_given(tmp_path: Path, size: int | None) -> None:
+    Image.new("RGB", (640, 480), "red").save(tmp_path / "large.jpg")
+    assert open_picture(tmp_path / "large.jpg", size).size == ((160, 120) if size else (640, 480))
+
+
+@pytest.mark.parametrize("palette", [True, False])
+def test_masks_keep_their_numbers(tmp_path: Path, palette: bool) -> None:
+    numbers = np.random.default_rng(0).choice(np.array([0, 1, 5, 20, VOID], np.uint8), (9, 7))
+    picture = Image.fromarray(numbers)
+    if palette:
+        picture.putpalette([(91 * i) % 256 for i in range(768)])
+    picture.save(tmp_path / "mask.png")
+    found = open_mask(tmp_path / "mask.png", 21)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, numbers)
+
+
+@pytest.mark.parametrize("opener", [open_picture, lambda path: open_mask(path, 2)])
+@pytest.mark.parametrize("case", ["truncated", "no picture", "empty", "missing"])
+def test_broken_files_are_named(tmp_path: Path, opener, case: str) -> None:
+    path = tmp_path / "broken.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 2, (40, 40), dtype=np.uint8)).save(path)
+    whole = path.read_bytes()
+    if case == "missing":
+        path.unlink()
+    else:
+        path.write_bytes({"truncated": whole[: len(whole) // 2], "no picture": b"of text", "empty": b""}[case])
+    with pytest.raises(ConfigError, match=r"broken\.png: not a readable (picture|mask), repair or remove it"):
+        opener(path)
+
+
+@pytest.mark.parametrize(
+    ("highest", "classes", "message"),
+    [
+        (11, 11, r"mask\.png: class 11 in the mask; with data\.classes = 11 there are 0 to 10, and 255 for void"),
+        (254, 21, r"class 21, 22, 23, 24, 25, \.\.\. \(229 more\) in the mask"),
+    ],
+)
+def test_unknown_classes_are_named(tmp_path: Path, highest: int, classes: int, message: str) -> None:
+    Image.fromarray(np.arange(highest + 1, dtype=np.uint8)[None]).save(tmp_path / "mask.png")
+    assert open_mask(tmp_path / "mask.png", highest + 1).max() == highest
+    with pytest.raises(ConfigError, match=message):
+        open_mask(tmp_path / "mask.png", classes)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "1", "I;16"])
+def test_masks_of_another_mode_are_refused(tmp_path: Path, mode: str) -> None:
+    ramp(mode).save(tmp_path / "mask.png")
+    with pytest.raises(ConfigError, match=rf"mask\.png: a mask is a palette or grey .*this one is {mode}"):
+        open_mask(tmp_path / "mask.png", 256)
+
+
+def test_pairs_of_different_size_are_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 6)).save(tmp_path / "picture.png")
+    Image.new("L", (8, 6)).save(tmp_path / "same.png")
+    Image.new("L", (6, 8)).save(tmp_path / "turned.png")
+    picture, mask = open_pair(tmp_path / "picture.png", tmp_path / "same.png", 2)
+    assert (picture.size, mask.shape) == ((8, 6), (6, 8))
+    with pytest.raises(ConfigError, match=r"turned\.png: the mask is 6×8 but its picture .*picture\.png is 8×6"):
+        open_pair(tmp_path / "picture.png", tmp_path / "turned.png", 2)

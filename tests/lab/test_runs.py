@@ -1,0 +1,279 @@
+"""Whole training runs through the command line, on tiny built-in data."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import convofconv as coc
+from convofconv.cli import main
+from convofconv.lab.recipe import METHODS
+from convofconv.lab.runs.options import FOLDER
+
+CLASSIFY = [
+    "digits-resnet18",
+    "--model.backbone=mobilenetv3_small_050",
+    "--model.small_images=false",
+    "--model.options={}",
+    "--data.limit=96",
+    "--training.batch=16",
+    "--training.epochs=2",
+    "--machine.threads=1",
+    "--machine.accelerator=cpu",
+]
+SEGMENT = [
+    "scenes-fcn-resnet18",
+    "--model.options={'channels': [8, 8, 8, 8]}",
+    "--model.head_channels=8",
+    "--data.limit=16",
+    "--data.crop=[32, 32]",
+    "--training.batch=8",
+    "--training.epochs=2",
+    "--machine.threads=1",
+    "--machine.accelerator=cpu",
+]
+
+
+def fit(arguments, out):
+    return main(["fit", *arguments, f"--out={out}"])
+
+
+def results(out):
+    found = json.loads((Path(out) / "results.json").read_text())
+    return {key: value for key, value in found.items() if key not in ("seconds", "command", "versions")}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("recipe", [CLASSIFY, SEGMENT], ids=["classification", "segmentation"])
+def test_every_task_and_method_trains_folds_and_evaluates(recipe, method, tmp_path, capsys):
+    assert fit([*recipe, f"--method={method}", "--training.epochs=1"], tmp_path / "run") == 0
+    found = results(tmp_path / "run")
+    assert found["recipe"]["method"] == method
+    assert found["test"]["folded"] == pytest.approx(found["test"]["as_trained"], abs=2)
+    assert found["largest_difference_after_folding"] < 1e-4
+    folded = load_file(tmp_path / "run" / "model.safetensors")
+    assert not any("parametrizations" in key for key in folded)
+    assert (tmp_path / "run" / "converted.safetensors").exists() == (method != "plain")
+    assert found["parameters"]["folded"] <= found["parameters"]["as_trained"]
+    capsys.readouterr()
+    assert main(["validate", *recipe, f"--method={method}", "--training.epochs=1", f"--out={tmp_path / 'run'}"]) == 0
+    shown = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
+    main_metric = found["metric"]
+    assert float(shown[f"val {main_metric}"]) == pytest.approx(found["validation"][main_metric], abs=2)
+
+
+def test_a_run_learns(tmp_path):
+    """Not a stub: 4,000 digits for two epochs, and most of the others are recognised."""
+    options = ["--data.limit=0", "--training.batch=64", "--training.lr=0.1", "--training.warmup_steps=10"]
+    narrow = ["--model.backbone=resnet10t", "--model.options={'channels': [16, 16, 32, 32]}", "--training.epochs=3"]
+    assert fit([*CLASSIFY, *options, *narrow, "--method=coc"], tmp_path / "run") == 0
+    assert results(tmp_path / "run")["test"]["folded"]["top1"] > 80
+
+
+def test_the_log_has_a_line_per_epoch_and_the_curves_are_a_picture(tmp_path):
+    assert fit(CLASSIFY, tmp_path / "run") == 0
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert [row["step"] for row in rows] == ["6", "12"]
+    assert (tmp_path / "run" / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def command(arguments, out):
+    return [sys.executable, "-m", "convofconv.cli", "fit", *arguments, f"--out={out}"]
+
+
+def kill_at(arguments, out, moment):
+    """Start or go on with a run, and kill it when ``moment()`` is true."""
+    process = subprocess.Popen(
+        [*command(arguments, out), "--resume"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    deadline = time.monotonic() + 300
+    while process.poll() is None and not moment():
+        assert time.monotonic() < deadline, "the run never came to that moment"
+        time.sleep(0.001)
+    ended = process.poll()
+    assert ended is None, f"the run ended before it was killed:\n{process.stdout.read()}"
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
+def test_killed_three_times_and_resumed_equals_never_killed(tmp_path):
+    """In mid-epoch after a random step, while a checkpoint is being written, and after an epoch."""
+    arguments = [*CLASSIFY, "--method=coc", "--training.epochs=3", "--training.checkpoint_steps=1"]
+    arguments += ["--data.flip=true", "--training.ema=0.9", "--model.dropout=0.2"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+
+    def written(name, times=1):
+        path = broken / name
+        seen = {"mtime": path.stat().st_mtime_ns if path.exists() else 0, "count": 0}
+
+        def moment():
+            now = path.stat().st_mtime_ns if path.exists() else 0
+            if now != seen["mtime"]:
+                seen.update(mtime=now, count=seen["count"] + 1)
+            return seen["count"] >= times
+
+        return moment
+
+    kill_at(arguments, broken, written("last.ckpt", random.randint(2, 4)))
+    kill_at(arguments, broken, lambda: any(broken.glob(".last.ckpt.*.part")))
+    kill_at(arguments, broken, written("metrics.csv"))
+    assert subprocess.run([*command(arguments, broken), "--resume"], capture_output=True).returncode == 0
+    assert subprocess.run(command(arguments, whole), capture_output=True).returncode == 0
+    assert (broken / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    for name in ("model.safetensors", "converted.safetensors"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes()
+    assert results(broken) == results(whole)
+
+
+def test_two_processes_train_as_one_does(tmp_path):
+    """Through torchrun, with the same global batch and a network without batch norm: only the order of sums differs.
+
+    95 pictures: an odd number, that a sampler which pads would count as 96.
+    """
+    arguments = [*CLASSIFY, "--method=coc", "--training.epochs=1", "--data.limit=95", "--model.backbone=resnet18"]
+    arguments += ["--model.options={'channels': [32, 32, 32, 32], 'norm_layer': 'groupnorm'}"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    two = [*launcher, *command(arguments, tmp_path / "two")[1:]]
+    for run in (command(arguments, tmp_path / "one"), two):
+        done = subprocess.run(run, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    one, both = (load_file(tmp_path / name / "converted.safetensors") for name in ("one", "two"))
+    for key, value in one.items():
+        assert (both[key].double() - value.double()).abs().max() <= 1e-4 * value.double().abs().max() + 1e-6, key
+    assert results(tmp_path / "two")["test"] == results(tmp_path / "one")["test"]
+
+
+def test_a_finished_run_is_not_run_over(tmp_path, capsys):
+    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
+    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 2
+    assert "holds a run already: go on with it by --resume, or choose another --out" in capsys.readouterr().err
+
+
+def test_a_run_of_another_recipe_is_not_gone_on_with(tmp_path, capsys):
+    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
+    assert fit([*CLASSIFY, "--training.epochs=1", "--training.lr=0.5", "--resume"], tmp_path / "run") == 2
+    assert "holds a run of another recipe: training.lr=0.05 there, 0.5 here" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path, capsys, monkeypatch):
+    from convofconv.lab.tasks.module import Training
+
+    honest = Training.loss
+    steps = []
+
+    def loss(self, logits, target):
+        steps.append(1)
+        return honest(self, logits, target) * (float("nan") if len(steps) == 9 else 1)
+
+    monkeypatch.setattr(Training, "loss", loss)
+    assert fit(CLASSIFY, tmp_path / "run") == 2
+    message = capsys.readouterr().err
+    assert "the loss is nan at batch 3 of epoch 2 (step 8). The last checkpoint is kept" in message
+    checkpoint = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 6
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path, capsys, monkeypatch):
+    from convofconv.lab.runs import checkpoints
+
+    honest, saves = torch.save, []
+
+    def save(content, path):
+        saves.append(1)
+        if len(saves) > 2:  # the first epoch writes its best and its last
+            Path(path).write_bytes(b"half a file")
+            raise OSError(28, "No space left on device")
+        honest(content, path)
+
+    monkeypatch.setattr(checkpoints.torch, "save", save)
+    assert fit(CLASSIFY, tmp_path / "run") == 2
+    assert "the checkpoint cannot be written ([Errno 28] No space left on device); the one before" in (
+        capsys.readouterr().err
+    )
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"] == 6
+    assert not list((tmp_path / "run").glob(".*.part"))
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, capsys):
+    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
+    (tmp_path / "run" / "last.ckpt").write_bytes(b"half a file")
+    assert fit([*CLASSIFY, "--training.epochs=1", "--resume"], tmp_path / "run") == 2
+    assert "last.ckpt: not a readable checkpoint" in capsys.readouterr().err
+
+
+MISTAKES = [
+    (["fit"], "needs a recipe right behind it"),
+    (["fit", "digits-resnet"], "did you mean digits-resnet18"),
+    (["fit", "none.yaml"], "no such recipe file"),
+    (["fit", "digits-resnet18", "--training.lrr=1"], "--training.lrr"),
+    (["fit", "digits-resnet18", "--training.lr=-1"], "training.lr must be positive"),
+    (["fit", "digits-resnet18", "--training.lr=fast"], "--training.lr"),
+    (["fit", "digits-resnet18", "--method=magic"], "method must be one of plain"),
+    (["fit", "digits-resnet18", "--data.name=voc", "--data.root=."], "data.name must be one of digits"),
+    (["fit", "cifar10-resnet18", "--data.root=nowhere", "--data.download=false"], "data.root: no such folder, nowhere"),
+    (["fit", "digits-resnet18", "--data.classes=9"], "data.classes"),
+    (["fit", "digits-resnet18", "--model.backbone=resnet19"], "resnet"),
+    (["fit", "digits-resnet18", "--training.batch=5000"], "training.batch"),
+    (["test", "digits-resnet18", "--out=nowhere"], "holds no finished run"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=lambda value: str(value)[-40:])
+def test_mistakes_are_told_in_one_line_before_anything_is_trained(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("coc: ")
+    assert told.count("\n") == 1
+    assert message in told
+
+
+def test_an_unknown_key_in_a_recipe_is_named(tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    path.write_text("task: classification\ntraining: {epoch: 3}\n")
+    assert main(["fit", str(path)]) == 2
+    assert "epoch" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_told_before_data_is_read(tmp_path, capsys):
+    tmp_path.chmod(0o500)
+    assert fit(CLASSIFY, tmp_path / "run") == 2
+    assert "no results can be written there" in capsys.readouterr().err
+
+
+def test_recipes_lists_every_recipe_with_a_line(capsys):
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(list(FOLDER.glob("*.yaml"))) > 10
+    assert all(len(line.split("  ", 1)[1].strip()) > 20 for line in lines)
+
+
+def test_the_profile_trains_nothing(tmp_path, capsys):
+    assert fit([*CLASSIFY, "--profile"], tmp_path / "run") == 0
+    assert "limited by" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def test_converted_weights_load_into_a_converted_network(tmp_path):
+    assert fit([*CLASSIFY, "--method=coc", "--training.epochs=1"], tmp_path / "run") == 0
+    import timm
+
+    state = load_file(tmp_path / "run" / "converted.safetensors")
+    model = coc.convert_like(timm.create_model("mobilenetv3_small_050", num_classes=10), state)
+    model.load_state_dict(state)
+    plain = timm.create_model("mobilenetv3_small_050", num_classes=10)
+    plain.load_state_dict(load_file(tmp_path / "run" / "model.safetensors"))
+    x = torch.randn(2, 3, 28, 28)
+    assert coc.verify(model.eval(), plain.eval(), x, tolerance=1e-4) < 1e-4

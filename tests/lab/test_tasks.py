@@ -1,0 +1,113 @@
+"""Metrics against cases worked by hand, schedules at their corners, and one step of every recipe."""
+
+import math
+
+import pytest
+import torch
+import yaml
+
+from convofconv.cli import _parser
+from convofconv.lab.models.build import build_network
+from convofconv.lab.recipe import METHODS, TrainingRecipe
+from convofconv.lab.runs.options import FOLDER, build_recipe
+from convofconv.lab.tasks.metrics import ClassificationMetrics, SegmentationMetrics
+from convofconv.lab.tasks.module import Training
+from convofconv.lab.tasks.schedule import schedule
+
+
+def logits_for(prediction, classes):
+    return torch.nn.functional.one_hot(torch.tensor(prediction), classes).movedim(-1, 1).float()
+
+
+def test_top1_and_top5_by_hand():
+    """Six classes; the right one is first, second, fifth and last of the guesses."""
+    order = [[0, 1, 2, 3, 4, 5], [1, 0, 2, 3, 4, 5], [1, 2, 3, 4, 0, 5], [1, 2, 3, 4, 5, 0]]
+    logits = torch.zeros(4, 6)
+    for row, guesses in enumerate(order):
+        logits[row, guesses] = torch.arange(6.0, 0.0, -1.0)
+    metrics = ClassificationMetrics(6)
+    metrics.update(logits[:1], torch.tensor([0]))  # batches of different sizes count by their pictures
+    metrics.update(logits[1:], torch.tensor([0, 0, 0]))
+    assert metrics.compute() == {"top1": 25.0, "top5": 75.0}
+
+
+def test_mean_iou_by_hand():
+    """Truth 0 0 1 1, predicted 0 1 1 1: IoU 1/2 and 2/3, accuracies 1/2 and 1, 3 of 4 pixels."""
+    metrics = SegmentationMetrics(2)
+    metrics.update(logits_for([[[0, 1], [1, 1]]], 2), torch.tensor([[[0, 0], [1, 1]]]))
+    found = metrics.compute()
+    assert found["mIoU"] == pytest.approx(100 * (1 / 2 + 2 / 3) / 2, abs=1e-4)
+    assert found["mAcc"] == pytest.approx(75)
+    assert found["aAcc"] == pytest.approx(75)
+
+
+def test_void_is_not_counted():
+    metrics = SegmentationMetrics(2)
+    metrics.update(logits_for([[[0, 1], [1, 1]]], 2), torch.tensor([[[0, 255], [1, 255]]]))
+    assert metrics.compute() == {"mIoU": 100.0, "mAcc": 100.0, "aAcc": 100.0}
+
+
+def test_an_absent_class_is_left_out_of_the_means_unless_it_is_predicted():
+    """Class 2 is nowhere: no IoU. Class 3 is in no mask but predicted once: IoU 0, no accuracy."""
+    metrics = SegmentationMetrics(4)
+    metrics.update(logits_for([[[0, 3], [1, 1]]], 4), torch.tensor([[[0, 0], [1, 1]]]))
+    found = metrics.compute()
+    assert found["mIoU"] == pytest.approx(100 * (1 / 2 + 1 + 0) / 3, abs=1e-4)
+    assert found["mAcc"] == pytest.approx(100 * (1 / 2 + 1) / 2, abs=1e-4)
+    first, second, third, fourth = metrics.class_iou()
+    assert (first, second, fourth) == (50, 100, 0)
+    assert math.isnan(third)
+
+
+def test_metrics_start_anew():
+    metrics = SegmentationMetrics(2)
+    metrics.update(logits_for([[[1]]], 2), torch.tensor([[[0]]]))
+    metrics.reset()
+    metrics.update(logits_for([[[0]]], 2), torch.tensor([[[0]]]))
+    assert metrics.compute()["aAcc"] == 100
+
+
+SCHEDULES = [
+    ("constant", {}, [1, 1, 1]),
+    ("linear", {}, [1, 0.5, 0]),
+    ("linear", {"min_lr": 0.02}, [1, 0.6, 0.2]),
+    ("cosine", {}, [1, 0.5, 0]),
+    ("poly", {"power": 0.9, "min_lr": 1e-4}, [1, 0.001 + 0.999 * 0.5**0.9, 0.001]),
+    ("step", {"milestones": (2, 4)}, [1, 0.1, 0.01]),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "expected"), SCHEDULES, ids=lambda value: str(value))
+def test_schedules_at_start_middle_and_end(name, options, expected):
+    factor = schedule(TrainingRecipe(epochs=5, lr=0.1, schedule=name, **options), steps_per_epoch=20)
+    assert [factor(step) for step in (0, 50, 100)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("linear", [0.1, 0.55, 1]), ("constant", [0.1, 0.1, 1])])
+def test_warm_up(kind, expected):
+    recipe = TrainingRecipe(schedule="constant", warmup=kind, warmup_steps=10, warmup_start=0.1)
+    assert [schedule(recipe, 100)(step) for step in (0, 5, 10)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(FOLDER.glob("*.yaml"))])
+@pytest.mark.parametrize("method", ["plain", "coc+stnd"])
+def test_every_recipe_builds_and_does_a_step(name, method, tmp_path):
+    """At reduced size; weights of others are not fetched."""
+    options = ["--recipe", str(FOLDER / f"{name}.yaml"), f"--method={method}", "--model.weights="]
+    options += [f"--data.root={tmp_path}"] if "data" in yaml.safe_load((FOLDER / f"{name}.yaml").read_text()) else []
+    parsed = _parser().parse_args(["fit", *options])["fit"]
+    found, recipe = build_recipe(parsed)
+    assert found == name
+    assert method in METHODS
+    classes = recipe.data.classes
+    training = Training(recipe, build_network(recipe, classes), classes)
+    images = torch.randn(2, 3, 64, 64)
+    if recipe.task == "segmentation":
+        target = torch.randint(classes, (2, 64, 64))
+    else:
+        target = torch.randint(classes, (2,))
+    loss = training.loss(training.network(images), target)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(p.grad is not None for p in training.network.parameters())
+    assert sum(p.grad.abs().sum() for p in training.network.parameters()) > 0
