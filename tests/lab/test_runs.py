@@ -163,7 +163,7 @@ def test_a_finished_run_is_not_run_over(tmp_path, capsys):
 def test_a_run_of_another_recipe_is_not_gone_on_with(tmp_path, capsys):
     assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
     assert fit([*CLASSIFY, "--training.epochs=1", "--training.lr=0.5", "--resume"], tmp_path / "run") == 2
-    assert "holds a run of another recipe: training.lr=0.05 there, 0.5 here" in capsys.readouterr().err
+    assert "holds a run of another recipe: training.lr=0.1 there, 0.5 here" in capsys.readouterr().err
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path, capsys, monkeypatch):

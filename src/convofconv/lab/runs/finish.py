@@ -122,7 +122,7 @@ def _curves(history: Sequence[Mapping[str, float]], main: str) -> bytes:
     axes: Any = figure.subplots(1, 2)
     epochs = [epoch["epoch"] for epoch in history]
     axes[0].plot(epochs, [epoch["loss"] for epoch in history], marker="o", markersize=3)
-    axes[0].set(title="training loss", xlabel="epoch", yscale="log")
+    axes[0].set(title="training loss", xlabel="epoch")
     for name in [name for name in history[0] if name not in ("epoch", "step", "lr", "loss")]:
         thick = 2 if name == main else 1
         axes[1].plot(epochs, [epoch[name] for epoch in history], marker="o", markersize=3, lw=thick, label=name)
