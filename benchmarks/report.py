@@ -146,8 +146,10 @@ def draw_scaling(widths: list[Record], sides: list[Record], path: Path) -> None:
     plt.close(figure)
 
 
-def _run(record: Record) -> tuple[str, str]:
-    return record["settings"]["autocast"], record["settings"]["compiled"]
+def _run(record: Record) -> tuple[bool, str, str]:
+    """What sets of rows differ in; eager ones first."""
+    autocast, compiled = record["settings"]["autocast"], record["settings"]["compiled"]
+    return compiled != "eager", autocast, compiled
 
 
 def _floors(parts: dict[str, list[Record]]) -> dict[str, float]:
@@ -163,7 +165,7 @@ def _floors(parts: dict[str, list[Record]]) -> dict[str, float]:
 
 def steps(records: list[Record], floors: dict[str, float], number: int) -> list[str]:
     text = ["## A whole training step: SGD with momentum, every conv with k ≠ 1 converted, heads included"]
-    for (autocast, compiled), group in groupby(sorted(records, key=_run), key=_run):
+    for (is_compiled, autocast, compiled), group in groupby(sorted(records, key=_run), key=_run):
         run = list(group)
         rows = []
         for record in run:
@@ -185,7 +187,7 @@ def steps(records: list[Record], floors: dict[str, float], number: int) -> list[
         name = f"steps-{number}-{autocast}-{compiled}.png"
         draw_steps(run, FIGURES / name)
         text += [
-            f"### {autocast}, {compiled}",
+            f"### {autocast}, {f'compiled ({compiled})' if is_compiled else compiled}",
             table(header, rows),
             "The floor is what remains if the kernels cost nothing but the larger of moving their bytes five times at "
             "the measured bandwidth and their matrix products at the rate of a large one.",

@@ -80,9 +80,9 @@ def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
     folder = RunFolder(out)
     if not folder.model.exists():
         raise ConfigError(f"{out} holds no finished run of this recipe; train it first: coc fit ... --out {out}")
-
     check_same_recipe(folder, json.loads(folder.recipe.read_text(encoding="utf-8")), plain_values(recipe))
-    training, data = _build(dataclasses.replace(recipe, method="plain", model=_without_weights(recipe)))
+    without_weights = dataclasses.replace(recipe.model, weights="")
+    training, data = _build(dataclasses.replace(recipe, method="plain", model=without_weights))
     training.network.load_state_dict(read_state_dict(folder.model, training.network.state_dict().keys()))
     with _quiet():
         trainer = _trainer(recipe, None)
@@ -92,10 +92,6 @@ def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
     if trainer.is_global_zero:
         for name, value in values.items():
             print(f"{name.replace('test/', split + ' ')}: {value:.2f}")
-
-
-def _without_weights(recipe: Recipe) -> Any:
-    return dataclasses.replace(recipe.model, weights="")
 
 
 def _build(recipe: Recipe) -> tuple[Training, RunData]:

@@ -63,9 +63,11 @@ class Training(LightningModule):
         return self.network if self.average is None else self.average.module
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy, void pixels left out."""
+        """Cross-entropy, void pixels left out; zero where a batch has no others."""
         if self.recipe.task == "segmentation":
-            return F.cross_entropy(logits, target, ignore_index=VOID)
+            # torch's own mean over no pixels is no number, and would end the run as diverged.
+            counted = (target != VOID).sum().clamp_min(1)
+            return F.cross_entropy(logits, target, ignore_index=VOID, reduction="sum") / counted
         return F.cross_entropy(logits, target, label_smoothing=self.recipe.training.label_smoothing)
 
     def _pictures(self, images: Tensor) -> Tensor:
