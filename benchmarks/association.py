@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import convofconv as coc
 from convofconv.association import Grid, associate, choose_way
 
-from .contenders import DOConv, PostersWay
+from .contenders import PostersWay
 from .records import add_common_arguments, has_record, write_record
 from .timing import bytes_per_second, products_per_second, race
 
@@ -67,7 +67,7 @@ def contenders(weight: Tensor, config: coc.Config, peers: bool) -> dict[str, Cal
         maps["ours, released"] = (released, weight)
         maps["standardization"] = (coc.Standardization(), weight)
         maps["ONI"] = (coc.Orthogonalization(), weight)
-        maps["DO-Conv"] = (DOConv(weight), weight)
+        maps["DO-Conv"] = (coc.DepthwiseOverparameterization(weight.shape), weight)
         if weight.numel() <= _ORTHOGONAL_NUMBERS:
             rows = nn.Linear(weight[0].numel(), len(weight), bias=False, device=weight.device)
             nn.utils.parametrizations.orthogonal(rows)

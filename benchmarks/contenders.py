@@ -48,26 +48,6 @@ class PostersWay(coc.KernelMap):
         return posters_associate(weight, self.super_kernel, self.grid)
 
 
-class DOConv(coc.KernelMap):
-    """Depthwise over-parameterization with a multiplier of k²: every input channel mixes its k² positions.
-
-    Written from its formula, W'[o, i] = W[o, i] D[i]; Cao et al., *DO-Conv: Depthwise Over-parameterized
-    Convolutional Layer*, 2020. The identity is kept apart, so that D may start at zero.
-    """
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        positions = weight[0, 0].numel()
-        self.mixing = nn.Parameter(weight.new_zeros(weight.shape[1], positions, positions))
-
-    @classmethod
-    def for_conv(cls, conv, config):
-        return cls(conv.weight)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight + torch.einsum("oip,ipq->oiq", weight.flatten(2), self.mixing).view_as(weight)
-
-
 CONTENDERS: Mapping[str, Callable[[nn.Module], object]] = {
     "plain": lambda model: None,
     "ours": lambda model: coc.convert(model, where=EVERYTHING),
@@ -75,5 +55,5 @@ CONTENDERS: Mapping[str, Callable[[nn.Module], object]] = {
     "poster's way": lambda model: coc.convert(model, PostersWay, where=EVERYTHING),
     "standardization": lambda model: coc.convert(model, "stnd", where=EVERYTHING),
     "ONI": lambda model: coc.convert(model, "orth", where=EVERYTHING),
-    "DO-Conv": lambda model: coc.convert(model, DOConv, where=EVERYTHING),
+    "DO-Conv": lambda model: coc.convert(model, "doconv", where=EVERYTHING),
 }

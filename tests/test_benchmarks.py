@@ -14,7 +14,7 @@ import convofconv as coc
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import records
-from benchmarks.contenders import CONTENDERS, DOConv, posters_associate
+from benchmarks.contenders import CONTENDERS, posters_associate
 from benchmarks.folding import graph
 from benchmarks.timing import race
 from convofconv.association import Grid, associate
@@ -27,18 +27,6 @@ def test_the_posters_way_computes_what_ours_does(shape):
     super_kernel = torch.randn(1, *grid.super_shape("input"), dtype=torch.float64)
     difference = posters_associate(weight, super_kernel, grid) - associate(weight, super_kernel, grid)
     assert difference.abs().max() < 1e-12
-
-
-def test_do_conv_mixes_the_positions_of_every_input_channel():
-    weight = torch.randn(5, 3, 2, 2)
-    do_conv = DOConv(weight)
-    assert torch.equal(do_conv(weight), weight)
-    nn.init.normal_(do_conv.mixing)
-    found = do_conv(weight).flatten(2)
-    for o in range(5):
-        for i in range(3):
-            expected = weight[o, i].flatten() @ (torch.eye(4) + do_conv.mixing[i])
-            assert torch.allclose(found[o, i], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", CONTENDERS)

@@ -25,7 +25,14 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from .layers import CoC1d, CoC2d, CoC3d
-    from .maps import KernelLayerNorm, KernelMap, Orthogonalization, SpatialAssociation, Standardization
+    from .maps import (
+        DepthwiseOverparameterization,
+        KernelLayerNorm,
+        KernelMap,
+        Orthogonalization,
+        SpatialAssociation,
+        Standardization,
+    )
     from .optimization import param_groups
     from .penalties import ocnn_penalty, so_penalty, srip_penalty
     from .report import ConvReport, Summary, summary
@@ -44,7 +51,14 @@ _HOME = {
     "selection": ("kernel_maps", "Selection"),
     "verification": ("verify",),
     "config": ("Config", "PRESETS"),
-    "maps": ("KernelMap", "SpatialAssociation", "Standardization", "KernelLayerNorm", "Orthogonalization"),
+    "maps": (
+        "KernelMap",
+        "SpatialAssociation",
+        "DepthwiseOverparameterization",
+        "Standardization",
+        "KernelLayerNorm",
+        "Orthogonalization",
+    ),
     "penalties": ("so_penalty", "srip_penalty", "ocnn_penalty"),
     "errors": (
         "ConvOfConvError",
@@ -81,6 +95,7 @@ __all__ = [
     # kernel maps
     "KernelMap",
     "SpatialAssociation",
+    "DepthwiseOverparameterization",
     "Standardization",
     "KernelLayerNorm",
     "Orthogonalization",

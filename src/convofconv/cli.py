@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,15 @@ class Command:
     run: Callable[[Namespace], None]
 
 
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A sub-command that has sub-commands."""
+
+    summary: str
+    description: str
+    commands: Mapping[str, Command]
+
+
 def _demo_options(parser: ArgumentParser) -> None:
     default = DemoSettings()
 
@@ -58,7 +67,7 @@ def _demo_options(parser: ArgumentParser) -> None:
         "--methods",
         default=",".join(default.methods),
         metavar="LIST",
-        help="what to compare, with commas: plain, and coc, stnd, orth, also joined with + (default: %(default)s)",
+        help="what to compare, with commas: plain, coc, doconv, stnd, orth, norm, joined with + (default: %(default)s)",
     )
     option("seeds", int, "N", "trainings per method, with seeds 0 to N-1 (default: %(default)s)")
     option("epochs", int, "N", "passes over the training pictures (default: %(default)s)")
@@ -93,7 +102,11 @@ def _arch_options(parser: ArgumentParser, positional: bool) -> None:
 def _summary_options(parser: ArgumentParser) -> None:
     _arch_options(parser, positional=True)
     parser.add_argument(
-        "--method", type=str, default="coc", metavar="METHOD", help="coc, stnd, orth, joined with + (default: coc)"
+        "--method",
+        type=str,
+        default="coc",
+        metavar="METHOD",
+        help="coc, doconv, stnd, orth, norm, joined with + (default: coc)",
     )
     parser.add_argument(
         "--config",
@@ -190,10 +203,72 @@ def _recipes(options: Namespace) -> None:
     print(list_recipes())
 
 
+def _study_options(parser: ArgumentParser) -> None:
+    parser.add_argument("study", type=str, metavar="STUDY", help="a name from coc study list, or a YAML file")
+    parser.add_argument("--budget", type=str, default="small", metavar="NAME", help="small or full (default: small)")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="for records, reports (default: results)"
+    )
+
+
+def _study_run_options(parser: ArgumentParser) -> None:
+    _study_options(parser)
+    option = parser.add_argument
+    option("--data", type=Path, metavar="DIR", help="folder of the data sets (default: data)")
+    option(
+        "--runs", type=Path, default=Path("runs/studies"), metavar="DIR", help="for networks (default: runs/studies)"
+    )
+    option("--workers", type=int, default=1, metavar="N", help="runs at a time on this machine (default: 1)")
+    option("--threads", type=int, default=1, metavar="N", help="CPU threads of a run (default: 1)")
+    option("--address", type=str, default="", metavar="ADDRESS", help="a Ray cluster; auto for the one around here")
+    option("--gpus", type=float, default=0.0, metavar="N", help="GPUs of a run there, 0.5 for two runs on one")
+    option("--only", type=str, default="", metavar="PATTERN", help="only runs of such names, camvid/coc/* for example")
+    option("--retry-failed", action="store_true", help="run again what failed")
+    option("--accept-code", type=str, default="", metavar="REASON", help="why other code's records may stay")
+
+
+def _study_run(options: Namespace) -> None:
+    from .lab.studies.run import RunOptions, run_study
+    from .lab.studies.study import read_study
+
+    given = dict(vars(options))
+    study = read_study(given.pop("study"), given.pop("budget"))
+    run_study(study, RunOptions(**given))
+
+
+def _study_report(options: Namespace) -> None:
+    from .lab.studies.report import write_report
+    from .lab.studies.run import records_of, study_folder
+    from .lab.studies.study import read_study
+
+    study = read_study(options.study, options.budget)
+    folder = study_folder(study, options.results)
+    write_report(study, records_of(study, options.results).read(), folder)
+    print(folder / "report.md")
+
+
+def _claims_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="of the studies' records")
+    parser.add_argument("--out", type=Path, default=Path("claims.md"), metavar="FILE", help="(default: claims.md)")
+
+
+def _study_claims(options: Namespace) -> None:
+    from .lab.studies.claims import write_claims
+
+    write_claims(options.results, options.out)
+    print(options.out)
+
+
+def _study_list(options: Namespace) -> None:
+    from .lab.studies.study import list_studies
+
+    print(list_studies())
+
+
 #: Commands whose first argument is a recipe.
 _RECIPE_COMMANDS = ("fit", "validate", "test")
 
-COMMANDS = {
+COMMANDS: dict[str, Command | Group] = {
     "fit": Command(
         "train a network as a recipe says, fold it, and write everything down",
         """\
@@ -241,6 +316,69 @@ example:
   coc recipes""",
         lambda parser: None,
         _recipes,
+    ),
+    "study": Group(
+        "run a grid of networks, methods and seeds, and report it with statistics",
+        """\
+coc study list | run STUDY | report STUDY | claims
+
+A study asks one question of many runs: networks × variants × seeds, within a budget (small: an evening on a laptop;
+full: the paper's scale). Every run leaves one record; what has one is not run again.
+
+examples:
+  coc study list
+  coc study run what-helps --data data --workers 4
+  coc study report what-helps""",
+        {
+            "list": Command(
+                "list the studies that are built in",
+                "List the studies that are built in, with their budgets.",
+                lambda parser: None,
+                _study_list,
+            ),
+            "run": Command(
+                "do the runs of a study that are not done yet",
+                """\
+coc study run STUDY [--budget small|full] [--data DIR] [--workers N | --address ADDRESS]
+
+Do every run that has no record yet. Stop it at any moment, by Ctrl-C or worse, and start it again: finished runs are
+kept, unfinished ones go on from their last epoch, and the result is the same. A run that fails is recorded with its
+reason and does not stop the others. Records of other settings or other code are not added to.
+
+examples:
+  coc study run what-helps --data data --workers 4
+  coc study run classification --budget full --address auto --gpus 1
+  coc study run what-helps --only "camvid/coc/*" --retry-failed""",
+                _study_run_options,
+                _study_run,
+            ),
+            "report": Command(
+                "write tables and figures from a study's records",
+                """\
+coc study report STUDY [--budget small|full] [--results DIR]
+
+Write report.md, runs.csv, comparisons.csv and figures beside the records: means with confidence intervals, comparisons
+paired by seed and corrected for their number, what could have been seen, and the paper's figures. A study that is not
+complete is reported as far as it is.
+
+example:
+  coc study report what-helps""",
+                _study_options,
+                _study_report,
+            ),
+            "claims": Command(
+                "write the paper's claims with a verdict on each",
+                """\
+coc study claims [--results DIR] [--out FILE]
+
+Write a page with every claim of the paper, how it was tested, the figures from the studies' records, and a verdict.
+
+example:
+  coc study claims --results docs/results --out docs/claims.md""",
+                _claims_options,
+                _study_claims,
+            ),
+        },
     ),
     "summary": Command(
         "show which convs of a network are converted, which are not and why",
@@ -314,7 +452,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             argv = recipe_first(argv)
         options = _parser().parse_args(argv)
-        COMMANDS[options.command].run(options[options.command])
+        _run(COMMANDS, options)
     except KeyboardInterrupt:
         return 130
     except VerificationError as error:
@@ -331,6 +469,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _run(commands: Mapping[str, Command | Group], options: Namespace) -> None:
+    chosen, own = commands[options.command], options[options.command]
+    if isinstance(chosen, Group):
+        _run(chosen.commands, own)
+    else:
+        chosen.run(own)
+
+
 def _parser() -> ArgumentParser:
     from jsonargparse import ArgumentParser
 
@@ -345,11 +491,18 @@ def _parser() -> ArgumentParser:
 
     top = parser("Convolution of Convolution: let the kernels of a conv layer collaborate (CVPR 2022).", "coc")
     top.add_argument("--version", action="version", version=f"coc {__version__}")
-    commands = top.add_subcommands(title="commands", dest="command", metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        own = parser(command.description)
-        command.add_options(own)
-        commands.add_subcommand(name, own, help=command.summary)
+
+    def add(to: ArgumentParser, commands: Mapping[str, Command | Group]) -> None:
+        choices = to.add_subcommands(title="commands", dest="command", metavar="COMMAND")
+        for name, command in commands.items():
+            own = parser(command.description)
+            if isinstance(command, Command):
+                command.add_options(own)
+            choices.add_subcommand(name, own, help=command.summary)
+            if isinstance(command, Group):
+                add(own, command.commands)
+
+    add(top, COMMANDS)
     return top
 
 

@@ -11,6 +11,7 @@ from .errors import ArgumentTypeError, ConfigError
 
 Share = Literal["input", "output", "both", "none"]
 Init = Literal["identity", "kaiming", "solve"]
+Grouping = Literal["consecutive", "random", "similar"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Config:
         init: ``"identity"`` starts as the unchanged network; ``"kaiming"`` draws the super kernels as the paper does
             and keeps the basic kernels, so the network changes; ``"solve"`` draws them too and solves for basic kernels
             that leave the network unchanged: the paper's start for a pretrained network.
+        grouping: which kernels form a group: ``"consecutive"`` ones, as in the paper; ``"random"`` ones, drawn when the
+            layer is converted; or ``"similar"`` ones, by the cosines between the layer's kernels when it is converted.
 
     Raises:
         ArgumentTypeError: a value has the wrong type.
@@ -58,6 +61,7 @@ class Config:
     kernel_norm: bool = False
     within_conv_groups: bool = False
     init: Init = "identity"
+    grouping: Grouping = "consecutive"
 
     def __post_init__(self) -> None:
         for name, least in (("grid_side", 1), ("extra_width", 0), ("depth", 1)):
@@ -69,7 +73,8 @@ class Config:
         for field in dataclasses.fields(self):
             if isinstance(field.default, bool) and not isinstance(getattr(self, field.name), bool):
                 raise ArgumentTypeError(f"Config.{field.name} must be True or False, got {getattr(self, field.name)!r}")
-        for name, allowed in (("share", get_args(Share)), ("init", get_args(Init))):
+        for name, literal in (("share", Share), ("init", Init), ("grouping", Grouping)):
+            allowed = get_args(literal)
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"Config.{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
         if self.init != "kaiming" and not self.skip and self.normalized:

@@ -109,7 +109,8 @@ def _notes(conv: Conv, maps: Sequence[KernelMap]) -> tuple[str, ...]:
     if grid.missing:
         where = "every conv group" if grid.blocks > 1 else "the layer"
         notes.append(f"the last grid of {where} holds {grid.cells - grid.missing} of {grid.cells} kernels")
-    if conv.groups > 1 and grid.blocks == 1 and (conv.out_channels // conv.groups) % grid.cells:
+    within = association.order is None and (conv.out_channels // conv.groups) % grid.cells == 0
+    if conv.groups > 1 and grid.blocks == 1 and not within:
         notes.append("grids straddle conv groups (within_conv_groups=True keeps them inside)")
     if config.kernel_norm and not any(isinstance(m, KernelLayerNorm) for m in maps):
         notes.append("no kernel norm: no normalisation layer follows")

@@ -23,6 +23,7 @@ from .errors import ArgumentTypeError, ConfigError, ConversionWarning, ConvOfCon
 from .manners import forget, teach, untaught
 from .maps import (
     Conv,
+    DepthwiseOverparameterization,
     KernelLayerNorm,
     KernelMap,
     Orthogonalization,
@@ -49,8 +50,16 @@ Method = str | type[KernelMap] | Sequence[str | type[KernelMap]]
 Configs = Config | str | Mapping[str, Config | str]
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
-#: The methods by name, in the order in which their maps are applied.
-METHODS: dict[str, type[KernelMap]] = {"coc": SpatialAssociation, "stnd": Standardization, "orth": Orthogonalization}
+#: The methods by name, in the order in which their maps are applied. Linear maps come first, as behind the others they
+#: would undo what those fix; the association before all, where narrow layers are computed together; and the norm last,
+#: for its gain and bias are to act on the kernels that the layer uses.
+METHODS: dict[str, type[KernelMap]] = {
+    "coc": SpatialAssociation,
+    "doconv": DepthwiseOverparameterization,
+    "stnd": Standardization,
+    "orth": Orthogonalization,
+    "norm": KernelLayerNorm,
+}
 
 
 def convert(model: ModelT, method: Method = "coc", config: Configs = "poster", where: Where | None = None) -> ModelT:
@@ -61,18 +70,19 @@ def convert(model: ModelT, method: Method = "coc", config: Configs = "poster", w
 
     Args:
         model: any module; a single conv too.
-        method: ``"coc"`` (association), ``"stnd"`` (weight standardization) or ``"orth"`` (orthogonalization), joined
-            with ``+`` (``"coc+stnd"``; always applied in this order); or :class:`KernelMap` subclasses, applied in the
-            order given.
+        method: ``"coc"`` (association), ``"doconv"`` (depthwise over-parameterization), ``"stnd"`` (weight
+            standardization), ``"orth"`` (orthogonalization) or ``"norm"`` (the released final norm alone), joined with
+            ``+`` (``"coc+stnd"``; always applied in this order); or :class:`KernelMap` subclasses, applied in the order
+            given.
         config: hyper-parameters of the association, or ``"poster"``, ``"released"``, ``"lightweight"``; or a mapping
             from name patterns to these, of which the first that matches counts.
         where: which convs to convert. By default every one whose kernel is not 1×1, but for the prediction layers of
             detectors. Otherwise a :class:`Selection` (by kind and name), name patterns with ``*`` (``"layer4.*"``, or
             several of them), or a function of ``(name, module)``.
 
-    Maps that fix the kernels' scale (``stnd``, ``orth``, ``config.kernel_norm``) are registered only on convs that a
-    normalisation layer follows: the next module in the model's order has "Norm" in its class name and as many channels.
-    Tied convs stay tied and share their maps; frozen convs stay frozen.
+    Maps that fix the kernels' scale (``stnd``, ``orth``, ``norm``, ``config.kernel_norm``) are registered only on convs
+    that a normalisation layer follows: the next module in the model's order has "Norm" in its class name and as many
+    channels. Tied convs stay tied and share their maps; frozen convs stay frozen.
 
     Returns:
         ``model`` itself.
@@ -325,7 +335,8 @@ def _with_kernel_norm(map_types: Sequence[type[KernelMap]], config: Config) -> l
     out: list[type[KernelMap]] = []
     for map_type in map_types:
         out.append(map_type)
-        if map_type is SpatialAssociation and config.kernel_norm:
+        # Directly behind the association, whose configuration it is of; where a norm is asked for by name, only there.
+        if map_type is SpatialAssociation and config.kernel_norm and KernelLayerNorm not in map_types:
             out.append(KernelLayerNorm)
     return out
 

@@ -73,7 +73,14 @@ def associate(
 
 
 def associate_as(module: coc.SpatialAssociation, weight: Tensor) -> Tensor:
-    """The literal α with a module's parameters."""
+    """The literal α with a module's parameters; kernels in an order of the module's are put into it, and back."""
+    if module.order is not None:
+        consecutive = copy.deepcopy(module)
+        consecutive.order = None
+        found = torch.empty_like(weight)
+        for place, kernel in zip(associate_as(consecutive, weight[module.order]), module.order, strict=True):
+            found[kernel] = place
+        return found
     config = module.config
     supers = module.super_kernel.detach().to(weight)
     if config.standardize_super_kernel:

@@ -41,6 +41,7 @@ def test_a_config_is_frozen_and_hashable():
         ({"skip": 1}, coc.ArgumentTypeError, "skip must be True or False, got 1"),
         ({"share": "ci"}, coc.ConfigError, "share must be one of input, output, both, none; got 'ci'"),
         ({"init": "zeros"}, coc.ConfigError, "init must be one of identity, kaiming, solve; got 'zeros'"),
+        ({"grouping": "near"}, coc.ConfigError, "grouping must be one of consecutive, random, similar; got 'near'"),
         ({"init": "solve", "grid_norm": True}, coc.ConfigError, 'use init="identity"'),
         ({"init": "solve", "share": "none"}, coc.ConfigError, 'use init="identity"'),
         ({"skip": False, "grid_norm": True}, coc.ConfigError, 'set init="kaiming" or skip=True'),

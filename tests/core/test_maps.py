@@ -26,6 +26,8 @@ CONFIGS = {
     "dense": coc.Config(share="none"),
     "dense, no skip": coc.Config(share="none", skip=False),
     "within conv groups": coc.Config(within_conv_groups=True),
+    "random groups": coc.Config(grouping="random"),
+    "random groups within conv groups, normed": coc.Config(grouping="random", within_conv_groups=True, grid_norm=True),
     "large grid": coc.Config(grid_side=4, extra_width=4),
 }
 SHAPES = [(8, 3, 3, 3), (7, 2, 2, 4), (6, 1, 5), (9, 2, 3, 1, 2)]
@@ -208,6 +210,8 @@ def test_orthogonalization_computes_in_float32_under_autocast():
 MAPS = [
     lambda shape: coc.SpatialAssociation(shape),
     lambda shape: coc.SpatialAssociation(shape, "released"),
+    lambda shape: coc.SpatialAssociation(shape, coc.Config(grouping="random")),
+    lambda shape: coc.DepthwiseOverparameterization(shape),
     lambda shape: coc.Standardization(),
     lambda shape: coc.KernelLayerNorm(shape[1:]),
     lambda shape: coc.Orthogonalization(),
@@ -237,6 +241,18 @@ def test_every_map_keeps_shape_dtype_and_memory_format(make, shape):
             "one tap .* cannot be standardized; set extra_width to 2",
         ),
         (lambda: coc.SpatialAssociation((8, 3, 3, 3))(torch.zeros(4, 3, 3, 3)), coc.ShapeError, "built for weights"),
+        (lambda: coc.DepthwiseOverparameterization("8333"), coc.ArgumentTypeError, "needs the shape of a conv weight"),
+        (lambda: coc.DepthwiseOverparameterization((8, 3)), coc.ShapeError, r"d of 1, 2 or 3; got \(8, 3\)"),
+        (
+            lambda: coc.DepthwiseOverparameterization((8, 3, 3, 3))(torch.zeros(8, 4, 3, 3)),
+            coc.ShapeError,
+            r"for kernels \(3, 3, 3\), got \(8, 4, 3, 3\)",
+        ),
+        (
+            lambda: coc.SpatialAssociation((8, 3, 3, 3), coc.Config(grouping="similar")),
+            coc.ConfigError,
+            'grouping="similar" compares the kernels of a weight',
+        ),
         (lambda: coc.Orthogonalization(iterations=0), coc.ConfigError, "iterations ≥ 1"),
         (lambda: coc.Orthogonalization(scale=-1), coc.ConfigError, "scale > 0"),
         (lambda: coc.Standardization.for_conv(nn.Conv2d(4, 4, 1, groups=4), coc.Config()), coc.ConfigError, "single"),
@@ -256,4 +272,7 @@ def test_maps_show_their_configuration():
     text = repr(coc.SpatialAssociation((8, 3, 3, 3), coc.PRESETS["released"].replace(depth=2)))
     assert "depth=2" in text
     assert "grid_norm=True" in text
+    assert "grouping" not in text
+    assert "grouping='random'" in repr(coc.SpatialAssociation((8, 3, 3, 3), coc.Config(grouping="random")))
+    assert repr(coc.DepthwiseOverparameterization((8, 3, 3, 1))) == "DepthwiseOverparameterization((3, 3, 1))"
     assert repr(coc.Orthogonalization(groups=2)) == "Orthogonalization(iterations=5, scale=1.414, groups=2)"

@@ -61,7 +61,7 @@ def test_a_plain_checkpoint_of_another_shape_is_torchs_error():
         coc.convert(nn.Conv2d(3, 8, 3)).load_state_dict(other.state_dict())
 
 
-@pytest.mark.parametrize("method", ["coc", "coc+stnd", "coc+orth", "stnd"])
+@pytest.mark.parametrize("method", ["coc", "coc+stnd", "coc+orth", "stnd", "coc+doconv", "norm"])
 @pytest.mark.parametrize("config", ["poster", "released"])
 def test_a_converted_checkpoint_makes_the_round_trip(method, config, x):
     trained = coc.convert(small_net(), method, config)

@@ -44,6 +44,18 @@ def maps_of(model, name):
         ("coc+stnd", ["SpatialAssociation", "Standardization"]),
         ("orth+coc", ["SpatialAssociation", "Orthogonalization"]),
         ("coc+stnd+orth", ["SpatialAssociation", "Standardization", "Orthogonalization"]),
+        ("norm", ["KernelLayerNorm"]),
+        ("doconv", ["DepthwiseOverparameterization"]),
+        (
+            "norm+orth+stnd+doconv+coc",
+            [
+                "SpatialAssociation",
+                "DepthwiseOverparameterization",
+                "Standardization",
+                "Orthogonalization",
+                "KernelLayerNorm",
+            ],
+        ),
         (["orth", "stnd"], ["Orthogonalization", "Standardization"]),
         (coc.Standardization, ["Standardization"]),
     ],
@@ -53,7 +65,7 @@ def test_methods_register_their_maps_in_order(method, expected, x):
     assert coc.convert(model, method) is model
     assert maps_of(model, "0") == maps_of(model, "3") == expected
     assert maps_of(model, "5") == [], "1×1 convs are left alone"
-    unnormed = [name for name in expected if name == "SpatialAssociation"]
+    unnormed = [name for name in expected if name in ("SpatialAssociation", "DepthwiseOverparameterization")]
     assert maps_of(model, "6") == unnormed, "no norm follows: no map that fixes the scale"
     randomize(model)
     plain = coc.reparameterize(model)
@@ -68,14 +80,40 @@ def test_released_adds_the_kernel_norm_where_a_norm_follows():
     assert "no kernel norm: no normalisation layer follows" in coc.summary(model).convs[-1].notes
 
 
-@pytest.mark.parametrize("config", ["poster", coc.Config(depth=2), coc.Config(skip=False), coc.Config(share="none")])
-def test_conversion_changes_no_bit(config, x):
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("coc+stnd", ["SpatialAssociation", "KernelLayerNorm", "Standardization"]),
+        ("coc+norm", ["SpatialAssociation", "KernelLayerNorm"]),
+        ("coc+stnd+norm", ["SpatialAssociation", "Standardization", "KernelLayerNorm"]),
+        ([coc.SpatialAssociation, coc.KernelLayerNorm], ["SpatialAssociation", "KernelLayerNorm"]),
+    ],
+)
+def test_a_norm_that_is_asked_for_twice_is_registered_once(method, expected):
+    assert maps_of(coc.convert(small_net(), method, "released"), "0") == expected
+    layer = coc.CoC2d(4, 8, 3, method=method, config="released")
+    assert [type(m).__name__ for m in coc.kernel_maps(layer)] == expected
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "poster",
+        coc.Config(depth=2),
+        coc.Config(skip=False),
+        coc.Config(share="none"),
+        coc.Config(grouping="random"),
+        coc.Config(grouping="similar"),
+    ],
+)
+@pytest.mark.parametrize("method", ["coc", "coc+doconv"])
+def test_conversion_changes_no_bit(method, config, x):
     for channels_last in (False, True):
         model = small_net().eval()
         if channels_last:
             model = model.to(memory_format=torch.channels_last)
         expected = model(x)
-        converted = coc.convert(model, config=config)(x)
+        converted = coc.convert(model, method, config)(x)
         assert torch.equal(converted, expected)
         assert converted.stride() == expected.stride()
 
@@ -326,7 +364,7 @@ class DataParallel(nn.Module):
         (
             lambda: coc.convert(small_net(), "cic"),
             coc.ConfigError,
-            "no method is called 'cic'; there are coc, stnd, orth",
+            "no method is called 'cic'; there are coc, doconv, stnd, orth, norm",
         ),
         (lambda: coc.convert(small_net(), "coc+"), coc.ConfigError, "no method is called ''"),
         (lambda: coc.convert(small_net(), []), coc.ConfigError, "no method given"),

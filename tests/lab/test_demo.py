@@ -326,7 +326,7 @@ def test_impossible_settings_are_refused(tmp_path: Path, changes: dict[str, Any]
 
 def test_unknown_method_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match="no method is called 'cocoa', 'stnd\\+x'; there are plain and coc, stnd, orth"
+        ConfigError, match="no method is called 'cocoa', 'stnd\\+x'; there are plain and coc, doconv, stnd"
     ):
         demo.run_demo(settings(tmp_path / "out", methods=("plain", "cocoa", "stnd+x")))
     assert not (tmp_path / "out").exists()

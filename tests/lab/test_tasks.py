@@ -90,7 +90,7 @@ def test_warm_up(kind, expected):
 
 def test_the_loss_is_the_mean_over_pixels_that_are_not_void():
     recipe = Recipe(task="segmentation", data=DataRecipe(name="digit_scenes", classes=3))
-    training = Training(recipe, torch.nn.Conv2d(3, 3, 1), 3)
+    training = Training(recipe, torch.nn.Conv2d(3, 3, 1), ["a", "b", "c"])
     logits, target = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randint(3, (2, 4, 4))
     target[0, :2] = 255
     expected = torch.nn.functional.cross_entropy(logits, target, ignore_index=255)

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ..config import PRESETS
-from ..errors import ConfigError, listing
+from ..config import PRESETS, Config, resolve_config
+from ..errors import ConfigError, ConvOfConvError, listing
+from ..surgery import maps_for
 
 Task = Literal["classification", "segmentation"]
 DataName = Literal["digits", "digit_scenes", "cifar10", "cifar100", "image_folder", "voc"]
@@ -26,6 +27,7 @@ DATA_OF_TASK: dict[str, tuple[str, ...]] = {
     "classification": ("digits", "cifar10", "cifar100", "image_folder"),
     "segmentation": ("digit_scenes", "voc"),
 }
+#: The methods of the paper's tables; others are joined from convofconv's names in the same way.
 METHODS = ("plain", "stnd", "orth", "coc", "coc+stnd", "coc+orth")
 
 
@@ -64,6 +66,7 @@ class DataRecipe:
         photometric: vary brightness, contrast, saturation and hue.
         mean: mean of the channels, for normalisation.
         std: deviation of the channels.
+        focus: classes whose mean IoU is told besides, as mIoU_focus; for data with too few pictures of the others.
         limit: use only so many pictures of every split, evenly chosen; 0 for all.
         workers: processes that read pictures.
     """
@@ -87,6 +90,7 @@ class DataRecipe:
     photometric: bool = False
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    focus: tuple[str, ...] = ()
     limit: int = 0
     workers: int = 0
 
@@ -121,6 +125,7 @@ class ModelRecipe:
             quarter of its input (HRNet: as many as its input).
         dropout: share of features dropped before the last layer.
         convert: convert the backbone only, as the paper does, or the whole network.
+        pointwise: also convert 1×1 convs, c1x1 in the paper.
     """
 
     backbone: str = "resnet18"
@@ -131,6 +136,7 @@ class ModelRecipe:
     head_channels: int = 0
     dropout: float = 0.0
     convert: Convert = "backbone"
+    pointwise: bool = False
 
     def __post_init__(self) -> None:
         if self.output_stride not in (8, 16, 32):
@@ -251,8 +257,9 @@ class Recipe:
 
     Args:
         task: classification or segmentation.
-        method: plain, or kernel maps joined with +.
+        method: plain, or kernel maps joined with +: coc, doconv, stnd, orth, norm.
         preset: hyper-parameters of the association.
+        association: hyper-parameters that differ from the preset's, grid_side for example.
         data: what is trained on.
         model: the network.
         training: the optimization.
@@ -265,6 +272,7 @@ class Recipe:
     task: Task = "classification"
     method: str = "plain"
     preset: str = "poster"
+    association: dict[str, Any] = dataclasses.field(default_factory=dict)
     data: DataRecipe = dataclasses.field(default_factory=DataRecipe)
     model: ModelRecipe = dataclasses.field(default_factory=ModelRecipe)
     training: TrainingRecipe = dataclasses.field(default_factory=TrainingRecipe)
@@ -273,14 +281,28 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.task not in get_args(Task):
             raise _refuse("task", listing(get_args(Task)), self.task)
-        if self.method not in METHODS:
-            raise _refuse("method", f"one of {', '.join(METHODS)}", self.method)
         if self.preset not in PRESETS:
             raise _refuse("preset", f"one of {', '.join(PRESETS)}", self.preset)
+        try:
+            config = self.config
+        except ConvOfConvError as error:
+            raise ConfigError(f"association: {error}") from error
+        if self.method != "plain":
+            try:
+                maps_for(self.method, config)
+            except ConvOfConvError as error:
+                raise ConfigError(f"method: {error}; or plain") from error
         if self.data.name not in DATA_OF_TASK[self.task]:
             raise _refuse("data.name", f"one of {', '.join(DATA_OF_TASK[self.task])} for {self.task}", self.data.name)
+        if self.data.focus and self.task != "segmentation":
+            raise ConfigError(f"data.focus is for segmentation, this is {self.task}")
         processes = self.machine.devices * self.machine.nodes * self.training.accumulate
         if self.training.batch % processes:
             raise _refuse(
                 "training.batch", f"a multiple of processes × accumulated batches, {processes}", self.training.batch
             )
+
+    @property
+    def config(self) -> Config:
+        """Hyper-parameters of the association: the preset's with the recipe's changes."""
+        return resolve_config(self.preset).replace(**self.association)

@@ -39,9 +39,9 @@ def build_network(recipe: Recipe, classes: int) -> nn.Module:
         load_run(network, weights, classes)
     if recipe.method != "plain":
         only_backbone = recipe.task == "segmentation" and recipe.model.convert == "backbone"
-        where = Selection(include=["backbone.*"]) if only_backbone else Selection()
+        where = Selection(pointwise=recipe.model.pointwise, include=["backbone.*"] if only_backbone else [])
         # On the whole network, so that kernels are kept and computed together over all of its forward.
-        convert(network, recipe.method, recipe.preset, where)
+        convert(network, recipe.method, recipe.config, where)
     if weights and weights.converted:
         load_run(network, weights, classes)
     return network

@@ -49,6 +49,7 @@ def read_run(recipe: Recipe, network: nn.Module) -> RunWeights:
     try:
         theirs = json.loads(folder.results.read_text(encoding="utf-8"))["recipe"]
         method, preset, backbone = theirs["method"], theirs["preset"], theirs["model"]["backbone"]
+        association, pointwise = theirs.get("association", {}), theirs["model"].get("pointwise", False)
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"model.weights: {folder.results} tells of no recipe ({error!r})") from error
     if architecture(backbone) != architecture(recipe.model.backbone):
@@ -59,7 +60,8 @@ def read_run(recipe: Recipe, network: nn.Module) -> RunWeights:
         raise ConfigError(f"model.weights: the run in {folder.path} has another stem, see model.small_images")
     if theirs.get("task") == "segmentation" and recipe.task == "classification":
         raise ConfigError(f"model.weights: the run in {folder.path} is one of segmentation; a classifier needs another")
-    converted = method != "plain" and (method, preset) == (recipe.method, recipe.preset)
+    conversion = recipe.method, recipe.preset, recipe.association, recipe.model.pointwise
+    converted = method != "plain" and (method, preset, association, pointwise) == conversion
     file = folder.converted if converted else folder.model
     names = (name for key in network.state_dict() for name in _names_in_run(key))
     return RunWeights(file, read_state_dict(file, names), converted)

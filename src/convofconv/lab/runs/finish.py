@@ -33,12 +33,13 @@ from .folder import RunFolder, plain_values
 _TOLERANCE = 1e-4
 
 
-def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolder, seconds: float) -> None:
+def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolder) -> None:
     """Evaluate the best network as it was trained and folded, and write networks and results.
 
     Raises:
         VerificationError: the folded network computes something else.
     """
+    seconds, cpu_seconds = training.spent
     training.load_state_dict(read_checkpoint(folder.best)["state_dict"])
     best = training.evaluated
     converted = any(kernel_maps(conv) for _, conv in convs(best))
@@ -68,9 +69,10 @@ def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolde
         "largest_difference_after_folding": difference,
         "parameters": {"as_trained": _count(best), "folded": _count(plain)},
         "history": training.history,
-        "versions": _versions(),
+        "versions": versions(),
         "command": sys.argv,
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
     }
     write_atomic(folder.results, (json.dumps(results, indent=2) + "\n").encode())
     value = after[main]
@@ -86,7 +88,7 @@ def _count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _versions() -> dict[str, str | None]:
+def versions() -> dict[str, str | None]:
     import lightning
 
     return {

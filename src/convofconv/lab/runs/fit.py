@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +46,6 @@ def run_fit(recipe: Recipe, out: Path, resume: bool, profile_only: bool = False)
     Raises:
         ConfigError: the recipe does not fit the data, or ``out`` cannot be used.
     """
-    started = time.time()
     recipe = _as_launched(recipe)
     folder = RunFolder(out)
     if _leads() and not profile_only:
@@ -62,7 +60,7 @@ def run_fit(recipe: Recipe, out: Path, resume: bool, profile_only: bool = False)
         trainer.fit(training, data, ckpt_path=folder.last if go_on else None, weights_only=True)
         if trainer.interrupted:
             raise KeyboardInterrupt
-        finish(trainer, training, data, folder, time.time() - started)
+        finish(trainer, training, data, folder)
 
 
 def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
@@ -103,7 +101,7 @@ def _build(recipe: Recipe) -> tuple[Training, RunData]:
         network = network.to(memory_format=torch.channels_last)
     if recipe.training.compile:
         network.compile()
-    return Training(recipe, network, len(sets.classes)), RunData(recipe, sets)
+    return Training(recipe, network, sets.classes), RunData(recipe, sets)
 
 
 def _as_launched(recipe: Recipe) -> Recipe:

@@ -91,20 +91,43 @@ def check_same_recipe(folder: RunFolder, theirs: Mapping[str, Any], mine: Mappin
     Raises:
         ConfigError: something differs that decides the result; the message names the keys.
     """
-    before, now = flat(theirs), flat(mine)
-    wrong = [
+    if wrong := different_keys(theirs, mine):
+        raise ConfigError(f"{folder.path} holds a run of another recipe: {listing(wrong)}; choose another --out")
+
+
+def different_keys(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+    """What differs between two recipes and decides a result, as text; keys that one lacks have their default there."""
+    default = flat(plain_values(Recipe()))
+    before, now = {**default, **flat(theirs)}, {**default, **flat(mine)}
+    return [
         f"{key}={before.get(key)!r} there, {now.get(key)!r} here"
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key) and not key.startswith(_FREE)
     ]
-    if wrong:
-        raise ConfigError(f"{folder.path} holds a run of another recipe: {listing(wrong)}; choose another --out")
 
 
 def plain_values(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain JSON values."""
     values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe), default=str))
     return values
+
+
+def recipe_of(values: Mapping[str, Any]) -> Recipe:
+    """The recipe that :func:`plain_values` gave the values of.
+
+    Raises:
+        ConfigError: a value is impossible here, a folder that is missing for example.
+    """
+    sections: dict[str, Any] = {}
+    for field in dataclasses.fields(Recipe):
+        given = values[field.name]
+        if isinstance(field.default_factory, type):
+            given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+            if given.get("root"):
+                given["root"] = Path(given["root"])
+            given = field.default_factory(**given)
+        sections[field.name] = given
+    return Recipe(**sections)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,37 @@ def recipe_first(argv: Sequence[str]) -> list[str]:
     return [command, "--recipe", str(find_recipe(rest[0])), *rest[1:]]
 
 
+def recipe_from(name: str, settings: Mapping[str, Any], data: Path | None = None) -> Recipe:
+    """The recipe of a name or file, with settings by dotted key laid over it, as the command line would give it.
+
+    Args:
+        name: of the recipe, or a path to one.
+        settings: by dotted key.
+        data: folder that takes the place of ``data`` at the beginning of the recipe's ``data.root``.
+
+    Raises:
+        ConfigError: a key is unknown or a value impossible; the message names the key.
+    """
+    import yaml
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    path = find_recipe(name)
+    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for key, value in settings.items():
+        section, _, entry = key.rpartition(".")
+        (values.setdefault(section, {}) if section else values)[entry] = value
+    root = Path(values.get("data", {}).get("root", ""))
+    if data is not None and root.parts[:1] == ("data",):
+        values["data"]["root"] = str(data.joinpath(*root.parts[1:]).resolve())
+    parser = ArgumentParser(exit_on_error=False)
+    add_recipe_options(parser)
+    try:
+        options = parser.parse_object({**values, "recipe": None})
+    except ArgumentError as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    return _build(options)
+
+
 def add_recipe_options(parser: ArgumentParser) -> None:
     """Every value of a recipe as an option with a dotted name, its help from the docstrings."""
     import jsonargparse
@@ -77,10 +108,14 @@ def build_recipe(options: Namespace) -> tuple[str, Recipe]:
     Raises:
         ConfigError: a value is impossible.
     """
-    values: dict[str, Any] = {name: options[name] for name in ("task", "method", "preset")}
+    return Path(str(options.recipe[0])).stem, _build(options)
+
+
+def _build(options: Namespace) -> Recipe:
+    values: dict[str, Any] = {name: options[name] for name in ("task", "method", "preset", "association")}
     for section, cls in _SECTIONS.items():
         given = dict(options[section].items())
         if section == "data" and given["root"] is not None:
             given["root"] = Path(given["root"]).expanduser()
         values[section] = cls(**given)
-    return Path(str(options.recipe[0])).stem, Recipe(**values)
+    return Recipe(**values)

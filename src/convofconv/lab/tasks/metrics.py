@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
+from ...errors import ConfigError, listing
 from ..data.images import VOID
+from ..recipe import Recipe
 
 
 class ClassificationMetrics(nn.Module):
@@ -46,6 +50,10 @@ class SegmentationMetrics(nn.Module):
     A class that is neither in any mask nor predicted anywhere has no IoU, one that is in no mask has no accuracy: the
     means are over the others, as mmsegmentation and the VOC toolkits do.
 
+    Args:
+        classes: number of classes.
+        focus: numbers of classes that have a second mean IoU, ``mIoU_focus``; none by default.
+
     Shape:
         - logits: ``(N, classes, H, W)``
         - target: ``(N, H, W)``
@@ -53,8 +61,9 @@ class SegmentationMetrics(nn.Module):
 
     main = "mIoU"
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, focus: Sequence[int] = ()) -> None:
         super().__init__()
+        self.focus = list(focus)
         self.confusion = MulticlassConfusionMatrix(classes, ignore_index=VOID)
 
     def update(self, logits: Tensor, target: Tensor) -> None:
@@ -66,11 +75,12 @@ class SegmentationMetrics(nn.Module):
         table = self.confusion.compute().double()  # rows: truth, columns: prediction
         right, truth, predicted = table.diagonal(), table.sum(1), table.sum(0)
         iou, accuracy = right / (truth + predicted - right), right / truth
-        return {
+        values = {
             "mIoU": _percent(torch.nanmean(iou)),
             "mAcc": _percent(torch.nanmean(accuracy)),
             "aAcc": _percent(right.sum() / table.sum()),
         }
+        return {**values, "mIoU_focus": _percent(torch.nanmean(iou[self.focus]))} if self.focus else values
 
     def class_iou(self) -> list[float]:
         """IoU of every class in per cent, NaN for those without."""
@@ -81,6 +91,19 @@ class SegmentationMetrics(nn.Module):
     def reset(self) -> None:
         """Start counting anew."""
         self.confusion.reset()
+
+
+def build_metrics(recipe: Recipe, classes: Sequence[str]) -> ClassificationMetrics | SegmentationMetrics:
+    """The metrics of a recipe's task.
+
+    Raises:
+        ConfigError: the data has no class of a name in ``data.focus``.
+    """
+    if recipe.task == "classification":
+        return ClassificationMetrics(len(classes))
+    if unknown := [name for name in recipe.data.focus if name not in classes]:
+        raise ConfigError(f"data.focus: no class is called {listing(unknown)}; there are {', '.join(classes)}")
+    return SegmentationMetrics(len(classes), [classes.index(name) for name in recipe.data.focus])
 
 
 def _percent(share: Tensor) -> float:

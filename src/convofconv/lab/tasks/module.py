@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -16,14 +17,8 @@ from ...optimization import param_groups
 from ..data.images import VOID
 from ..data.loading import seed_of
 from ..recipe import Recipe
-from .metrics import ClassificationMetrics, SegmentationMetrics
+from .metrics import build_metrics
 from .schedule import schedule
-
-Metrics = ClassificationMetrics | SegmentationMetrics
-METRICS: dict[str, type[ClassificationMetrics] | type[SegmentationMetrics]] = {
-    "classification": ClassificationMetrics,
-    "segmentation": SegmentationMetrics,
-}
 
 
 class DivergedError(ConvOfConvError, FloatingPointError):
@@ -36,23 +31,25 @@ class Training(LightningModule):
     Args:
         recipe: what decides the run.
         network: converted or plain; takes pictures, gives logits.
-        classes: number of classes.
+        classes: names of the classes.
     """
 
     loss_sum: Tensor
     loss_count: Tensor
 
-    def __init__(self, recipe: Recipe, network: nn.Module, classes: int) -> None:
+    def __init__(self, recipe: Recipe, network: nn.Module, classes: Sequence[str]) -> None:
         super().__init__()
         self.recipe = recipe
         self.network = network
         decay = recipe.training.ema
         average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
         self.average = average
-        self.metrics: Metrics = METRICS[recipe.task](classes)
+        self.metrics = build_metrics(recipe, classes)
         #: One dictionary of numbers per finished epoch; kept in checkpoints, so that resuming neither loses nor
         #: repeats one.
         self.history: list[dict[str, float]] = []
+        self._begun = _clocks()
+        self._before = (0.0, 0.0)
         # Sum and count of this epoch's losses: buffers, so that resuming in mid-epoch goes on with them.
         self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64))
         self.register_buffer("loss_count", torch.zeros((), dtype=torch.float64))
@@ -61,6 +58,12 @@ class Training(LightningModule):
     def evaluated(self) -> nn.Module:
         """The network that is evaluated and kept: the moving average where there is one."""
         return self.network if self.average is None else self.average.module
+
+    @property
+    def spent(self) -> tuple[float, float]:
+        """Seconds of time and of this process's CPU that the run has taken, the parts before a kill included."""
+        time_now, cpu_now = _clocks()
+        return self._before[0] + time_now - self._begun[0], self._before[1] + cpu_now - self._begun[1]
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy, void pixels left out; zero where a batch has no others."""
@@ -129,9 +132,11 @@ class Training(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
+        checkpoint["spent"] = self.spent
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = list(checkpoint["history"])
+        self._before, self._begun = tuple(checkpoint.get("spent", (0.0, 0.0))), _clocks()
 
     def configure_optimizers(self) -> Any:
         training = self.recipe.training
@@ -150,3 +155,7 @@ class Training(LightningModule):
         factor: Callable[[int], float] = schedule(training, steps)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _clocks() -> tuple[float, float]:
+    return time.monotonic(), time.process_time()

@@ -1,0 +1,1 @@
+"""Studies: grids of runs behind the tables and figures, their records, statistics and reports."""

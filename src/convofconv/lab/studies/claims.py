@@ -1,0 +1,222 @@
+"""The paper's claims with a verdict on each: proofs by their tests, measurements by the records of studies."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...errors import ConfigError
+from ..files import write_atomic
+from .analysis import Analysis, Contrast, analyse
+from .run import records_of
+from .statistics import compare, holm
+from .study import read_study
+
+FILE = Path(__file__).with_name("claims.yaml")
+VERDICTS = ("proved", "reproduced", "direction only", "not reproduced", "refuted", "not testable here")
+#: Differences with a smaller p-value, corrected, are taken for real.
+ALPHA = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """A measured comparison behind a verdict.
+
+    Args:
+        where: study and network.
+        contrast: the numbers.
+    """
+
+    where: str
+    contrast: Contrast
+
+    @property
+    def sign(self) -> int:
+        """1 where the variant is reliably better, -1 where reliably worse, else 0."""
+        p = self.contrast.p_holm
+        return 0 if p is None or p >= ALPHA else (1 if self.difference > 0 else -1)
+
+    @property
+    def difference(self) -> float:
+        """Mean difference in points."""
+        return float(self.contrast.comparison.difference or 0.0)
+
+    def __str__(self) -> str:
+        comparison = self.contrast.comparison
+        interval = comparison.interval
+        sure = f" ({interval[0]:+.2f} to {interval[1]:+.2f})" if interval else ""
+        p = self.contrast.p_holm
+        tested = "" if p is None else (", p < 0.001" if p < 0.001 else f", p = {p:.2g}")
+        pairs = f"{comparison.pairs} seed{'' if comparison.pairs == 1 else 's'}"
+        named = f"{self.contrast.variant} − {self.contrast.baseline}"
+        return f"{self.where}: {named} {self.difference:+.2f}{sure}{tested}, {pairs}"
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """What the comparisons say together of a claim that all of them are positive.
+
+    Reproduced: all are reliably so. Refuted: some are reliably negative and none reliably positive. Direction only: all
+    have the claimed sign, not all reliably. Not reproduced: anything else.
+
+    Examples:
+        >>> verdict([])
+        'not testable here'
+    """
+    if not findings:
+        return "not testable here"
+    signs = [finding.sign for finding in findings]
+    if all(sign > 0 for sign in signs):
+        return "reproduced"
+    if min(signs) < 0 and max(signs) <= 0:
+        return "refuted"
+    if min(signs) >= 0 and all(finding.difference > 0 for finding in findings):
+        return "direction only"
+    return "not reproduced"
+
+
+class Evidence:
+    """Analyses of studies, each read once.
+
+    Args:
+        results: folder of the studies' records.
+    """
+
+    def __init__(self, results: Path) -> None:
+        self.results = results
+        self._read: dict[tuple[str, str], Analysis] = {}
+
+    def analysis(self, study: str, budget: str) -> Analysis:
+        """What the records of a study say; without records, nothing."""
+        if (study, budget) not in self._read:
+            read = read_study(study, budget)
+            self._read[study, budget] = analyse(read, records_of(read, self.results).read())
+        return self._read[study, budget]
+
+    def has_records(self, study: str, budget: str) -> bool:
+        """Whether the study has any records."""
+        return records_of(self.analysis(study, budget).study, self.results).path.is_file()
+
+    def findings(self, study: str, budget: str, variant: str, against: Sequence[str], networks: Any) -> list[Finding]:
+        """Comparisons of a variant with others on some networks, Holm-corrected over all of this list."""
+        analysis = self.analysis(study, budget)
+        if networks is None:
+            networks = list(analysis.study.networks)
+        found: list[tuple[str, str, Any]] = []
+        for network in analysis.networks:
+            if network.label in networks and variant in network.cells:
+                mine = network.cells[variant].scores()
+                for baseline in [name for name in against if name in network.cells]:
+                    comparison = compare(mine, network.cells[baseline].scores())
+                    if comparison.pairs:
+                        found.append((network.label, baseline, comparison))
+        corrected = holm([comparison.p_value for _, _, comparison in found])
+        tested = sum(p is not None for p in corrected)
+        return [
+            Finding(f"{study}, {label}", Contrast(variant, baseline, comparison, p, tested, None))
+            for (label, baseline, comparison), p in zip(found, corrected, strict=True)
+        ]
+
+
+def write_claims(results: Path, out: Path, file: Path = FILE) -> None:
+    """Write the page of verdicts.
+
+    Args:
+        results: folder of the studies' records.
+        out: the page.
+        file: of the claims.
+
+    Raises:
+        ConfigError: a claim has neither a verdict with evidence nor comparisons, or a verdict that is none.
+    """
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    evidence = Evidence(results)
+    parts = [_HEAD, *_claims(values["claims"], evidence, out)]
+    for title, table in values["tables"].items():
+        parts += _table(title, table, evidence, out)
+    write_atomic(out, ("\n\n".join(parts) + "\n").encode())
+
+
+_HEAD = """\
+# Claims and verdicts
+
+Written by `coc study claims`; do not edit. Verdicts: *proved* (by test), *reproduced* (every comparison reliably as
+claimed), *direction only* (every comparison as claimed, not every one reliably), *not reproduced*, *refuted* (by proof,
+or reliably the other way), *not testable here* (nothing measured yet). Reliably: p < 0.05 in a paired t-test over
+seeds, Holm-corrected over the comparisons of the claim. Differences are percentage points with 95 % confidence
+intervals. The networks and data of small budgets are far from the paper's; the studies say which they are."""
+
+
+def _claims(claims: Mapping[str, Any], evidence: Evidence, out: Path) -> Iterator[str]:
+    for name, claim in claims.items():
+        if "verdict" in claim:
+            said = _proof(name, claim, out)
+        elif "compare" in claim:
+            said = _measurement(claim, evidence, out)
+        else:
+            raise ConfigError(f"{FILE.name}: {name} has neither a verdict nor comparisons")
+        lines = [f"**Tested by.** {claim['how'].strip()}", *said]
+        yield f"## {name}\n\n{claim['statement'].strip()}\n\n" + "\n\n".join(lines)
+
+
+def _proof(name: str, claim: Mapping[str, Any], out: Path) -> list[str]:
+    if claim["verdict"] not in VERDICTS or not claim.get("evidence"):
+        raise ConfigError(f"{FILE.name}: {name} needs one of the verdicts {', '.join(VERDICTS)}, and evidence")
+    links = []
+    for item in claim["evidence"]:
+        path, _, test = item.partition("::")
+        links.append(f"[{test or path}]({_link(Path(path), out)})")
+    why = f" {claim['why'].strip()}" if "why" in claim else ""
+    return [f"**Verdict: {claim['verdict']}.**{why}", "Evidence: " + ", ".join(links)]
+
+
+def _measurement(claim: Mapping[str, Any], evidence: Evidence, out: Path) -> list[str]:
+    findings: list[Finding] = []
+    links = {}
+    for part in claim["compare"]:
+        found = evidence.findings(
+            part["study"], part["budget"], part["variant"], part["against"], part.get("networks")
+        )
+        findings += found
+        if found:
+            links[_report(part, evidence)] = f"{part['study']} ({part['budget']})"
+    lines = [f"**Verdict: {verdict(findings)}.**"]
+    if findings:
+        lines.append("\n".join(f"- {finding}" for finding in findings))
+        lines.append("Evidence: " + ", ".join(f"[{text}]({_link(path, out)})" for path, text in links.items()))
+    return lines
+
+
+def _report(part: Mapping[str, Any], evidence: Evidence) -> Path:
+    study = evidence.analysis(part["study"], part["budget"]).study
+    return records_of(study, evidence.results).path.with_name("report.md")
+
+
+def _table(title: str, table: Mapping[str, Any], evidence: Evidence, out: Path) -> Iterator[str]:
+    """A row per row of the paper's table: its difference to plain, ours on every network that stands for it."""
+    full = read_study(table["study"], "full")
+    lines = ["| the paper's network | method | its difference to plain | ours | verdict |", "|---|---|---|---|---|"]
+    for row, networks in table["rows"].items():
+        paper = full.paper.get(row, {})
+        for variant in [name for name in paper if name != "plain"]:
+            metric = next(iter(paper[variant]))
+            difference = paper[variant][metric] - paper["plain"][metric]
+            findings = evidence.findings(table["study"], table["budget"], variant, ["plain"], networks)
+            ours = "; ".join(str(finding).partition(", ")[2] for finding in findings) or "–"
+            said = verdict(findings if difference > 0 else [])
+            if findings and difference <= 0:  # the claim is that it is not better
+                said = "reproduced" if all(f.sign < 0 for f in findings) else "not reproduced"
+            lines.append(f"| {row} | {variant} | {metric} {difference:+.2f} | {ours} | {said} |")
+    yield f"## {title}"
+    yield "\n".join(lines)
+    if evidence.has_records(table["study"], table["budget"]):
+        yield f"Evidence: [{table['study']} ({table['budget']})]({_link(_report(table, evidence), out)})"
+
+
+def _link(path: Path, out: Path) -> str:
+    """A path of the repository, in whose root this runs, as seen from the page."""
+    return os.path.relpath(path, out.parent).replace(os.sep, "/")

@@ -1,0 +1,61 @@
+"""Which code a result comes from: a short identity of everything that can change one."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import io
+import tokenize
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parents[2]
+#: Files and folders that decide no result. Everything else counts, so that a new file is not forgotten.
+_BESIDE = (
+    "cli.py",
+    "report.py",
+    "verification.py",
+    "lab/checkpoints.py",
+    "lab/commands.py",
+    "lab/demo",
+    "lab/files.py",
+    "lab/inspect",
+    "lab/pictures.py",
+    "lab/progress.py",
+    "lab/recipes",  # what a run takes from them is in its record
+    "lab/runs/options.py",
+    "lab/runs/profile.py",
+    "lab/studies",
+)
+
+
+@functools.cache
+def code_identity() -> str:
+    """Identity of the code that decides results; comments, docstrings and layout do not count."""
+    digest = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        name = path.relative_to(_PACKAGE).as_posix()
+        if not name.startswith(_BESIDE):
+            digest.update(name.encode() + b"\0" + bare(path.read_text(encoding="utf-8")).encode() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def bare(source: str) -> str:
+    """Source code without comments, docstrings and white space.
+
+    Examples:
+        >>> bare("x = 1  # one")
+        'x=1'
+    """
+    lines = source.splitlines(keepends=True)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column] + "\n"
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if ast.get_docstring(node, clean=False) is not None:
+                first = node.body[0]
+                for row in range(first.lineno, (first.end_lineno or first.lineno) + 1):
+                    lines[row - 1] = "\n"
+    return "".join("".join(lines).split())

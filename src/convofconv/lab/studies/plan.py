@@ -1,0 +1,188 @@
+"""From a study to its runs: which there are, with which recipe, and which of them are still to be done."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import ConfigError, listing
+from ..recipe import Recipe
+from ..runs.folder import RunFolder, different_keys, plain_values
+from ..runs.options import recipe_from
+from .records import Record, runs
+from .study import Settings, Study
+
+#: Stands in a setting for the folder of all runs, so that a network can start from another study's run.
+_RUNS = "{runs}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run of a study.
+
+    Args:
+        study: name of the study.
+        budget: of the study.
+        network: label of the network.
+        variant: name of the variant.
+        seed: of the run.
+        recipe: name of the recipe.
+        settings: over the recipe, by dotted key.
+        tuned: settings that this run tries; empty for a run that is compared.
+    """
+
+    study: str
+    budget: str
+    network: str
+    variant: str
+    seed: int
+    recipe: str
+    settings: Settings
+    tuned: Settings = dataclasses.field(default_factory=dict)
+
+    @property
+    def stage(self) -> str:
+        """Whether the run chooses settings or is compared."""
+        return "tuning" if self.tuned else "final"
+
+    @property
+    def name(self) -> str:
+        """The run's name in records, and its folder."""
+        tried = [f"{key.rpartition('.')[2]}={value}" for key, value in self.tuned.items()]
+        return "/".join([self.network, self.variant, *tried, f"seed{self.seed}"])
+
+    def folder(self, runs_folder: Path) -> Path:
+        """Folder of the run."""
+        return runs_folder / f"{self.study}-{self.budget}" / self.name
+
+    def build_recipe(self, runs_folder: Path, data: Path | None, threads: int) -> Recipe:
+        """The run's recipe on this machine.
+
+        Args:
+            runs_folder: where runs have their folders.
+            data: folder that takes the place of ``data`` in the recipe's ``data.root``.
+            threads: CPU threads.
+
+        Raises:
+            ConfigError: a setting is impossible, the data is missing, or the run that this one starts from.
+        """
+        settings = {**self.settings, "machine.threads": threads, "training.seed": self.seed}
+        weights = str(settings.get("model.weights", ""))
+        if _RUNS in weights:
+            start = runs_folder / self._start(weights).relative_to(_RUNS)
+            if not RunFolder(start).results.is_file():
+                raise ConfigError(f"it starts from the run in {start}, which is not there: run its study first")
+            settings["model.weights"] = str(start.resolve())
+        return recipe_from(self.recipe, settings, data)
+
+    def _start(self, weights: str) -> Path:
+        return Path(weights.replace("{variant}", self.variant).replace("{seed}", str(self.seed)))
+
+    def values(self, recipe: Recipe) -> dict[str, Any]:
+        """The recipe for the record: plain values, that name no folder of this machine."""
+        values = plain_values(recipe)
+        values["data"]["root"] = None
+        if _RUNS in (weights := str(self.settings.get("model.weights", ""))):
+            values["model"]["weights"] = str(self._start(weights))
+        return values
+
+
+def plan(study: Study, records: Sequence[Record]) -> list[Job]:
+    """The runs that can be done now; what tuning has to choose first comes before what is compared.
+
+    One seed after the other, so that a study cut short has compared all variants, with fewer seeds.
+    """
+    jobs = list(_tuning_jobs(study))
+    chosen = choose_settings(study, records)
+    for seed in range(max(max(seeds) for seeds in study.seeds.values()) + 1):
+        for network in study.networks:
+            for variant in study.variants_of(network):
+                if seed in study.seeds[variant] and (network, variant) in chosen:
+                    jobs.append(_job(study, network, variant, seed, chosen[network, variant]))
+    return jobs
+
+
+def _tuning_jobs(study: Study) -> Iterator[Job]:
+    if study.tuning:
+        for seed in study.tuning.seeds:
+            for network in study.networks:
+                for variant in study.variants_of(network):
+                    for point in study.tuning.points():
+                        job = _job(study, network, variant, seed, {**study.tuning.settings, **point})
+                        yield dataclasses.replace(job, tuned=point)
+
+
+def _job(study: Study, network: str, variant: str, seed: int, more: Settings) -> Job:
+    settings = {**study.settings(network, variant), **more}
+    return Job(study.name, study.budget, network, variant, seed, study.networks[network]["recipe"], settings)
+
+
+def count_runs(study: Study) -> int:
+    """How many runs the whole study has, those included that wait for tuning."""
+    tuning = len(list(_tuning_jobs(study)))
+    return tuning + sum(len(study.seeds[variant]) for net in study.networks for variant in study.variants_of(net))
+
+
+def choose_settings(study: Study, records: Sequence[Record]) -> dict[tuple[str, str], Settings]:
+    """The tuned settings of every network and variant whose tuning is complete: the best mean validation metric.
+
+    A point with a failed run, of a rate that diverges for example, is not chosen; of equal ones the first is.
+
+    Raises:
+        ConfigError: every point of a network and variant failed.
+    """
+    cells = [(network, variant) for network in study.networks for variant in study.variants_of(network)]
+    if study.tuning is None:
+        return {cell: {} for cell in cells}
+    done = runs(records)
+    chosen: dict[tuple[str, str], Settings] = {}
+    for network, variant in cells:
+        jobs = [job for job in _tuning_jobs(study) if (job.network, job.variant) == (network, variant)]
+        if not all(job.name in done for job in jobs):
+            continue
+        scores: list[tuple[float, Settings]] = []
+        for point in study.tuning.points():
+            ours = [done[job.name] for job in jobs if job.tuned == point]
+            if all(record["status"] == "done" for record in ours):
+                scores.append((statistics.fmean(r["validation"][r["metric"]] for r in ours), point))
+        if not scores:
+            raise ConfigError(f"{study.name}: every tuning run of {network}/{variant} failed; see their records")
+        chosen[network, variant] = max(scores, key=lambda score: score[0])[1]
+    return chosen
+
+
+def pending(jobs: Sequence[Job], records: Sequence[Record], retry_failed: bool) -> list[Job]:
+    """The runs that have no record yet, or only one of a failure if that is to be tried again."""
+    done = runs(records)
+    finished = ("done",) if retry_failed else ("done", "failed")
+    return [job for job in jobs if job.name not in done or done[job.name]["status"] not in finished]
+
+
+def check_records(path: Path, recipes: Mapping[str, Any], records: Sequence[Record], code: str) -> None:
+    """Refuse to add to records that other code or other settings have made.
+
+    Args:
+        path: of the records, for messages.
+        recipes: plain values of the recipe of every planned run, by its name.
+        records: those that are there.
+        code: identity of the code that would add to them.
+
+    Raises:
+        ConfigError: they do not belong together; the message says what differs and what to do.
+    """
+    accepted = {record["code"] for record in records if record["kind"] == "accept" and record["beside"] == code}
+    for name, record in runs(records).items():
+        if record["recipe"] and name in recipes and (wrong := different_keys(record["recipe"], recipes[name])):
+            raise ConfigError(
+                f"{path}: {name} was run with other settings: {listing(wrong)}; "
+                "choose another --results, or move the file away to start anew"
+            )
+        if record["code"] not in accepted | {code}:
+            raise ConfigError(
+                f"{path}: {name} was run by other code ({record['code']} at commit {record['versions']['git_commit']}, "
+                f"this is {code}). If the difference cannot change results, say why: --accept-code 'REASON'; "
+                "otherwise choose another --results, or move the file away to start anew"
+            )

@@ -1,0 +1,215 @@
+"""``coc study run``: what is not done yet is done, and every run leaves one record."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from ...errors import ConfigError
+from ..progress import progress_bar
+from ..recipe import Recipe
+from ..runs.finish import versions
+from ..runs.folder import RunFolder
+from .code import code_identity
+from .local import LocalWorkers, Outcome
+from .plan import Job, check_records, count_runs, pending, plan
+from .records import Records, runs
+from .study import Study
+from .worker import write_job
+
+
+class Workers(Protocol):
+    """Whatever does runs: processes of this machine, or a cluster."""
+
+    def run(self, folders: Sequence[Path], tick: Callable[[], None]) -> Iterator[Outcome]:
+        """Do the runs of these folders, and give each one's outcome when it is there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Where and how a study is run; none of it decides a result.
+
+    Args:
+        results: folder for records and reports.
+        runs: folder for the runs' checkpoints and networks.
+        data: folder that takes the place of ``data`` in the recipes' ``data.root``.
+        workers: runs at a time on this machine.
+        threads: CPU threads per run.
+        address: of a Ray cluster; empty for this machine alone.
+        gpus: GPUs per run on the cluster, fractions allowed.
+        only: names of runs, with ``*`` for any text; empty for all.
+        retry_failed: run again what failed.
+        accept_code: why results of other code may stand beside new ones; empty for a refusal.
+    """
+
+    results: Path = Path("results")
+    runs: Path = Path("runs/studies")
+    data: Path | None = None
+    workers: int = 1
+    threads: int = 1
+    address: str = ""
+    gpus: float = 0.0
+    only: str = ""
+    retry_failed: bool = False
+    accept_code: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "threads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        if self.gpus < 0:
+            raise ConfigError(f"--gpus must be at least 0, got {self.gpus}")
+
+
+def study_folder(study: Study, results: Path) -> Path:
+    """Where a study's records and reports are."""
+    return results / f"{study.name}-{study.budget}"
+
+
+def records_of(study: Study, results: Path) -> Records:
+    """The records of a study."""
+    return Records(study_folder(study, results) / "records.jsonl")
+
+
+def run_study(study: Study, options: RunOptions) -> None:
+    """Do every run of a study that has no record yet, and record it.
+
+    Raises:
+        ConfigError: no run can be started, or one does not belong to the records that are there. Nothing was run then.
+    """
+    records = records_of(study, options.results)
+    with records.locked():
+        _accept(records, options.accept_code)
+        tried: set[str] = set()
+        workers: Workers | None = None
+        # Again, for the runs that are compared are known only when those that tune are done.
+        while todo := _to_do(study, options, records, tried):
+            tried.update(job.name for job, _ in todo)
+            workers = workers or _workers(options)
+            _run_all(study, todo, options, records, workers)
+        done = runs(records.read())
+    failed = [name for name, record in done.items() if record["status"] == "failed"]
+    print(f"{len(done) - len(failed)} of {count_runs(study)} runs done, {len(failed)} failed: {records.path}")
+    for name in failed:
+        print(f"  {name}: {done[name]['reason']}")
+
+
+def _accept(records: Records, reason: str) -> None:
+    others = {record["code"] for record in runs(records.read()).values()} - {code_identity()}
+    for code in sorted(others) if reason else ():
+        records.append({"kind": "accept", "code": code, "beside": code_identity(), "reason": reason})
+
+
+def _to_do(study: Study, options: RunOptions, records: Records, tried: Collection[str]) -> list[tuple[Job, Recipe]]:
+    """The runs that are to be done, with their recipes; a run whose recipe is impossible is recorded as failed."""
+    read = records.read()
+    jobs = plan(study, read)
+    recipes: dict[str, Recipe] = {}
+    impossible: dict[str, ConfigError] = {}
+    for job in jobs:
+        try:
+            recipes[job.name] = job.build_recipe(options.runs, options.data, options.threads)
+        except ConfigError as error:
+            impossible[job.name] = error
+    if not recipes and jobs:
+        raise ConfigError(f"{study.name}: no run is possible. {jobs[0].name}: {impossible[jobs[0].name]}")
+    values = {job.name: job.values(recipes[job.name]) for job in jobs if job.name in recipes}
+    check_records(records.path, values, read, code_identity())
+    todo = []
+    for job in pending(jobs, read, options.retry_failed):
+        if job.name in tried or (options.only and not fnmatch.fnmatchcase(job.name, options.only)):
+            continue
+        if job.name in recipes:
+            todo.append((job, recipes[job.name]))
+        elif job.name in impossible:
+            outcome = {"status": "failed", "reason": str(impossible[job.name])}
+            records.append(_record(job, {}, code_identity(), outcome))
+    return todo
+
+
+def _workers(options: RunOptions) -> Workers:
+    if not options.address:
+        return LocalWorkers(options.workers)
+    from .cluster import RayWorkers
+
+    return RayWorkers(options.address, options.threads, options.gpus)
+
+
+def _run_all(
+    study: Study, todo: Sequence[tuple[Job, Recipe]], options: RunOptions, records: Records, workers: Workers
+) -> None:
+    by_folder = {job.folder(options.runs): (job, recipe) for job, recipe in todo}
+    accepted = {record["code"] for record in records.read() if record["kind"] == "accept"}
+    codes = {
+        folder: write_job(folder, recipe, code_identity(), accepted) for folder, (_, recipe) in by_folder.items()
+    }
+    started = time.monotonic()
+    with _Progress(study.name, {folder: recipe for folder, (_, recipe) in by_folder.items()}) as progress:
+        for number, (folder, outcome) in enumerate(workers.run(list(by_folder), progress.update), 1):
+            job, recipe = by_folder[folder]
+            records.append(_record(job, job.values(recipe), codes[folder], outcome))
+            left = (time.monotonic() - started) / number * (len(todo) - number)
+            progress.tell(f"[{number}/{len(todo)}] {job.name}: {_told(outcome)}; {_duration(left)} left")
+
+
+def _record(job: Job, recipe: Mapping[str, Any], code: str, outcome: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": "run",
+        "run": job.name,
+        "network": job.network,
+        "variant": job.variant,
+        "seed": job.seed,
+        "stage": job.stage,
+        "tuned": dict(job.tuned),
+        "recipe": recipe,
+        "code": code,
+        "versions": versions(),
+        **outcome,
+    }
+
+
+def _told(outcome: Mapping[str, Any]) -> str:
+    if outcome["status"] == "failed":
+        return f"failed, {outcome['reason']}"
+    metric = outcome["metric"]
+    return f"{metric} {outcome['test']['folded'][metric]:.2f} % in {_duration(outcome['seconds'])}"
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 60 else f"{minutes / 60:.1f} h"
+
+
+class _Progress:
+    """A bar over the epochs of all runs on a terminal, and a line per finished run everywhere."""
+
+    def __init__(self, name: str, recipes: Mapping[Path, Recipe]) -> None:
+        self._logs = {folder: RunFolder(folder).log for folder in recipes}
+        self._epochs = {folder: recipe.training.epochs for folder, recipe in recipes.items()}
+        self._bar = progress_bar(sum(self._epochs.values()), f"{name}, epochs")
+
+    def __enter__(self) -> _Progress:
+        self._bar.update(self._done())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def _done(self) -> int:
+        """Epochs that are done: lines of the runs' tables, without the heading."""
+        counts = (log.read_bytes().count(b"\n") - 1 for log in self._logs.values() if log.is_file())
+        return sum(counts)
+
+    def update(self) -> None:
+        if not self._bar.disable:
+            self._bar.update(self._done() - self._bar.n)
+
+    def tell(self, line: str) -> None:
+        self.update()
+        tqdm.write(line)

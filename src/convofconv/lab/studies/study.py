@@ -1,0 +1,195 @@
+"""A study: networks × variants × seeds within a budget, read from a YAML file and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import ConfigError, listing
+
+#: Studies that come with the package.
+FOLDER = Path(__file__).parent / "grids"
+#: Keys of a network that are no settings of its recipe.
+_OF_NETWORKS = ("recipe", "variants", "paper")
+#: Dotted keys of a recipe, and their values.
+Settings = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """Settings that every variant chooses for itself, by the validation metric, before it is compared.
+
+    Args:
+        grid: values to try by dotted key; every combination is run.
+        seeds: of the runs that choose, other ones than those that are compared.
+        settings: of the runs that choose, fewer epochs for example.
+    """
+
+    grid: Mapping[str, Sequence[Any]]
+    seeds: tuple[int, ...]
+    settings: Settings
+
+    def points(self) -> Iterator[dict[str, Any]]:
+        """Every combination of values."""
+        for values in itertools.product(*self.grid.values()):
+            yield dict(zip(self.grid, values, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A grid of runs and how its report reads.
+
+    Args:
+        name: of its file.
+        budget: which of the file's budgets.
+        title: heading of the report.
+        question: what it asks, in a sentence or two.
+        about: what this budget is.
+        networks: by label, a recipe's name under ``recipe`` and settings over it; under ``variants`` those that it is
+            run with, all if missing.
+        variants: by name, settings over those of the network.
+        seeds: by variant.
+        against: variants that all others are compared with.
+        tuning: settings that every variant chooses for itself; ``None`` for none.
+        paper: the paper's figures by label of the network and variant: numbers by metric.
+        curves: variants that are points of one curve, by the curve's title: names by what stands on its axis.
+    """
+
+    name: str
+    budget: str
+    title: str
+    question: str
+    about: str
+    networks: Mapping[str, Settings]
+    variants: Mapping[str, Settings]
+    seeds: Mapping[str, tuple[int, ...]]
+    against: tuple[str, ...]
+    tuning: Tuning | None = None
+    paper: Mapping[str, Mapping[str, Mapping[str, float]]] = dataclasses.field(default_factory=dict)
+    curves: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+
+    def variants_of(self, network: str) -> tuple[str, ...]:
+        """The variants that a network is run with."""
+        return tuple(self.networks[network].get("variants", self.variants))
+
+    def settings(self, network: str, variant: str) -> dict[str, Any]:
+        """Settings of a cell of the grid, to be laid over the network's recipe."""
+        own = {key: value for key, value in self.networks[network].items() if key not in _OF_NETWORKS}
+        return {**own, **self.variants[variant]}
+
+
+def list_studies() -> str:
+    """Name, budgets and title of every study that comes with the package."""
+    lines = []
+    for path in sorted(FOLDER.glob("*.yaml")):
+        values = _read(path)
+        lines.append(f"{path.stem:18}{'/'.join(values['budgets']):12}{values['title']}")
+    return "\n".join(lines)
+
+
+def read_study(name: str, budget: str) -> Study:
+    """Read a study: one that comes with the package, by name, or a file of your own.
+
+    Raises:
+        ConfigError: there is no such study or budget, or a key of the file is missing, unknown or has an impossible
+            value; the message names it.
+    """
+    path = _find(name)
+    values = _read(path)
+    budgets = values.pop("budgets", None)
+    if not isinstance(budgets, dict) or budget not in budgets:
+        raise ConfigError(f"{path}: there is no budget {budget}; it has {', '.join(budgets or ())}")
+    chosen = dict(budgets[budget])
+    _check_keys(f"{path}: ", values, {"title", "question", "variants"}, {"against", "paper", "curves"})
+    _check_keys(f"{path}: budgets.{budget}.", chosen, {"about", "networks", "seeds"}, {"variants", "tune", "set"})
+    variants = {str(key): dict(settings or {}) for key, settings in values["variants"].items()}
+    if unknown := sorted(set(chosen.get("variants", ())) - set(variants)):
+        raise ConfigError(f"{path}: budgets.{budget}.variants: {listing(unknown)} is none of {', '.join(variants)}")
+    variants = {key: variants[key] for key in chosen.get("variants", variants)}
+    everywhere = chosen.get("set", {})
+    networks = {str(key): {**everywhere, **settings} for key, settings in chosen["networks"].items()}
+    for label, settings in networks.items():
+        if "recipe" not in settings:
+            raise ConfigError(f"{path}: budgets.{budget}.networks.{label}.recipe is missing")
+        if unknown := sorted(set(settings.get("variants", ())) - set(variants)):
+            raise ConfigError(
+                f"{path}: budgets.{budget}.networks.{label}.variants: {listing(unknown)} is none of "
+                f"{', '.join(variants)}"
+            )
+    against = tuple(values.get("against", ("plain",)))
+    if unknown := sorted(set(against) - set(variants)):
+        raise ConfigError(f"{path}: against: {listing(unknown)} is none of the variants {', '.join(variants)}")
+    tune = chosen.get("tune", {})
+    if tune:
+        _check_keys(f"{path}: budgets.{budget}.tune.", tune, {"grid", "seeds"}, {"set"})
+    tuning = Tuning(tune["grid"], tuple(tune["seeds"]), tune.get("set", {})) if tune else None
+    seeds = _seeds(f"{path}: budgets.{budget}.seeds", chosen["seeds"], variants)
+    if tuning and set(tuning.seeds) & {seed for several in seeds.values() for seed in several}:
+        raise ConfigError(f"{path}: budgets.{budget}.tune.seeds must not be among the seeds that are compared")
+    return Study(
+        path.stem,
+        budget,
+        values["title"],
+        values["question"].strip(),
+        chosen["about"].strip(),
+        networks,
+        variants,
+        seeds,
+        against,
+        tuning,
+        _of_networks(values.get("paper", {}), networks),
+        {title: {str(x): name for x, name in points.items()} for title, points in values.get("curves", {}).items()},
+    )
+
+
+def _of_networks(paper: Mapping[str, Any], networks: Mapping[str, Settings]) -> dict[str, Any]:
+    """The paper's figures under the labels of this budget's networks, which say whose row they are."""
+    rows = {label: str(settings.get("paper", label)) for label, settings in networks.items()}
+    return {label: paper[row] for label, row in rows.items() if row in paper}
+
+
+def _seeds(key: str, given: Any, variants: Mapping[str, Settings]) -> dict[str, tuple[int, ...]]:
+    """A number of seeds for all variants, or numbers by variant with one for ``others``."""
+    counts = {"others": given} if isinstance(given, int) else dict(given)
+    if unknown := sorted(set(counts) - {*variants, "others"}):
+        raise ConfigError(f"{key}: {listing(unknown)} is none of the variants {', '.join(variants)}, nor others")
+    out = {}
+    for variant in variants:
+        count = counts.get(variant, counts.get("others"))
+        if not isinstance(count, int) or count < 1:
+            raise ConfigError(f"{key}: {variant} needs a number of seeds of at least 1, got {count!r}")
+        out[variant] = tuple(range(count))
+    return out
+
+
+def _find(name: str) -> Path:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if path.is_file():
+        return path
+    known = [study.stem for study in sorted(FOLDER.glob("*.yaml"))]
+    close = difflib.get_close_matches(name, known)
+    raise ConfigError(f"no study is called {name}; there are {', '.join(close or known)}, or give a YAML file")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a study has keys and values, this is a {type(values).__name__}")
+    return values
+
+
+def _check_keys(prefix: str, values: Mapping[str, Any], needed: set[str], possible: set[str]) -> None:
+    if missing := sorted(needed - set(values)):
+        raise ConfigError(f"{prefix}{missing[0]} is missing")
+    if unknown := sorted(set(values) - needed - possible):
+        known = ", ".join(sorted(needed | possible))
+        raise ConfigError(f"{prefix}{unknown[0]} is no key of a study; there are {known}")

@@ -1,0 +1,109 @@
+"""What all kernel maps have in common: the base class, and their settings in checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..config import Config
+from ..errors import ArgumentTypeError, ConfigError, ShapeError
+
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+Self = TypeVar("Self", bound="KernelMap")
+
+
+class KernelMap(nn.Module):
+    """Base class of all kernel maps; subclass it, write ``forward``, and pass the class to :func:`convofconv.convert`.
+
+    Shape:
+        - weight: ``(co, ci / groups, k_1, ..., k_d)``
+        - result: the same shape, dtype and memory format
+
+    Examples:
+        >>> class Halve(KernelMap):
+        ...     def forward(self, weight):
+        ...         return weight / 2
+        >>> Halve.for_conv(nn.Conv2d(3, 8, 3), Config())
+        Halve()
+    """
+
+    #: Whether the map fixes the kernels' scale; such maps are by default given only to convs that a norm follows.
+    changes_scale: ClassVar[bool] = False
+
+    #: Settings that checkpoints older than them lack, with the values that such checkpoints stand for.
+    later_settings: ClassVar[Mapping[str, object]] = {}
+
+    @classmethod
+    def for_conv(cls: type[Self], conv: Conv, config: Config) -> Self:
+        """Build the map for one conv; override where the map has parameters or needs the conv's shape."""
+        return cls()
+
+    def reset_parameters(self) -> None:
+        """Draw the map's own parameters anew; a map without parameters has nothing to do."""
+
+    def settings(self) -> dict[str, object]:
+        """What the map's result depends on besides its parameters, as plain JSON values; kept in checkpoints."""
+        return {}
+
+    @classmethod
+    def from_settings(cls: type[Self], conv: Conv, settings: dict[str, Any]) -> Self:
+        """Build the map for one conv as a checkpoint describes it; the inverse of :meth:`settings`."""
+        return cls.for_conv(conv, Config())
+
+    def get_extra_state(self) -> Tensor:
+        # As a tensor of JSON bytes, because safetensors, EMA and weights_only loading take nothing else.
+        text = json.dumps({"map": type(self).__name__, **self.settings()}, sort_keys=True)
+        return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Nothing to set: the settings are the constructor's. :meth:`_load_from_state_dict` compares them."""
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        saved = state_dict.get(f"{prefix}_extra_state")
+        if isinstance(saved, Tensor):
+            theirs, mine = {**self.later_settings, **read_settings(saved)}, read_settings(self.get_extra_state())
+            wrong = [
+                f"{key}={theirs.get(key)!r} in the checkpoint, {mine.get(key)!r} here"
+                for key in sorted({*theirs, *mine} - {"init"})
+                if theirs.get(key) != mine.get(key)
+            ]
+            if wrong:
+                layer = prefix.partition(".parametrizations.")[0]
+                error_msgs.append(f"{layer} was converted with other settings: {'; '.join(wrong)}")
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+
+def read_settings(extra_state: Tensor) -> dict[str, Any]:
+    """Decode what :meth:`KernelMap.get_extra_state` wrote.
+
+    Raises:
+        ConfigError: the tensor holds something else.
+    """
+    try:
+        settings = json.loads(bytes(extra_state.tolist()))
+        return {"map": str(settings.pop("map")), **settings}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"a kernel map's settings in the checkpoint cannot be read: {error}") from error
+
+
+def conv_shape(shape: Sequence[int], user: str) -> tuple[int, ...]:
+    if not isinstance(shape, Sequence) or not all(isinstance(n, int) for n in shape):
+        raise ArgumentTypeError(f"{user} needs the shape of a conv weight, a sequence of ints; got {shape!r}")
+    if not 3 <= len(shape) <= 5:
+        raise ShapeError(f"{user} needs a conv weight (co, ci, k_1, ..., k_d) with d of 1, 2 or 3; got {tuple(shape)}")
+    return tuple(shape)

@@ -1,0 +1,100 @@
+"""Depthwise over-parameterization (DO-Conv) as a kernel map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..association import match_layout
+from ..config import Config
+from ..errors import ShapeError
+from .base import Conv, KernelMap, conv_shape
+
+
+class DepthwiseOverparameterization(KernelMap):
+    r"""DO-Conv: every input channel of a kernel mixes its ``k = k_1 ⋯ k_d`` positions by a learned matrix ``I + D``.
+
+    :math:`W'_{oim} = W_{oim} + \sum_s W_{ois} D_{ism}`, a depth multiplier of ``k``. ``D`` starts at zero with the
+    identity kept apart, so that the function is unchanged at the start and weight decay pulls towards it. Conv groups
+    share one ``D``, as they share the weight's axis of input channels. A kernel of one position is only scaled.
+
+    Source: Cao et al., *DO-Conv: Depthwise Over-parameterized Convolutional Layer*, TIP 2022.
+
+    Args:
+        weight_shape: shape of the weight, ``(co, ci / groups, k_1, ..., k_d)``; any ``co`` fits.
+
+    Attributes:
+        depthwise_kernel: ``D``, ``(ci / groups, k, k)``.
+
+    Shape:
+        - weight: ``(co, ci / groups, k_1, ..., k_d)``
+        - result: as ``weight``
+
+    Raises:
+        ShapeError: the weight has kernels of another shape than the map was built for.
+
+    Examples:
+        >>> over = DepthwiseOverparameterization((8, 3, 3, 3))
+        >>> over.depthwise_kernel.shape
+        torch.Size([3, 9, 9])
+        >>> weight = torch.randn(8, 3, 3, 3)
+        >>> torch.equal(over(weight), weight)
+        True
+    """
+
+    def __init__(
+        self,
+        weight_shape: Sequence[int],
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.kernel_shape = conv_shape(weight_shape, "DepthwiseOverparameterization")[1:]
+        channels, *kernel = self.kernel_shape
+        positions = math.prod(kernel)
+        self.depthwise_kernel = nn.Parameter(torch.empty(channels, positions, positions, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    @classmethod
+    def for_conv(cls, conv: Conv, config: Config) -> DepthwiseOverparameterization:
+        weight = conv.weight
+        return cls(tuple(weight.shape), weight.device, weight.dtype)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """``D`` zero."""
+        nn.init.zeros_(self.depthwise_kernel)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if weight.shape[1:] != self.kernel_shape:
+            raise ShapeError(f"this map is for kernels {self.kernel_shape}, got {tuple(weight.shape)}")
+        by_channel = weight.flatten(2).transpose(0, 1)  # (ci / groups, co, k)
+        mixed = by_channel @ self.depthwise_kernel
+        # The identity stays outside the matrix: I + D would round a small D away in half precision.
+        return match_layout((by_channel + mixed).transpose(0, 1).reshape(weight.shape), weight)
+
+    @torch.no_grad()
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Basic kernels that give ``weight``, by solving with ``I + D`` per input channel in float64.
+
+        Raises:
+            ShapeError: ``I + D`` is singular.
+        """
+        if weight.is_meta or not self.depthwise_kernel.any():
+            return weight
+        mixing = self.depthwise_kernel.double()
+        mixing = mixing + torch.eye(mixing.shape[-1], dtype=mixing.dtype, device=mixing.device)
+        target = weight.flatten(2).transpose(0, 1).double()
+        basic, info = torch.linalg.solve_ex(mixing, target, left=False)
+        if info.any():
+            raise ShapeError(
+                "the over-parameterization is singular: no basic kernels give this weight; "
+                "call reset_parameters() of the map to start from the identity"
+            )
+        return match_layout(basic.to(weight.dtype).transpose(0, 1).reshape(weight.shape), weight)
+
+    def extra_repr(self) -> str:
+        return f"{self.kernel_shape}"

@@ -1,0 +1,268 @@
+"""The paper's spatial association as a kernel map."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..association import Grid, associate, choose_way, from_groups, match_layout, super_matrix, to_groups
+from ..config import Config, resolve_config
+from ..errors import ConfigError, ShapeError
+from ..grouping import random_order, similar_order
+from .base import Conv, KernelMap, conv_shape
+from .standardization import standardize
+
+
+class SpatialAssociation(KernelMap):
+    r"""The paper's spatial association α of a layer's kernels, with learned super kernels.
+
+    :math:`\alpha(W) = W + \xi^{-1}(s * \xi(W))`, see :mod:`convofconv.association` (poster, steps 0-3).
+
+    Args:
+        weight_shape: shape of the weight, ``(co, ci / groups, k_1, ..., k_d)``.
+        config: the hyper-parameters or the name of a preset.
+        groups: groups of the convolution, used with ``config.within_conv_groups``.
+        weight: the kernels to be grouped, needed for ``config.grouping="similar"``.
+
+    Attributes:
+        super_kernel: ``(depth, m, s_1, ..., s_d)``, with ``m`` the number of groups ``G`` (``share="input"``), of input
+            channels (``"output"``) or 1 (``"both"``); ``(depth, ci, ci, s_1, ..., s_d)`` for ``"none"``.
+        gain: ``(depth, m, 1, ..., 1)``, the scale of standardized super kernels that no norm follows, else ``None``.
+        norm_weight, norm_bias: ``(G, sa^d, k_1, ..., k_d)`` with ``config.grid_norm``, else ``None``.
+        order: ``(co,)``, which kernel stands at which place when they are divided into groups, else ``None`` (for
+            ``config.grouping="consecutive"``). It is chosen when the map is built and then stays, since super kernels
+            are learnt for these groups; checkpoints keep it. On the meta device it has no values yet.
+
+    Shape:
+        - weight: ``(co, ci / groups, k_1, ..., k_d)``
+        - result: as ``weight``
+
+    Raises:
+        ConfigError: a super kernel of a single tap shall be standardized, or similar kernels grouped without a weight.
+        ShapeError: the weight has another shape, dtype or device than the map was built for.
+
+    Examples:
+        >>> association = SpatialAssociation((8, 3, 3, 3))
+        >>> association.super_kernel.shape
+        torch.Size([1, 2, 3, 3])
+    """
+
+    later_settings: ClassVar[Mapping[str, object]] = {"grouping": "consecutive"}
+
+    order: Tensor | None
+    gain: nn.Parameter | None
+    norm_weight: nn.Parameter | None
+    norm_bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        weight_shape: Sequence[int],
+        config: Config | str = "poster",
+        groups: int = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        weight: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config = resolve_config(config)
+        shape = conv_shape(weight_shape, "SpatialAssociation")
+        blocks = groups if config.within_conv_groups else 1
+        self.grid = grid = Grid.build(shape, config.grid_side, config.extra_width, config.dilated, blocks)
+        self.way = choose_way(grid, config.share)
+        super_shape = grid.super_shape(config.share)
+        if config.standardize_super_kernel and math.prod(super_shape[1:]) == 1:
+            raise ConfigError(
+                f"a super kernel of one tap (kernel size {grid.kernel}, extra_width {config.extra_width}) cannot be "
+                "standardized; set extra_width to 2 or more, or standardize_super_kernel=False"
+            )
+        if config.grouping == "similar" and weight is None:
+            raise ConfigError(
+                'grouping="similar" compares the kernels of a weight, not only its shape: pass weight=, or build the '
+                "map with SpatialAssociation.for_conv or convofconv.convert"
+            )
+
+        def parameter(wanted: bool, *shape: int) -> nn.Parameter | None:
+            return nn.Parameter(torch.empty(shape, device=device, dtype=dtype)) if wanted else None
+
+        affine = (grid.groups, grid.cells, *grid.kernel)
+        self.super_kernel = nn.Parameter(torch.empty(config.depth, *super_shape, device=device, dtype=dtype))
+        # Standardizing fixes the scale of a super kernel; where no norm with a gain of its own follows, this one does.
+        lone = config.standardize_super_kernel and not config.grid_norm
+        self.gain = parameter(lone, config.depth, super_shape[0], *[1] * (len(super_shape) - 1))
+        self.norm_weight = parameter(config.grid_norm, *affine)
+        self.norm_bias = parameter(config.grid_norm, *affine)
+        if config.grouping == "consecutive":
+            self.order = None  # not an empty buffer: maps without buffers are looked through faster in every forward
+        else:
+            self.register_buffer("order", self._choose_order(weight))
+        self.reset_parameters()
+
+    @classmethod
+    def for_conv(cls, conv: Conv, config: Config) -> SpatialAssociation:
+        weight = conv.weight
+        return cls(tuple(weight.shape), config, conv.groups, weight.device, weight.dtype, weight)
+
+    def settings(self) -> dict[str, object]:
+        return dataclasses.asdict(self.config)
+
+    @classmethod
+    def from_settings(cls, conv: Conv, settings: dict[str, Any]) -> SpatialAssociation:
+        return cls.for_conv(conv, Config(**settings))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw new super kernels: kaiming-normal, fan-out (released configuration), then ``config.init``.
+
+        ``"identity"`` sets to zero what makes α the identity and still lets every gradient through: the norm's weight,
+        the gain or the super kernel, of the last super convolution only (all of a stack at zero is a dead saddle);
+        without the skip every super kernel becomes a one at its centre.
+
+        The order of the kernels stays; only where it has no values (after ``to_empty``) it becomes the consecutive one.
+        """
+        if self.order is not None and not self.order.is_meta:
+            places = torch.arange(len(self.order), device=self.order.device)
+            if not torch.equal(self.order.sort().values, places):
+                self.order.copy_(places)
+        stacked: Tensor = self.super_kernel
+        if self.config.init == "identity" and not self.config.normalized:
+            stacked = stacked[:-1]  # the last one is about to be overwritten: leave the random stream alone
+        for layer in stacked:
+            as_conv = layer if self.config.share == "none" else layer.unsqueeze(1)
+            nn.init.kaiming_normal_(as_conv, mode="fan_out")
+        if self.norm_weight is not None and self.norm_bias is not None:
+            nn.init.ones_(self.norm_weight)
+            nn.init.zeros_(self.norm_bias)
+        if self.gain is not None:
+            nn.init.ones_(self.gain)
+        if self.config.init == "identity":
+            self.start_from_identity()
+
+    @torch.no_grad()
+    def start_from_identity(self) -> None:
+        """Make α the identity in a way that lets every parameter learn (see :meth:`reset_parameters`)."""
+        if self.config.skip:
+            for parameter in self._switches():
+                parameter.zero_()
+            return
+        self.super_kernel.zero_()
+        at_centre: tuple[Any, ...] = (..., *self.grid.centre)
+        centre = self.super_kernel[at_centre]
+        if self.config.share == "none":
+            torch.diagonal(centre, dim1=-2, dim2=-1).fill_(1)
+        else:
+            centre.fill_(1)
+
+    def _switches(self) -> list[Tensor]:
+        """What makes α the identity when it is zero, given the skip."""
+        if self.norm_weight is not None and self.norm_bias is not None:
+            return [self.norm_weight, self.norm_bias]
+        return [self.super_kernel[-1] if self.gain is None else self.gain[-1]]
+
+    def _choose_order(self, weight: Tensor | None) -> Tensor:
+        device = self.super_kernel.device
+        if device.type == "meta":
+            return torch.arange(self.grid.shape[0], device=device)
+        if weight is not None and self.config.grouping == "similar":
+            return similar_order(weight, self.grid).to(device)
+        return random_order(self.grid).to(device)
+
+    def _to_places(self, weight: Tensor) -> Tensor:
+        return weight if self.order is None else weight.index_select(0, self.order)
+
+    def _from_places(self, weight: Tensor) -> Tensor:
+        return weight if self.order is None else weight.index_select(0, self.order.argsort())
+
+    def is_common(self) -> bool:
+        """Whether :mod:`convofconv.fused` computes it as it is: consecutive kernels in groups, one super kernel for
+        each, no norm, by matrix product."""
+        c = self.config
+        return self.order is None and c.share == "input" and c.depth == 1 and not c.grid_norm and self.way == "matmul"
+
+    def effective_super_kernel(self) -> Tensor:
+        """The super kernels as they are applied: standardized and scaled where configured, shaped ``super_kernel``."""
+        if not self.config.standardize_super_kernel:
+            return self.super_kernel
+        normal = standardize(self.super_kernel.flatten(0, 1)).view_as(self.super_kernel)
+        return normal if self.gain is None else self.gain * normal
+
+    def forward(self, weight: Tensor) -> Tensor:
+        norm = None
+        if self.norm_weight is not None and self.norm_bias is not None:
+            norm = (self.norm_weight, self.norm_bias)
+        super_kernel = self.effective_super_kernel()
+        share, skip = self.config.share, self.config.skip
+        placed = self._to_places(weight)
+        out = associate(placed, super_kernel, self.grid, share=share, skip=skip, norm=norm, way=self.way)
+        return out if self.order is None else match_layout(self._from_places(out), weight)
+
+    @torch.no_grad()
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Basic kernels whose association is ``weight``, by solving the linear system per group in float64.
+
+        Raises:
+            NotImplementedError: α has no computable inverse: a norm over the grids is active, or the super kernel is
+                dense. (The exception is the one that torch's parametrizations expect.)
+            ShapeError: α is singular.
+        """
+        if weight.is_meta or (self.config.skip and not any(switch.any() for switch in self._switches())):
+            return weight
+        system = self._linear_system()
+        target = to_groups(self._to_places(weight), self.grid).double()
+        by_channel = self.config.share == "output"
+        target = target.permute(2, 1, 0) if by_channel else target
+        basic, info = torch.linalg.solve_ex(system, target)
+        if info.any():
+            raise ShapeError(
+                "the association is singular: no basic kernels give this weight; "
+                "call reset_parameters() of the map for other super kernels"
+            )
+        basic = basic.permute(2, 1, 0) if by_channel else basic
+        return match_layout(self._from_places(from_groups(basic.to(weight.dtype), self.grid)), weight)
+
+    @torch.no_grad()
+    def condition_number(self) -> float:
+        """How much solving for basic kernels (:meth:`right_inverse`) may amplify errors, the worst of all groups.
+
+        Raises:
+            NotImplementedError: α has no computable inverse.
+        """
+        return float(torch.linalg.cond(self._linear_system()).max())
+
+    def _linear_system(self) -> Tensor:
+        """α as float64 matrices on flattened groups, ``(m, n, n)``; missing kernels map to themselves."""
+        if self.config.grid_norm or self.config.share == "none":
+            raise NotImplementedError("α with a grid norm or a dense super kernel cannot be inverted")
+        grid = self.grid
+        present = to_groups(torch.ones(grid.shape, dtype=torch.float64, device=self.super_kernel.device), grid)[..., :1]
+        if self.config.share == "output":  # one matrix serves all groups: it is right only if none is incomplete
+            if grid.missing:
+                raise NotImplementedError('α with share="output" and an incomplete group is not inverted')
+            present = present[:1]
+        product = torch.eye(grid.positions, dtype=torch.float64, device=present.device)
+        for s in self.effective_super_kernel().double():
+            product = present * (super_matrix(s, grid) @ (present * product))
+        keep = 1.0 if self.config.skip else 1 - present
+        return product + keep * torch.eye(grid.positions, dtype=torch.float64, device=present.device)
+
+    def extra_repr(self) -> str:
+        c, grid = self.config, self.grid
+        size, dilation = "×".join(map(str, grid.size)), "×".join(map(str, grid.dilation))
+        parts = [
+            f"{grid.groups} groups of {'×'.join([str(grid.side)] * len(grid.kernel))} kernels",
+            f"super kernel {size}" + (f" dilation {dilation}" if max(grid.dilation) > 1 else ""),
+            f"share={c.share!r}",
+        ]
+        parts += [f"depth={c.depth}"] if c.depth > 1 else []
+        parts += ["skip=False"] if not c.skip else []
+        parts += [f"grouping={c.grouping!r}"] if self.order is not None else []
+        parts += [
+            f"{flag}=True"
+            for flag in ("standardize_super_kernel", "grid_norm", "within_conv_groups")
+            if getattr(c, flag)
+        ]
+        return ", ".join(parts)

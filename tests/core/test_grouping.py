@@ -1,0 +1,332 @@
+"""Groups of other than consecutive kernels: permute, associate consecutive ones, permute back."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import associate_as, randomize, relative
+from torch import nn
+
+import convofconv as coc
+from convofconv.association import Grid
+from convofconv.grouping import similar_order
+from convofconv.maps import read_settings
+
+GROUPINGS = ["random", "similar"]
+groupings = pytest.mark.parametrize("grouping", GROUPINGS)
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, groups=2),
+        nn.BatchNorm2d(16),
+    )
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 3, 8, 8)
+
+
+def association_of(model, name="0") -> coc.SpatialAssociation:
+    return coc.kernel_maps(model.get_submodule(name))[0]
+
+
+def is_order(order, blocks=1):
+    return all(
+        sorted(run.tolist()) == list(range(i * len(run), (i + 1) * len(run)))
+        for i, run in enumerate(order.chunk(blocks))
+    )
+
+
+def gathered(conv, config):
+    return coc.SpatialAssociation.for_conv(conv, config)
+
+
+configs = st.builds(
+    coc.Config,
+    grid_side=st.integers(1, 3),
+    depth=st.integers(1, 2),
+    share=st.sampled_from(["input", "output", "both", "none"]),
+    grid_norm=st.booleans(),
+    within_conv_groups=st.booleans(),
+    grouping=st.sampled_from(GROUPINGS),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(configs, st.integers(1, 3), st.integers(1, 6), st.integers(1, 3), st.booleans(), st.integers(0, 2**32 - 1))
+def test_it_is_the_consecutive_association_of_permuted_kernels(config, groups, each, d, channels_last, seed):
+    torch.manual_seed(seed)
+    make = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[d - 1]
+    conv = make(2 * groups, each * groups, [3, 2, 1][:d], groups=groups, dtype=torch.float64)
+    weight = conv.weight.detach()
+    if channels_last:
+        weight = weight.movedim(1, -1).contiguous().movedim(-1, 1)
+    ours = gathered(conv, config)
+    consecutive = gathered(conv, config.replace(grouping="consecutive"))
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter)
+    parameters = dict(ours.named_parameters())
+    assert parameters.keys() == dict(consecutive.named_parameters()).keys()
+    order = ours.order.tolist()
+    assert is_order(ours.order, groups if config.within_conv_groups else 1)
+    permuted = torch.stack([weight[kernel] for kernel in order])
+    out = torch.func.functional_call(consecutive, parameters, (permuted,))
+    expected = torch.stack([out[order.index(kernel)] for kernel in range(len(order))])
+    found = ours(weight)
+    assert relative(found, expected) < 1e-12
+    assert found.stride() == weight.stride()
+    assert relative(found, associate_as(ours, weight)) < 1e-11
+
+
+@groupings
+def test_gradients(grouping):
+    conv = nn.Conv2d(2, 6, 2, dtype=torch.float64)
+    association = gathered(conv, coc.Config(grouping=grouping))
+    association.order.copy_(torch.tensor([4, 1, 5, 0, 3, 2]))
+
+    def both(weight, super_kernel):
+        return torch.func.functional_call(association, {"super_kernel": super_kernel}, (weight,))
+
+    arguments = (conv.weight, torch.randn_like(association.super_kernel).requires_grad_())
+    assert torch.autograd.gradcheck(both, arguments)
+    assert torch.autograd.gradgradcheck(both, arguments)
+
+
+@groupings
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_right_inverse(grouping, channels_last):
+    conv = nn.Conv2d(3, 7, 3, dtype=torch.float64)  # the last group is incomplete
+    if channels_last:
+        conv = conv.to(memory_format=torch.channels_last)
+    for share in ("input", "both"):
+        association = gathered(conv, coc.Config(grouping=grouping, share=share))
+        nn.init.normal_(association.super_kernel, std=0.1)
+        association.order.copy_(torch.tensor([4, 1, 6, 5, 0, 3, 2]))
+        basic = association.right_inverse(conv.weight)
+        assert relative(association(basic), conv.weight) < 1e-8
+        assert basic.stride() == conv.weight.stride()
+
+
+def test_solved_starts_keep_the_function(x):
+    model = net().eval()
+    expected = model(x)
+    coc.convert(model, config=coc.Config(init="solve", grouping="random"))
+    assert association_of(model).super_kernel.all()
+    assert relative(model(x), expected) < 1e-3
+
+
+def plant(copies, families, seed=0):
+    """Kernels of so many families, shuffled; those of one family are nearly multiples of each other."""
+    generator = torch.Generator().manual_seed(seed)
+    prototypes = torch.randn(families, 3, 3, 3, generator=generator)
+    family = torch.arange(families).repeat_interleave(copies)[torch.randperm(families * copies, generator=generator)]
+    scale = torch.rand(len(family), 1, 1, 1, generator=generator) + 0.5
+    noise = torch.randn(len(family), 3, 3, 3, generator=generator)
+    return scale * (prototypes[family] + 0.01 * noise), family
+
+
+def test_near_duplicates_are_put_into_one_group():
+    weight, family = plant(copies=4, families=5)
+    conv = nn.Conv2d(3, 20, 3)
+    conv.weight.data.copy_(weight)
+    order = gathered(conv, coc.Config(grouping="similar")).order
+    assert order.dtype == torch.int64
+    groups = family[order].view(5, 4)
+    assert (groups == groups[:, :1]).all()
+    consecutive = family.view(5, 4)
+    assert not (consecutive == consecutive[:, :1]).all()
+    firsts = order.view(5, 4)[:, 0]
+    assert firsts[0] == 0
+    assert torch.equal(firsts, firsts.sort().values), "each group starts with the first kernel left"
+
+
+def test_similar_is_greedy_by_cosine():
+    """Against the definition, step by step: opposite kernels are not similar, length does not count."""
+    weight = torch.randn(11, 2, 3, dtype=torch.float64) * torch.rand(11, 1, 1, dtype=torch.float64) * 10
+    weight[7] = -weight[0]
+    grid = Grid.build(weight.shape, side=4, extra_width=2, dilated=True)
+    left, expected = list(range(11)), []
+    while left:
+        first = left.pop(0)
+        left_by_cosine = sorted(
+            left, key=lambda k: -nn.functional.cosine_similarity(weight[first].flatten(), weight[k].flatten(), dim=0)
+        )
+        expected += [first, *left_by_cosine[:3]]
+        left = sorted(left_by_cosine[3:])
+    assert similar_order(weight, grid).tolist() == expected
+    assert similar_order(weight.bfloat16(), grid).shape == (11,)
+    assert similar_order(torch.zeros(11, 2, 3), grid).tolist() == list(range(11)), "equally similar: the first ones"
+
+
+def test_groups_stay_within_conv_groups():
+    weight, _ = plant(copies=4, families=4)
+    conv = nn.Conv2d(6, 16, 3, groups=2)
+    conv.weight.data.copy_(weight)
+    for grouping in GROUPINGS:
+        assert is_order(gathered(conv, coc.Config(grouping=grouping, within_conv_groups=True)).order, 2)
+        assert not is_order(gathered(conv, coc.Config(grouping=grouping)).order, 2)
+    notes = coc.summary(coc.convert(copy.deepcopy(conv), config=coc.Config(grouping="random"))).convs[0].notes
+    assert "grids straddle conv groups" in notes[0]
+    inside = coc.Config(grouping="random", within_conv_groups=True)
+    assert not coc.summary(coc.convert(conv, config=inside)).convs[0].notes
+
+
+def test_random_draws_from_torchs_stream_and_no_other_grouping_does():
+    def order(seed, grouping="random"):
+        torch.manual_seed(seed)
+        return gathered(conv, coc.Config(grouping=grouping)).order
+
+    conv = nn.Conv2d(3, 32, 3)
+    assert torch.equal(order(1), order(1))
+    assert not torch.equal(order(1), order(2))
+    assert order(1, "consecutive") is None
+    assert torch.equal(order(1, "similar"), order(2, "similar"))
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    coc.convert(conv, config=coc.Config(grouping="similar"))
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_consecutive_kernels_need_no_order():
+    model = coc.convert(net())
+    association = association_of(model)
+    assert association.is_common()
+    assert not dict(association.named_buffers())
+    assert not association._buffers, "looked through in every forward"
+    assert not [key for key in model.state_dict() if key.endswith("order")]
+    assert not association_of(coc.convert(net(), config=coc.Config(grouping="random"))).is_common()
+
+
+@groupings
+def test_initialising_anew_keeps_the_order(grouping):
+    conv = coc.convert(nn.Conv2d(3, 16, 3), config=coc.Config(grouping=grouping, init="kaiming"))
+    association = association_of(conv, "")
+    before, kernels = association.order.clone(), conv.parametrizations.weight.original.detach().clone()
+    conv.reset_parameters()
+    assert not torch.equal(conv.parametrizations.weight.original, kernels)
+    assert torch.equal(association.order, before)
+
+
+@groupings
+def test_a_checkpoint_brings_the_order(grouping, x):
+    config = coc.Config(grouping=grouping)
+    trained = coc.convert(net(), "coc+stnd", config)
+    randomize(trained)
+    buffer = io.BytesIO()
+    torch.save(trained.state_dict(), buffer)
+    buffer.seek(0)
+    state = torch.load(buffer, weights_only=True)
+    expected = trained.eval()(x)
+    same, rebuilt = coc.convert(net(), "coc+stnd", config), coc.convert_like(net(), state)
+    copied = copy.deepcopy(trained)
+    for model in (same, rebuilt, copied):
+        if model is not copied:
+            assert not torch.equal(association_of(model).order, association_of(trained).order)
+            model.load_state_dict(state, strict=True)
+        assert torch.equal(association_of(model).order, association_of(trained).order)
+        assert association_of(model).config == config
+        assert torch.equal(model.eval()(x), expected)
+    plain = coc.reparameterize(trained)
+    assert list(plain.state_dict()) == list(net().state_dict())
+    assert coc.verify(trained, plain, x) <= 1e-5
+    assert relative(trained[0].weight, _literal(trained[0])) < 1e-5
+
+
+def _literal(conv):
+    association, standardization = coc.kernel_maps(conv)
+    return standardization(associate_as(association, conv.parametrizations.weight.original.detach()))
+
+
+@groupings
+def test_channels_last_and_half_networks(grouping, x):
+    model = coc.convert(net(), config=coc.Config(grouping=grouping)).eval()
+    randomize(model)
+    expected, order = model(x), association_of(model).order.clone()
+    last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    assert last[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert relative(last(x), expected) < 1e-5
+    half = copy.deepcopy(model).bfloat16()
+    assert torch.equal(association_of(half).order, order)
+    assert half(x.bfloat16()).isfinite().all()
+    # Folded in float32 and rounded once.
+    wide = associate_as(association_of(half).float(), half[0].parametrizations.weight.original.float())
+    assert torch.equal(coc.reparameterize(half.bfloat16())[0].weight, wide.bfloat16())
+
+
+def without_grouping(state):
+    """The state dict as it was written before groups could be chosen."""
+    old = dict(state)
+    for key in [key for key in state if key.endswith("_extra_state")]:
+        settings_ = read_settings(state[key])
+        del settings_["grouping"]
+        old[key] = torch.tensor(list(json.dumps(settings_, sort_keys=True).encode()), dtype=torch.uint8)
+    return old
+
+
+def test_checkpoints_from_before_groups_could_be_chosen_load(x):
+    trained = coc.convert(net(), "coc", coc.Config(extra_width=0))
+    randomize(trained)
+    old = without_grouping(trained.state_dict())
+    rebuilt = coc.convert_like(net(), old)
+    same = coc.convert(net(), "coc", coc.Config(extra_width=0))
+    for model in (rebuilt, same):
+        model.load_state_dict(old, strict=True)
+        assert association_of(model).order is None
+        assert torch.equal(model.eval()(x), trained.eval()(x))
+    other = coc.convert(net(), "coc", coc.Config(extra_width=0, grouping="random"))
+    with pytest.raises(RuntimeError, match="grouping='consecutive' in the checkpoint, 'random' here"):
+        other.load_state_dict(old)
+
+
+@groupings
+def test_a_meta_network_waits_for_its_checkpoint(grouping, x):
+    config = coc.Config(grouping=grouping)
+    trained = coc.convert(net(), config=config)
+    randomize(trained)
+    for assign in (True, False):
+        with torch.device("meta"):
+            model = net()
+        torch.manual_seed(3)
+        expected = torch.rand(1)
+        torch.manual_seed(3)
+        coc.convert(model, config=config)
+        assert torch.equal(torch.rand(1), expected), "nothing is drawn that could not be kept"
+        assert association_of(model).order.is_meta
+        if not assign:
+            model = model.to_empty(device="cpu")
+            for conv in (model[0], model[3]):
+                association_of(conv, "").order.fill_(99)  # what happened to be in that memory
+            for module in model.modules():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
+            assert torch.equal(association_of(model).order, torch.arange(16)), "a legal order until then"
+            assert model(x).isfinite().all()
+        model.load_state_dict(trained.state_dict(), assign=assign)
+        assert torch.equal(model.eval()(x), trained.eval()(x))
+
+
+@groupings
+def test_moving_averages_that_leave_integers_alone_keep_the_order(grouping, x):
+    model = coc.convert(net(), config=coc.Config(grouping=grouping))
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
+    for _ in range(3):
+        average.update_parameters(model)
+    assert torch.equal(association_of(average.module).order, association_of(model).order)
+
+
+def test_layers_group_similar_kernels_of_their_own():
+    layer = coc.CoC2d(4, 16, 3, config=coc.Config(grouping="similar"))
+    association = association_of(layer, "")
+    assert torch.equal(association.order, similar_order(layer.weight, association.grid))

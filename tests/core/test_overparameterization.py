@@ -1,0 +1,127 @@
+"""Depthwise over-parameterization against its formula (Cao et al., TIP 2022)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import randomize, relative
+from torch import nn
+
+import convofconv as coc
+
+
+def literal(weight, d):
+    """W'[o, i, m] = W[o, i, m] + Σ_s W[o, i, s] D[i, s, m], the positions of a kernel numbered in order."""
+    flat = weight.flatten(2)
+    co, ci, k = flat.shape
+    found = torch.zeros_like(flat)
+    for o, i, m in itertools.product(range(co), range(ci), range(k)):
+        found[o, i, m] = flat[o, i, m] + sum(flat[o, i, s] * d[i, s, m] for s in range(k))
+    return found.view_as(weight)
+
+
+def random_map(shape, std=1.0):
+    over = coc.DepthwiseOverparameterization(shape, dtype=torch.float64)
+    nn.init.normal_(over.depthwise_kernel, std=std)
+    return over
+
+
+shapes = st.tuples(st.integers(1, 5), st.integers(1, 4), st.lists(st.integers(1, 4), min_size=1, max_size=3)).filter(
+    lambda parts: math.prod(parts[2]) <= 12
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(shapes, st.booleans(), st.integers(0, 2**32 - 1))
+def test_it_is_its_formula_and_right_inverse_is_one(parts, channels_last, seed):
+    shape = (parts[0], parts[1], *parts[2])
+    torch.manual_seed(seed)
+    weight = torch.randn(shape, dtype=torch.float64)
+    if channels_last:
+        weight = weight.movedim(1, -1).contiguous().movedim(-1, 1)
+    over = random_map(shape)
+    found = over(weight)
+    assert relative(found, literal(weight, over.depthwise_kernel.detach())) < 1e-12
+    assert (found.shape, found.stride()) == (weight.shape, weight.stride())
+    near = random_map(shape, std=0.05)  # far from singular
+    basic = near.right_inverse(weight)
+    assert relative(near(basic), weight) < 1e-10
+    assert not torch.equal(basic, weight)
+    assert basic.stride() == weight.stride()
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 3), (3, 2, 2, 3), (2, 1, 2, 1, 2), (3, 2, 1, 1)], ids=str)
+def test_gradients(shape):
+    weight = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    over = random_map(shape)
+
+    def both(weight, d):
+        return torch.func.functional_call(over, {"depthwise_kernel": d}, (weight,))
+
+    d = over.depthwise_kernel.detach().requires_grad_()
+    assert torch.autograd.gradcheck(both, (weight, d))
+    assert torch.autograd.gradgradcheck(both, (weight, d))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_starts_as_the_identity_and_learns(dtype):
+    conv = nn.Conv2d(4, 6, 3, groups=2, dtype=dtype)
+    over = coc.DepthwiseOverparameterization.for_conv(conv, coc.Config())
+    assert over.depthwise_kernel.shape == (2, 9, 9)
+    assert over.depthwise_kernel.dtype == dtype
+    assert torch.equal(over(conv.weight), conv.weight)
+    assert over.right_inverse(conv.weight) is conv.weight, "nothing to solve"
+    over(conv.weight).square().sum().backward()
+    assert over.depthwise_kernel.grad.any()
+    nn.init.normal_(over.depthwise_kernel)
+    assert not torch.equal(over(conv.weight), conv.weight)
+    over.reset_parameters()
+    assert torch.equal(over(conv.weight), conv.weight)
+    assert coc.DepthwiseOverparameterization((6, 2, 3), device="meta").depthwise_kernel.is_meta
+
+
+def test_a_singular_one_says_so():
+    over = random_map((4, 2, 3, 3))
+    with torch.no_grad():
+        over.depthwise_kernel[1] = -torch.eye(9)  # W' = W - W in the second channel
+    with pytest.raises(coc.ShapeError, match="the over-parameterization is singular"):
+        over.right_inverse(torch.randn(4, 2, 3, 3))
+
+
+def test_autocast_does_not_round_the_identity():
+    weight = torch.randn(4, 2, 3, 3)
+    over = coc.DepthwiseOverparameterization(weight.shape)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(over(weight), weight)
+        nn.init.normal_(over.depthwise_kernel)
+        assert over(weight).dtype == weight.dtype
+
+
+@pytest.mark.parametrize("make", [nn.Conv1d, nn.Conv2d, nn.Conv3d])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_folding_keeps_the_kernels_exactly(make, groups):
+    conv = make(4, 8, 3, groups=groups)
+    x = torch.randn(2, 4, *[5] * len(conv.kernel_size))
+    coc.convert(conv, "doconv")
+    randomize(conv)
+    basic = conv.parametrizations.weight.original.detach()
+    expected = literal(basic.double(), coc.kernel_maps(conv)[0].depthwise_kernel.detach().double())
+    plain = coc.reparameterize(conv)
+    assert type(plain) is make
+    assert torch.equal(plain.weight, conv.weight)
+    assert torch.equal(plain(x), conv(x))
+    assert relative(plain.weight, expected) < 1e-6
+
+
+def test_assigned_kernels_are_solved_for_through_both_maps():
+    conv = coc.convert(nn.Conv2d(3, 8, 3, dtype=torch.float64), "coc+doconv")
+    randomize(conv, scale=0.05)
+    kernels = torch.randn(8, 3, 3, 3, dtype=torch.float64)
+    conv.weight = kernels
+    assert relative(conv.weight, kernels) < 1e-9
+    assert not torch.allclose(conv.parametrizations.weight.original, kernels)
