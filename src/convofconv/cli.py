@@ -27,6 +27,8 @@ _LAB_PACKAGES = (
     "lightning",
     "matplotlib",
     "mlxtend",
+    "scipy",
+    "statsmodels",
     "tensorboard",
     "timm",
     "torchmetrics",
@@ -222,7 +224,7 @@ def _study_run_options(parser: ArgumentParser) -> None:
     option("--threads", type=int, default=1, metavar="N", help="CPU threads of a run (default: 1)")
     option("--address", type=str, default="", metavar="ADDRESS", help="a Ray cluster; auto for the one around here")
     option("--gpus", type=float, default=0.0, metavar="N", help="GPUs of a run there, 0.5 for two runs on one")
-    option("--only", type=str, default="", metavar="PATTERN", help="only runs of such names, camvid/coc/* for example")
+    option("--only", type=str, default=[], nargs="+", metavar="PATTERN", help="only runs of such names, with * for any text")
     option("--retry-failed", action="store_true", help="run again what failed")
     option("--accept-code", type=str, default="", metavar="REASON", help="why other code's records may stay")
 
@@ -348,7 +350,7 @@ reason and does not stop the others. Records of other settings or other code are
 examples:
   coc study run what-helps --data data --workers 4
   coc study run classification --budget full --address auto --gpus 1
-  coc study run what-helps --only "camvid/coc/*" --retry-failed""",
+  coc study run what-helps --only "camvid/coc/*" "camvid/plain/*" --retry-failed""",
                 _study_run_options,
                 _study_run,
             ),

@@ -15,18 +15,20 @@ from torch import nn
 import convofconv as coc
 
 
-def literal(weight, d):
-    """W'[o, i, m] = W[o, i, m] + Σ_s W[o, i, s] D[i, s, m], the positions of a kernel numbered in order."""
+def literal(weight, d, groups=1):
+    """W'[o, i, m] = W[o, i, m] + Σ_s W[o, i, s] D[j, s, m], the positions of a kernel numbered in order, j the channel
+    of the layer that the kernel's channel i meets."""
     flat = weight.flatten(2)
     co, ci, k = flat.shape
     found = torch.zeros_like(flat)
     for o, i, m in itertools.product(range(co), range(ci), range(k)):
-        found[o, i, m] = flat[o, i, m] + sum(flat[o, i, s] * d[i, s, m] for s in range(k))
+        j = o // (co // groups) * ci + i
+        found[o, i, m] = flat[o, i, m] + sum(flat[o, i, s] * d[j, s, m] for s in range(k))
     return found.view_as(weight)
 
 
-def random_map(shape, std=1.0):
-    over = coc.DepthwiseOverparameterization(shape, dtype=torch.float64)
+def random_map(shape, std=1.0, groups=1):
+    over = coc.DepthwiseOverparameterization(shape, groups, dtype=torch.float64)
     nn.init.normal_(over.depthwise_kernel, std=std)
     return over
 
@@ -37,18 +39,18 @@ shapes = st.tuples(st.integers(1, 5), st.integers(1, 4), st.lists(st.integers(1,
 
 
 @settings(max_examples=40, deadline=None)
-@given(shapes, st.booleans(), st.integers(0, 2**32 - 1))
-def test_it_is_its_formula_and_right_inverse_is_one(parts, channels_last, seed):
-    shape = (parts[0], parts[1], *parts[2])
+@given(shapes, st.integers(1, 3), st.booleans(), st.integers(0, 2**32 - 1))
+def test_it_is_its_formula_and_right_inverse_is_one(parts, groups, channels_last, seed):
+    shape = (groups * parts[0], parts[1], *parts[2])
     torch.manual_seed(seed)
     weight = torch.randn(shape, dtype=torch.float64)
     if channels_last:
         weight = weight.movedim(1, -1).contiguous().movedim(-1, 1)
-    over = random_map(shape)
+    over = random_map(shape, groups=groups)
     found = over(weight)
-    assert relative(found, literal(weight, over.depthwise_kernel.detach())) < 1e-12
+    assert relative(found, literal(weight, over.depthwise_kernel.detach(), groups)) < 1e-12
     assert (found.shape, found.stride()) == (weight.shape, weight.stride())
-    near = random_map(shape, std=0.05)  # far from singular
+    near = random_map(shape, std=0.05, groups=groups)  # far from singular
     basic = near.right_inverse(weight)
     assert relative(near(basic), weight) < 1e-10
     assert not torch.equal(basic, weight)
@@ -72,7 +74,7 @@ def test_gradients(shape):
 def test_it_starts_as_the_identity_and_learns(dtype):
     conv = nn.Conv2d(4, 6, 3, groups=2, dtype=dtype)
     over = coc.DepthwiseOverparameterization.for_conv(conv, coc.Config())
-    assert over.depthwise_kernel.shape == (2, 9, 9)
+    assert over.depthwise_kernel.shape == (4, 9, 9)
     assert over.depthwise_kernel.dtype == dtype
     assert torch.equal(over(conv.weight), conv.weight)
     assert over.right_inverse(conv.weight) is conv.weight, "nothing to solve"
@@ -110,7 +112,7 @@ def test_folding_keeps_the_kernels_exactly(make, groups):
     coc.convert(conv, "doconv")
     randomize(conv)
     basic = conv.parametrizations.weight.original.detach()
-    expected = literal(basic.double(), coc.kernel_maps(conv)[0].depthwise_kernel.detach().double())
+    expected = literal(basic.double(), coc.kernel_maps(conv)[0].depthwise_kernel.detach().double(), groups)
     plain = coc.reparameterize(conv)
     assert type(plain) is make
     assert torch.equal(plain.weight, conv.weight)

@@ -253,6 +253,23 @@ def test_a_folder_without_permission_is_told_before_data_is_read(tmp_path, capsy
     assert "no results can be written there" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", [path.stem for path in sorted(FOLDER.glob("*.yaml"))])
+def test_every_recipe_and_method_trains_a_short_epoch(name, method, tmp_path):
+    """On a few built-in pictures of small size, in place of the recipe's own data."""
+    segmentation = "segmentation" in (FOLDER / f"{name}.yaml").read_text()
+    data = {"name": "digit_scenes", "classes": 11} if segmentation else {"name": "digits", "classes": 10}
+    data |= {"root": "null", "limit": 4, "crop": "[32, 32]", "resize": 0, "eval_resize": 0, "eval_crop": 0}
+    data |= {"focus": "[]", "train_split": "train", "val_split": "val", "test_split": "", "workers": 0, "download": "false"}
+    options = [f"--data.{key}={value}" for key, value in data.items()]
+    options += ["--training.batch=2", "--training.eval_batch=4", "--training.epochs=1", "--model.weights="]
+    options += ["--machine.threads=1", "--machine.accelerator=cpu", f"--method={method}"]
+    if segmentation:
+        options += ["--data.scale=[0.3, 0.4]"]
+    assert fit([name, *options], tmp_path / "run") == 0
+    assert results(tmp_path / "run")["recipe"]["method"] == method
+
+
 def test_recipes_lists_every_recipe_with_a_line(capsys):
     assert main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -104,7 +104,7 @@ def test_failures_are_recorded_and_do_not_stop_the_others(tmp_path, capsys):
     before = records_of(study, tmp_path / "results").path.read_bytes()
     run_study(study, _options(tmp_path))
     assert records_of(study, tmp_path / "results").path.read_bytes() == before
-    run_study(study, _options(tmp_path, retry_failed=True, only="*/diverges/*"))
+    run_study(study, _options(tmp_path, retry_failed=True, only=["*/diverges/*"]))
     assert len(records_of(study, tmp_path / "results").read()) == 5
 
 

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
+import convofconv as coc
 from convofconv.cli import _parser
+from convofconv.lab.data.datasets import VOC_CLASSES
 from convofconv.lab.models.build import build_network
 from convofconv.lab.recipe import DataRecipe, Recipe, TrainingRecipe
 from convofconv.lab.runs.options import FOLDER, build_recipe
@@ -111,7 +113,8 @@ def test_every_recipe_builds_and_does_a_step(name, method, tmp_path):
     found, recipe = build_recipe(parsed)
     assert found == name
     classes = recipe.data.classes
-    training = Training(recipe, build_network(recipe, classes), classes)
+    names = VOC_CLASSES if classes == 21 else [f"class {number}" for number in range(classes)]
+    training = Training(recipe, build_network(recipe, classes), names)
     images = torch.randn(2, 3, 64, 64)
     if recipe.task == "segmentation":
         target = torch.randint(classes, (2, 64, 64))
@@ -122,3 +125,20 @@ def test_every_recipe_builds_and_does_a_step(name, method, tmp_path):
     assert torch.isfinite(loss)
     assert all(p.grad is not None for p in training.network.parameters())
     assert sum(p.grad.abs().sum() for p in training.network.parameters()) > 0
+
+
+def test_the_moving_average_leaves_integers_whole():
+    """An average of integers is cut off: it would change which kernels form a group."""
+    network = coc.convert(torch.nn.Conv2d(3, 64, 3), config=coc.Config(grouping="random"))
+    recipe = Recipe(training=TrainingRecipe(ema=0.9995))
+    training = Training(recipe, network, ["a", "b"])
+    order = coc.kernel_maps(network)[0].order.clone()
+    before = network.bias.detach().clone()
+    training.average.update_parameters(network)  # the first one copies
+    with torch.no_grad():
+        network.bias += 1
+    for _ in range(3):
+        training.average.update_parameters(network)
+    averaged = training.evaluated
+    assert torch.equal(coc.kernel_maps(averaged)[0].order, order)
+    assert torch.allclose(averaged.bias, before + 1 - 0.9995**3)

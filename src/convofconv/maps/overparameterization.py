@@ -18,23 +18,25 @@ class DepthwiseOverparameterization(KernelMap):
     r"""DO-Conv: every input channel of a kernel mixes its ``k = k_1 ⋯ k_d`` positions by a learned matrix ``I + D``.
 
     :math:`W'_{oim} = W_{oim} + \sum_s W_{ois} D_{ism}`, a depth multiplier of ``k``. ``D`` starts at zero with the
-    identity kept apart, so that the function is unchanged at the start and weight decay pulls towards it. Conv groups
-    share one ``D``, as they share the weight's axis of input channels. A kernel of one position is only scaled.
+    identity kept apart, so that the function is unchanged at the start and weight decay pulls towards it. Every input
+    channel of the layer has a ``D`` of its own, in grouped convs too. A kernel of one position is only scaled.
 
     Source: Cao et al., *DO-Conv: Depthwise Over-parameterized Convolutional Layer*, TIP 2022.
 
     Args:
-        weight_shape: shape of the weight, ``(co, ci / groups, k_1, ..., k_d)``; any ``co`` fits.
+        weight_shape: shape of the weight, ``(co, ci / groups, k_1, ..., k_d)``.
+        groups: groups of the convolution.
 
     Attributes:
-        depthwise_kernel: ``D``, ``(ci / groups, k, k)``.
+        depthwise_kernel: ``D``, ``(ci, k, k)``.
 
     Shape:
         - weight: ``(co, ci / groups, k_1, ..., k_d)``
         - result: as ``weight``
 
     Raises:
-        ShapeError: the weight has kernels of another shape than the map was built for.
+        ShapeError: the weight has kernels of another shape than the map was built for, or its kernels cannot be
+            divided into the groups.
 
     Examples:
         >>> over = DepthwiseOverparameterization((8, 3, 3, 3))
@@ -48,20 +50,22 @@ class DepthwiseOverparameterization(KernelMap):
     def __init__(
         self,
         weight_shape: Sequence[int],
+        groups: int = 1,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.kernel_shape = conv_shape(weight_shape, "DepthwiseOverparameterization")[1:]
+        self.groups = groups
         channels, *kernel = self.kernel_shape
-        positions = math.prod(kernel)
-        self.depthwise_kernel = nn.Parameter(torch.empty(channels, positions, positions, device=device, dtype=dtype))
+        k = math.prod(kernel)
+        self.depthwise_kernel = nn.Parameter(torch.empty(groups * channels, k, k, device=device, dtype=dtype))
         self.reset_parameters()
 
     @classmethod
     def for_conv(cls, conv: Conv, config: Config) -> DepthwiseOverparameterization:
         weight = conv.weight
-        return cls(tuple(weight.shape), weight.device, weight.dtype)
+        return cls(tuple(weight.shape), conv.groups, weight.device, weight.dtype)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -69,12 +73,9 @@ class DepthwiseOverparameterization(KernelMap):
         nn.init.zeros_(self.depthwise_kernel)
 
     def forward(self, weight: Tensor) -> Tensor:
-        if weight.shape[1:] != self.kernel_shape:
-            raise ShapeError(f"this map is for kernels {self.kernel_shape}, got {tuple(weight.shape)}")
-        by_channel = weight.flatten(2).transpose(0, 1)  # (ci / groups, co, k)
-        mixed = by_channel @ self.depthwise_kernel
+        by_channel = self._to_channels(weight)
         # The identity stays outside the matrix: I + D would round a small D away in half precision.
-        return match_layout((by_channel + mixed).transpose(0, 1).reshape(weight.shape), weight)
+        return self._from_channels(by_channel + by_channel @ self.depthwise_kernel, weight)
 
     @torch.no_grad()
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -87,14 +88,25 @@ class DepthwiseOverparameterization(KernelMap):
             return weight
         mixing = self.depthwise_kernel.double()
         mixing = mixing + torch.eye(mixing.shape[-1], dtype=mixing.dtype, device=mixing.device)
-        target = weight.flatten(2).transpose(0, 1).double()
-        basic, info = torch.linalg.solve_ex(mixing, target, left=False)
+        basic, info = torch.linalg.solve_ex(mixing, self._to_channels(weight).double(), left=False)
         if info.any():
             raise ShapeError(
                 "the over-parameterization is singular: no basic kernels give this weight; "
                 "call reset_parameters() of the map to start from the identity"
             )
-        return match_layout(basic.to(weight.dtype).transpose(0, 1).reshape(weight.shape), weight)
+        return self._from_channels(basic.to(weight.dtype), weight)
+
+    def _to_channels(self, weight: Tensor) -> Tensor:
+        """``(ci, co / groups, k)``: what every input channel of the layer meets."""
+        if weight.shape[1:] != self.kernel_shape or weight.shape[0] % self.groups:
+            raise ShapeError(
+                f"this map is for kernels {self.kernel_shape} in {self.groups} groups, got {tuple(weight.shape)}"
+            )
+        return weight.flatten(2).unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+
+    def _from_channels(self, by_channel: Tensor, weight: Tensor) -> Tensor:
+        grouped = by_channel.unflatten(0, (self.groups, -1)).transpose(1, 2)
+        return match_layout(grouped.reshape(weight.shape), weight)
 
     def extra_repr(self) -> str:
-        return f"{self.kernel_shape}"
+        return f"{self.kernel_shape}" + (f", groups={self.groups}" if self.groups > 1 else "")

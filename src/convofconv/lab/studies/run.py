@@ -43,7 +43,7 @@ class RunOptions:
         threads: CPU threads per run.
         address: of a Ray cluster; empty for this machine alone.
         gpus: GPUs per run on the cluster, fractions allowed.
-        only: names of runs, with ``*`` for any text; empty for all.
+        only: patterns of names of runs, with ``*`` for any text; empty for all.
         retry_failed: run again what failed.
         accept_code: why results of other code may stand beside new ones; empty for a refusal.
     """
@@ -55,7 +55,7 @@ class RunOptions:
     threads: int = 1
     address: str = ""
     gpus: float = 0.0
-    only: str = ""
+    only: Sequence[str] = ()
     retry_failed: bool = False
     accept_code: str = ""
 
@@ -123,7 +123,8 @@ def _to_do(study: Study, options: RunOptions, records: Records, tried: Collectio
     check_records(records.path, values, read, code_identity())
     todo = []
     for job in pending(jobs, read, options.retry_failed):
-        if job.name in tried or (options.only and not fnmatch.fnmatchcase(job.name, options.only)):
+        wanted = not options.only or any(fnmatch.fnmatchcase(job.name, pattern) for pattern in options.only)
+        if job.name in tried or not wanted:
             continue
         if job.name in recipes:
             todo.append((job, recipes[job.name]))

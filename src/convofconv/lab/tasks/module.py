@@ -42,7 +42,7 @@ class Training(LightningModule):
         self.recipe = recipe
         self.network = network
         decay = recipe.training.ema
-        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
+        average = AveragedModel(network, multi_avg_fn=_moving_average(decay), use_buffers=True) if decay else None
         self.average = average
         self.metrics = build_metrics(recipe, classes)
         #: One dictionary of numbers per finished epoch; kept in checkpoints, so that resuming neither loses nor
@@ -159,3 +159,17 @@ class Training(LightningModule):
 
 def _clocks() -> tuple[float, float]:
     return time.monotonic(), time.process_time()
+
+
+def _moving_average(decay: float) -> Callable[..., None]:
+    average = get_ema_multi_avg_fn(decay)
+
+    def update(averaged: list[Tensor], current: list[Tensor], steps: Tensor | int) -> None:
+        """Of numbers; integers, such as counts and the order of grouped kernels, are taken over as they are."""
+        if averaged[0].is_floating_point():
+            average(averaged, current, steps)
+        else:
+            for mine, theirs in zip(averaged, current, strict=True):
+                mine.copy_(theirs)
+
+    return update
