@@ -224,7 +224,7 @@ def _study_run_options(parser: ArgumentParser) -> None:
     option("--threads", type=int, default=1, metavar="N", help="CPU threads of a run (default: 1)")
     option("--address", type=str, default="", metavar="ADDRESS", help="a Ray cluster; auto for the one around here")
     option("--gpus", type=float, default=0.0, metavar="N", help="GPUs of a run there, 0.5 for two runs on one")
-    option("--only", type=str, default=[], nargs="+", metavar="PATTERN", help="only runs of such names, with * for any text")
+    option("--only", type=str, default=[], nargs="+", metavar="PATTERN", help="only runs of such names, with *")
     option("--retry-failed", action="store_true", help="run again what failed")
     option("--accept-code", type=str, default="", metavar="REASON", help="why other code's records may stay")
 

@@ -260,7 +260,8 @@ def test_every_recipe_and_method_trains_a_short_epoch(name, method, tmp_path):
     segmentation = "segmentation" in (FOLDER / f"{name}.yaml").read_text()
     data = {"name": "digit_scenes", "classes": 11} if segmentation else {"name": "digits", "classes": 10}
     data |= {"root": "null", "limit": 4, "crop": "[32, 32]", "resize": 0, "eval_resize": 0, "eval_crop": 0}
-    data |= {"focus": "[]", "train_split": "train", "val_split": "val", "test_split": "", "workers": 0, "download": "false"}
+    data |= {"train_split": "train", "val_split": "val", "test_split": "", "focus": "[]", "workers": 0}
+    data |= {"download": "false"}
     options = [f"--data.{key}={value}" for key, value in data.items()]
     options += ["--training.batch=2", "--training.eval_batch=4", "--training.epochs=1", "--model.weights="]
     options += ["--machine.threads=1", "--machine.accelerator=cpu", f"--method={method}"]

@@ -102,7 +102,8 @@ class DepthwiseOverparameterization(KernelMap):
             raise ShapeError(
                 f"this map is for kernels {self.kernel_shape} in {self.groups} groups, got {tuple(weight.shape)}"
             )
-        return weight.flatten(2).unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+        grouped: Tensor = weight.flatten(2).unflatten(0, (self.groups, -1))
+        return grouped.transpose(1, 2).flatten(0, 1)
 
     def _from_channels(self, by_channel: Tensor, weight: Tensor) -> Tensor:
         grouped = by_channel.unflatten(0, (self.groups, -1)).transpose(1, 2)
