@@ -147,9 +147,7 @@ def _run_all(
 ) -> None:
     by_folder = {job.folder(options.runs): (job, recipe) for job, recipe in todo}
     accepted = {record["code"] for record in records.read() if record["kind"] == "accept"}
-    codes = {
-        folder: write_job(folder, recipe, code_identity(), accepted) for folder, (_, recipe) in by_folder.items()
-    }
+    codes = {folder: write_job(folder, recipe, code_identity(), accepted) for folder, (_, recipe) in by_folder.items()}
     started = time.monotonic()
     with _Progress(study.name, {folder: recipe for folder, (_, recipe) in by_folder.items()}) as progress:
         for number, (folder, outcome) in enumerate(workers.run(list(by_folder), progress.update), 1):
