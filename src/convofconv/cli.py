@@ -172,7 +172,9 @@ def _run_options(parser: ArgumentParser) -> None:
     from .lab.runs.options import add_recipe_options
 
     add_recipe_options(parser)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: runs/RECIPE-METHOD-seedN)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the run, runs/RECIPE-METHOD-seedN if not given"
+    )
 
 
 def _fit_options(parser: ArgumentParser) -> None:
@@ -222,11 +224,30 @@ def _study_run_options(parser: ArgumentParser) -> None:
     )
     option("--workers", type=int, default=1, metavar="N", help="runs at a time on this machine (default: 1)")
     option("--threads", type=int, default=1, metavar="N", help="CPU threads of a run (default: 1)")
-    option("--address", type=str, default="", metavar="ADDRESS", help="a Ray cluster; auto for the one around here")
-    option("--gpus", type=float, default=0.0, metavar="N", help="GPUs of a run there, 0.5 for two runs on one")
-    option("--only", type=str, default=[], nargs="+", metavar="PATTERN", help="only runs of such names, with *")
+    option(
+        "--address",
+        type=str,
+        default="",
+        metavar="ADDRESS",
+        help="a Ray cluster, auto for the one around here (default: none)",
+    )
+    option("--gpus", type=float, default=0.0, metavar="N", help="GPUs of a run there, 0.5 for two on one (default: 0)")
+    option(
+        "--only",
+        type=str,
+        default=[],
+        nargs="+",
+        metavar="PATTERN",
+        help="only runs of such names, with * (default: all)",
+    )
     option("--retry-failed", action="store_true", help="run again what failed")
-    option("--accept-code", type=str, default="", metavar="REASON", help="why other code's records may stay")
+    option(
+        "--accept-code",
+        type=str,
+        default="",
+        metavar="REASON",
+        help="why other code's records may stay (default: none)",
+    )
 
 
 def _study_run(options: Namespace) -> None:
@@ -250,7 +271,13 @@ def _study_report(options: Namespace) -> None:
 
 
 def _claims_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="of the studies' records")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="of the studies' records (default: results)",
+    )
     parser.add_argument("--out", type=Path, default=Path("claims.md"), metavar="FILE", help="(default: claims.md)")
 
 
@@ -334,7 +361,11 @@ examples:
         {
             "list": Command(
                 "list the studies that are built in",
-                "List the studies that are built in, with their budgets.",
+                """\
+List the studies that are built in, with their budgets.
+
+example:
+  coc study list""",
                 lambda parser: None,
                 _study_list,
             ),
@@ -480,7 +511,10 @@ def _run(commands: Mapping[str, Command | Group], options: Namespace) -> None:
 
 
 def _parser() -> ArgumentParser:
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+    class RecipeHelp(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+        """Says types and defaults, of the values that a recipe need not give."""
 
     def parser(description: str, prog: str | None = None) -> ArgumentParser:
         return ArgumentParser(
@@ -501,6 +535,8 @@ def _parser() -> ArgumentParser:
             if isinstance(command, Command):
                 command.add_options(own)
             choices.add_subcommand(name, own, help=command.summary)
+            if name in _RECIPE_COMMANDS:  # only now: adding a sub-command gives it its parent's formatter
+                own.formatter_class = RecipeHelp
             if isinstance(command, Group):
                 add(own, command.commands)
 

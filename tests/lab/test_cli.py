@@ -39,16 +39,21 @@ def test_help_lists_every_command_and_every_option(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     listed = capsys.readouterr().out
-    for name in cli.COMMANDS:
+    names = [[name] for name in cli.COMMANDS]
+    for name, command in cli.COMMANDS.items():
         assert f"\n    {name} " in listed
+        names += [[name, below] for below in getattr(command, "commands", ())]
+    for name in names:
         with pytest.raises(SystemExit):
-            cli.main([name, "--help"])
+            cli.main([*name, "--help"])
         text = capsys.readouterr().out
-        assert f"  coc {name}" in text  # an example
-        options = [part for part in text.split("options:")[-1].split("\n  --") if part.strip()][1:]
-        if name in cli._RECIPE_COMMANDS:  # their options have the recipe's values
-            continue
-        assert all("(default:" in " ".join(o.split()) for o in options if not o.startswith(("arch ", "out FILE")))
+        assert f"coc {' '.join(name)}" in text  # an example
+        told = text.split("options:")[-1].partition("\ncommands:")[0]
+        options = [part for part in told.split("\n  --") if part.strip()][1:]
+        without = ("arch ", "out FILE", "out DIR", "recipe RECIPE", "retry-failed", "print_config")
+        without += tuple(f"{section} CONFIG" for section in ("data", "model", "training", "machine"))
+        for option in options:
+            assert "default: " in " ".join(option.split()) or option.startswith(without), (name, option)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,7 +66,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "one of {fit,validate,test,recipes,summary, ...}"),
+        ([], "one of {fit,validate,test,recipes,study, ...}"),
         (["dmeo"], "dmeo"),
         (["demo", "--sedes", "3"], "arguments: --sedes"),
         (["demo", "--seed", "3"], "arguments: --seed 3"),

@@ -302,3 +302,14 @@ def test_real_data(recipe: tuple[Any, str, int], splits: dict[str, int]) -> None
                 assert target.shape == picture.size[::-1]
             else:
                 assert 0 <= target < classes
+
+
+def test_masks_of_the_augmented_voc_may_have_a_folder_of_their_own(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"train_aug": ["a", "b"]})
+    recipe = DataRecipe("voc", tmp_path, classes=21)
+    before = [read_split(recipe, "train_aug")[i][1] for i in range(2)]
+    own, augmented = (tmp_path / "VOCdevkit/VOC2012" / name for name in ("SegmentationClass", "SegmentationClassAug"))
+    augmented.mkdir()
+    (own / "b.png").rename(augmented / "b.png")
+    (augmented / "a.png").write_bytes(b"VOC's own mask counts")
+    assert np.array_equal([read_split(recipe, "train_aug")[i][1] for i in range(2)], before)

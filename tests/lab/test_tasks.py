@@ -1,6 +1,7 @@
 """Metrics against cases worked by hand, schedules at their corners, and one step of every recipe."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -142,3 +143,15 @@ def test_the_moving_average_leaves_integers_whole():
     averaged = training.evaluated
     assert torch.equal(coc.kernel_maps(averaged)[0].order, order)
     assert torch.allclose(averaged.bias, before + 1 - 0.9995**3)
+
+
+@pytest.mark.parametrize("decay_norms", [True, False])
+def test_super_kernels_learn_at_their_own_rate(decay_norms):
+    network = coc.convert(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8)))
+    recipe = Recipe(training=TrainingRecipe(lr=0.5, super_kernel_rate=4.0, weight_decay=0.25, decay_norms=decay_norms))
+    training = Training(recipe, network, ["a", "b"])
+    training.trainer = SimpleNamespace(datamodule=SimpleNamespace(steps_per_epoch=1))
+    groups = training.configure_optimizers()["optimizer"].param_groups
+    found = {group["name"]: (group["initial_lr"], group["weight_decay"]) for group in groups}
+    norms = 0.25 if decay_norms else 0.0
+    assert found == {"weights": (0.5, 0.25), "norms and biases": (0.5, norms), "super kernels": (2.0, 0.25)}

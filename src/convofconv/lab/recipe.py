@@ -12,7 +12,6 @@ from typing import Any, Literal, get_args
 
 from ..config import PRESETS, Config, resolve_config
 from ..errors import ConfigError, ConvOfConvError, listing
-from ..surgery import maps_for
 
 Task = Literal["classification", "segmentation"]
 DataName = Literal["digits", "digit_scenes", "cifar10", "cifar100", "image_folder", "voc"]
@@ -162,6 +161,7 @@ class TrainingRecipe:
         nesterov: Nesterov's momentum.
         weight_decay: on kernels, basic and super, and linear layers.
         decay_norms: also on norms and biases.
+        super_kernel_rate: learning rate of super kernels, as a multiple of lr.
         schedule: how the learning rate falls.
         milestones: epochs at which the step schedule multiplies the rate by gamma.
         gamma: factor of the step schedule.
@@ -190,6 +190,7 @@ class TrainingRecipe:
     nesterov: bool = False
     weight_decay: float = 1e-4
     decay_norms: bool = True
+    super_kernel_rate: float = 1.0
     schedule: Schedule = "cosine"
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
@@ -210,7 +211,7 @@ class TrainingRecipe:
 
     def __post_init__(self) -> None:
         ones = ("epochs", "batch", "eval_batch", "accumulate")
-        zeros = ("weight_decay", "min_lr", "warmup_steps", "clip", "checkpoint_steps", "seed", "power", "gamma")
+        zeros = "super_kernel_rate weight_decay min_lr warmup_steps clip checkpoint_steps seed power gamma".split()
         _at_least(self, "training", [(name, 1) for name in ones] + [(name, 0) for name in zeros])
         if self.lr <= 0:
             raise _refuse("training.lr", "positive", self.lr)
@@ -288,6 +289,8 @@ class Recipe:
         except ConvOfConvError as error:
             raise ConfigError(f"association: {error}") from error
         if self.method != "plain":
+            from ..surgery import maps_for  # here, for it imports torch, and coc --help imports this file
+
             try:
                 maps_for(self.method, config)
             except ConvOfConvError as error:

@@ -146,11 +146,17 @@ def _voc(recipe: DataRecipe, split: str) -> Split:
         others = sorted(path.stem for path in listed.parent.glob("*.txt"))
         raise ConfigError(f"{listed}: no such file; there are the splits {listing(others) or '(none)'}")
     names = _lines(listed)
-    pairs = [(folder / "JPEGImages" / f"{name}.jpg", folder / "SegmentationClass" / f"{name}.png") for name in names]
+    pairs = [(folder / "JPEGImages" / f"{name}.jpg", _voc_mask(folder, name)) for name in names]
     if missing := [path for pair in pairs for path in pair if not path.is_file()]:
         raise ConfigError(f"{listed}: files of this split are missing, {listing(missing, 3)}")
     read = functools.partial(_read_masked, pairs, recipe.classes)
     return Split(_voc_classes(folder, recipe.classes), range(len(pairs)), read)
+
+
+def _voc_mask(folder: Path, name: str) -> Path:
+    """VOC's own mask, or one of the augmented set, which is kept in a folder of its own."""
+    own, augmented = (folder / place / f"{name}.png" for place in ("SegmentationClass", "SegmentationClassAug"))
+    return augmented if augmented.is_file() and not own.is_file() else own
 
 
 def _voc_folder(root: Path, year: str) -> Path | None:

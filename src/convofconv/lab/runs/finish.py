@@ -71,6 +71,7 @@ def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolde
         "history": training.history,
         "versions": versions(),
         "command": sys.argv,
+        "device": training.device.type,
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
     }

@@ -14,13 +14,12 @@ from ...errors import ConfigError
 from ..files import write_atomic
 from .analysis import Analysis, Contrast, analyse
 from .run import records_of
-from .statistics import compare, holm
+from .statistics import ALPHA, compare, holm
 from .study import read_study
+from .wording import between, count, points, probability
 
 FILE = Path(__file__).with_name("claims.yaml")
 VERDICTS = ("proved", "reproduced", "direction only", "not reproduced", "refuted", "not testable here")
-#: Differences with a smaller p-value, corrected, are taken for real.
-ALPHA = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +47,10 @@ class Finding:
 
     def __str__(self) -> str:
         comparison = self.contrast.comparison
-        interval = comparison.interval
-        sure = f" ({interval[0]:+.2f} to {interval[1]:+.2f})" if interval else ""
-        p = self.contrast.p_holm
-        tested = "" if p is None else (", p < 0.001" if p < 0.001 else f", p = {p:.2g}")
-        pairs = f"{comparison.pairs} seed{'' if comparison.pairs == 1 else 's'}"
+        sure = f" ({between(comparison.interval, sign=True)})" if comparison.interval else ""
+        p = "" if self.contrast.p_holm is None else f", p {probability(self.contrast.p_holm)}"
         named = f"{self.contrast.variant} − {self.contrast.baseline}"
-        return f"{self.where}: {named} {self.difference:+.2f}{sure}{tested}, {pairs}"
+        return f"{self.where}: {named} {points(self.difference, sign=True)}{sure}{p}, {count(comparison.pairs, 'seed')}"
 
 
 def verdict(findings: Sequence[Finding]) -> str:
@@ -178,9 +174,7 @@ def _measurement(claim: Mapping[str, Any], evidence: Evidence, out: Path) -> lis
     findings: list[Finding] = []
     links = {}
     for part in claim["compare"]:
-        found = evidence.findings(
-            part["study"], part["budget"], part["variant"], part["against"], part.get("networks")
-        )
+        found = evidence.findings(part["study"], part["budget"], part["variant"], part["against"], part.get("networks"))
         findings += found
         if found:
             links[_report(part, evidence)] = f"{part['study']} ({part['budget']})"
@@ -210,7 +204,7 @@ def _table(title: str, table: Mapping[str, Any], evidence: Evidence, out: Path) 
             said = verdict(findings if difference > 0 else [])
             if findings and difference <= 0:  # the claim is that it is not better
                 said = "reproduced" if all(f.sign < 0 for f in findings) else "not reproduced"
-            lines.append(f"| {row} | {variant} | {metric} {difference:+.2f} | {ours} | {said} |")
+            lines.append(f"| {row} | {variant} | {metric} {points(difference, sign=True)} | {ours} | {said} |")
     yield f"## {title}"
     yield "\n".join(lines)
     if evidence.has_records(table["study"], table["budget"]):

@@ -34,6 +34,7 @@ _TAKEN = (
     "parameters",
     "largest_difference_after_folding",
     "versions",
+    "device",
     "seconds",
     "cpu_seconds",
 )

@@ -140,12 +140,10 @@ class Training(LightningModule):
 
     def configure_optimizers(self) -> Any:
         training = self.recipe.training
-        groups: Any
+        rate = training.super_kernel_rate * training.lr
+        groups = param_groups(self.network, training.weight_decay, training.lr, super_kernel_lr=rate)
         if training.decay_norms:
-            parameters = [p for p in self.network.parameters() if p.requires_grad]
-            groups = [{"params": parameters, "weight_decay": training.weight_decay}]
-        else:
-            groups = param_groups(self.network, training.weight_decay)
+            groups = [{**group, "weight_decay": training.weight_decay} for group in groups]
         optimizer: torch.optim.Optimizer
         if training.optimizer == "sgd":
             optimizer = torch.optim.SGD(groups, training.lr, training.momentum, nesterov=training.nesterov)

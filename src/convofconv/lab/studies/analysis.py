@@ -1,0 +1,278 @@
+"""From a study and its records to numbers: scores, costs and comparisons of every network and variant."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...errors import ConfigError
+from .records import Record, runs
+from .statistics import ALPHA, Comparison, Summary, compare, holm, summarize
+from .study import Settings, Study
+
+#: The variant that costs are relative to, and that figures draw a line for.
+PLAIN = "plain"
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedRun:
+    """A run that the study has, and its record once there is one."""
+
+    network: str
+    variant: str
+    seed: int
+    stage: str
+    tuned: Settings
+    record: Record | None
+
+    @property
+    def status(self) -> str:
+        """``"done"``, ``"failed"`` or ``"missing"``."""
+        return "missing" if self.record is None else str(self.record["status"])
+
+    @property
+    def result(self) -> Record:
+        """The record of a run that is done; empty for others."""
+        return self.record if self.record is not None and self.status == "done" else {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """The runs of one network and variant that are compared, in the order of their seeds."""
+
+    network: str
+    variant: str
+    metric: str | None
+    runs: tuple[PlannedRun, ...]
+
+    @property
+    def results(self) -> dict[int, Record]:
+        """Records of the runs that are done, by seed."""
+        return {run.seed: run.result for run in self.runs if run.result}
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of all metrics, the one that matters first."""
+        names = {name for result in self.results.values() for name in result["test"]["folded"]}
+        return tuple(sorted(names, key=lambda name: (name != self.metric, name)))
+
+    def scores(self, metric: str | None = None) -> dict[int, float]:
+        """What the folded networks reached on the test split by seed, in %; by default in the metric that matters."""
+        name = metric or self.metric
+        return {seed: float(result["test"]["folded"][name]) for seed, result in self.results.items()}
+
+    def summary(self, metric: str | None = None) -> Summary:
+        """Of the scores."""
+        return summarize(list(self.scores(metric).values()))
+
+    def relative_time(self, baseline: Cell, clock: str) -> Summary:
+        """Training time as a multiple of the baseline's, paired by seed."""
+        mine, theirs = ({s: r[clock] for s, r in cell.results.items() if clock in r} for cell in (self, baseline))
+        return summarize([mine[seed] / theirs[seed] for seed in mine if seed in theirs])
+
+    def learning(self, baseline: Cell | None = None) -> dict[int, Summary]:
+        """The validation metric by epoch over the seeds, or what it differs from a baseline's by, paired by seed."""
+        mine, theirs = self._histories(), baseline._histories() if baseline else None
+        epochs: dict[int, list[float]] = {}
+        for (seed, epoch), value in mine.items():
+            if theirs is None:
+                epochs.setdefault(epoch, []).append(value)
+            elif (seed, epoch) in theirs:
+                epochs.setdefault(epoch, []).append(value - theirs[seed, epoch])
+        return {epoch: summarize(epochs[epoch]) for epoch in sorted(epochs)}
+
+    def _histories(self) -> dict[tuple[int, int], float]:
+        """The validation metric by seed and epoch."""
+        return {
+            (seed, int(epoch["epoch"])): float(epoch[self.metric])
+            for seed, result in self.results.items()
+            for epoch in result["history"]
+        }
+
+    def trained_with(self, keys: Sequence[str]) -> list[dict[str, Any]]:
+        """The different values of some dotted keys in the recipes of the runs that are compared, normally one."""
+        found: list[dict[str, Any]] = []
+        for run in self.runs:
+            if run.record is not None and run.record["recipe"]:  # a run that could not be planned has none
+                values = {key: _value(run.record["recipe"], key) for key in keys}
+                found += [values] if values not in found else []
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+    """A comparison within its family, all comparisons of one network with one baseline.
+
+    Args:
+        variant: what is compared.
+        baseline: what it is compared with.
+        comparison: the numbers.
+        p_holm: p-value after Holm's correction over the family.
+        family: how many comparisons that is, those without a test left out.
+        paper: the paper's own difference, ``None`` if it has none.
+    """
+
+    variant: str
+    baseline: str
+    comparison: Comparison
+    p_holm: float | None
+    family: int
+    paper: float | None
+
+    @property
+    def found(self) -> bool:
+        """Whether the difference is significant after the correction."""
+        return self.p_holm is not None and self.p_holm < ALPHA
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """Everything about one network, variants and comparisons in the order of the study."""
+
+    label: str
+    metric: str | None
+    cells: Mapping[str, Cell]
+    contrasts: Mapping[tuple[str, str], Contrast]
+    tuning: tuple[PlannedRun, ...]
+    paper: Mapping[str, float]
+
+    def cost(self, variant: str, clock: str = "seconds") -> Summary:
+        """Training time of a variant as a multiple of plain's; empty without plain.
+
+        Args:
+            variant: its name.
+            clock: ``"seconds"``, or ``"cpu_seconds"`` that the run's process took of its CPU.
+        """
+        plain = self.cells.get(PLAIN)
+        return self.cells[variant].relative_time(plain, clock) if plain else summarize([])
+
+    def gain(self, variant: str) -> Comparison:
+        """A variant against plain; empty without plain."""
+        plain = self.cells.get(PLAIN)
+        return compare(self.cells[variant].scores(), plain.scores() if plain else {})
+
+    def tuning_scores(self, variant: str, point: Settings) -> Summary:
+        """The validation metric of a variant's runs that tried these settings."""
+        ours = [run.result for run in self.tuning if run.variant == variant and run.tuned == point and run.result]
+        return summarize([result["validation"][result["metric"]] for result in ours])
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """A study with what its records say.
+
+    Args:
+        study: the study.
+        networks: in the order of the study.
+        runs: every run of the study, done or not, in the order of the study.
+        others: names of recorded runs that the study does not have.
+        accepted: lines of ``kind`` "accept".
+    """
+
+    study: Study
+    networks: tuple[Network, ...]
+    runs: tuple[PlannedRun, ...]
+    others: tuple[str, ...]
+    accepted: tuple[Record, ...]
+
+    def count(self, status: str) -> int:
+        """How many runs are ``"done"``, ``"failed"`` or ``"missing"``."""
+        return sum(run.status == status for run in self.runs)
+
+    @property
+    def seconds(self) -> float:
+        """Training time of all runs that are done."""
+        return float(sum(run.result["seconds"] for run in self.runs if run.result))
+
+    def identities(self, key: str) -> Counter[str]:
+        """How many runs have which ``code`` or ``versions``, as text in the order of the study."""
+        return Counter(_text(run.record[key]) for run in self.runs if run.record is not None and key in run.record)
+
+
+def analyse(study: Study, records: Sequence[Record]) -> Analysis:
+    """Put the records in their places in the study.
+
+    The order of the records does not matter, but for a run that has several: its last one counts.
+
+    Raises:
+        ConfigError: runs of one network have different metrics.
+    """
+    recorded = {_place(record): record for record in runs(records).values()}
+    planned = tuple(_planned(study, recorded))
+    used = {id(run.record) for run in planned}
+    others = sorted(record["run"] for record in recorded.values() if id(record) not in used)
+    accepted = sorted(
+        ({key: str(record[key]) for key in ("code", "beside", "reason")} for record in records if _is_accept(record)),
+        key=lambda record: tuple(record.values()),
+    )
+    networks = tuple(_network(study, label, planned) for label in study.networks)
+    return Analysis(study, networks, planned, tuple(others), tuple(accepted))
+
+
+def _is_accept(record: Record) -> bool:
+    return bool(record["kind"] == "accept")
+
+
+def _place(record: Record) -> tuple[Any, ...]:
+    tried = record["tuned"] if record["stage"] == "tuning" else {}
+    return (*(record[key] for key in ("network", "variant", "seed", "stage")), _text(tried))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _planned(study: Study, recorded: Mapping[tuple[Any, ...], Record]) -> Iterator[PlannedRun]:
+    for network in study.networks:
+        for variant in study.variants_of(network):
+            if study.tuning is not None:
+                for point in study.tuning.points():
+                    for seed in study.tuning.seeds:
+                        place = (network, variant, seed, "tuning")
+                        yield PlannedRun(*place, point, recorded.get((*place, _text(point))))
+            for seed in study.seeds[variant]:
+                place = (network, variant, seed, "final")
+                yield PlannedRun(*place, {}, recorded.get((*place, _text({}))))
+
+
+def _network(study: Study, label: str, planned: Sequence[PlannedRun]) -> Network:
+    ours = [run for run in planned if run.network == label]
+    metrics = list(dict.fromkeys(run.result["metric"] for run in ours if run.result))
+    if len(metrics) > 1:
+        raise ConfigError(f"{study.name}: the runs of {label} have different metrics, {' and '.join(metrics)}")
+    metric = metrics[0] if metrics else None
+    final = [run for run in ours if run.stage == "final"]
+    cells = {
+        variant: Cell(label, variant, metric, tuple(run for run in final if run.variant == variant))
+        for variant in study.variants_of(label)
+    }
+    rows = study.paper.get(label, {})
+    paper = {variant: float(row[metric]) for variant, row in rows.items() if metric is not None and metric in row}
+    contrasts = {
+        (contrast.variant, contrast.baseline): contrast
+        for baseline in study.against
+        if baseline in cells
+        for contrast in _family(cells, baseline, paper)
+    }
+    return Network(label, metric, cells, contrasts, tuple(run for run in ours if run.stage == "tuning"), paper)
+
+
+def _family(cells: Mapping[str, Cell], baseline: str, paper: Mapping[str, float]) -> Iterator[Contrast]:
+    theirs = cells[baseline].scores()
+    comparisons = {name: compare(cell.scores(), theirs) for name, cell in cells.items() if name != baseline}
+    corrected = holm([comparison.p_value for comparison in comparisons.values()])
+    family = sum(p is not None for p in corrected)
+    for (variant, comparison), p_holm in zip(comparisons.items(), corrected, strict=True):
+        published = paper[variant] - paper[baseline] if {variant, baseline} <= set(paper) else None
+        yield Contrast(variant, baseline, comparison, p_holm, family, published)
+
+
+def _value(recipe: Mapping[str, Any], key: str) -> Any:
+    """What a recipe has under a dotted key."""
+    value: Any = recipe
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value

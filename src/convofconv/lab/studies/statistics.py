@@ -1,0 +1,167 @@
+"""How sure a study's numbers are: summaries, comparisons paired by seed, and the correction for many of them.
+
+Everything is a t statistic over training seeds, by scipy and statsmodels: it tells what another seed may give, not what
+another data set may.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import special, stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+
+#: What counts as significant.
+ALPHA = 0.05
+#: How likely a difference that a comparison "could have seen" is seen.
+POWER = 0.8
+#: Values closer than this are the same: they have five decimals, and their differences rounding errors.
+_SAME = 1e-9
+
+Interval = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """Values of one kind, one per seed.
+
+    Args:
+        n: how many there are.
+        mean: ``None`` for no value.
+        deviation: sample standard deviation (over n − 1); ``None`` for fewer than two values.
+        interval: 95 % confidence interval of the mean (t); ``None`` for fewer than two values, or equal ones, whose
+            spread is unknown.
+    """
+
+    n: int
+    mean: float | None
+    deviation: float | None
+    interval: Interval | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A variant against a baseline, paired by seed.
+
+    With fewer than two pairs, or the same difference in every pair, there is no spread to measure a difference by: what
+    needs one is ``None``.
+
+    Args:
+        pairs: seeds that both have.
+        difference: mean of variant − baseline; ``None`` for no pair.
+        deviation: sample standard deviation of the differences; ``None`` for fewer than two pairs.
+        interval: 95 % confidence interval of the mean difference (t), or ``None``.
+        p_value: of the two-sided paired t-test, or ``None``.
+        d_z: Cohen's d_z, difference / deviation, or ``None``.
+        g_z: Hedges' g_z, d_z without its bias in small samples, or ``None``; two pairs have none either, for d_z has no
+            expectation there.
+        detectable: :func:`detectable_difference` of this number of pairs and this deviation, or ``None``.
+    """
+
+    pairs: int
+    difference: float | None
+    deviation: float | None = None
+    interval: Interval | None = None
+    p_value: float | None = None
+    d_z: float | None = None
+    g_z: float | None = None
+    detectable: float | None = None
+
+
+def summarize(values: Sequence[float]) -> Summary:
+    """Mean, standard deviation and confidence interval of values.
+
+    Examples:
+        >>> summarize([70.0, 71.0, 72.0])  # 71 ± 4.303 · 1 / √3
+        Summary(n=3, mean=71.0, deviation=1.0, interval=(68.515..., 73.484...))
+        >>> summarize([70.0])
+        Summary(n=1, mean=70.0, deviation=None, interval=None)
+    """
+    n = len(values)
+    if n < 2:
+        return Summary(n, float(values[0]) if n else None, None, None)
+    mean = float(np.mean(values))
+    if np.ptp(values) < _SAME:
+        return Summary(n, mean, 0.0, None)
+    low, high = stats.t.interval(1 - ALPHA, n - 1, loc=mean, scale=stats.sem(values))
+    return Summary(n, mean, float(np.std(values, ddof=1)), (float(low), float(high)))
+
+
+def compare(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Comparison:
+    """Compare scores by seed; only seeds that both have count.
+
+    Args:
+        variant: scores by seed.
+        baseline: scores by seed.
+
+    Examples:
+        >>> comparison = compare({0: 71.0, 1: 73.0, 2: 75.0, 3: 99.0}, {0: 70.0, 1: 71.0, 2: 72.0})
+        >>> comparison.pairs, comparison.difference, round(comparison.p_value, 4)
+        (3, 2.0, 0.0742)
+    """
+    differences = [variant[seed] - baseline[seed] for seed in sorted(set(variant) & set(baseline))]
+    summary = summarize(differences)
+    if summary.mean is None or not summary.deviation:
+        return Comparison(summary.n, summary.mean, summary.deviation)
+    d_z = summary.mean / summary.deviation
+    return Comparison(
+        summary.n,
+        summary.mean,
+        summary.deviation,
+        summary.interval,
+        p_value=float(stats.ttest_1samp(differences, 0.0).pvalue),
+        d_z=d_z,
+        g_z=d_z * hedges_correction(summary.n - 1) if summary.n > 2 else None,
+        detectable=detectable_difference(summary.n, summary.deviation),
+    )
+
+
+def hedges_correction(freedom: int) -> float:
+    """The factor that takes the bias off a standardized difference, Γ(f/2) / (√(f/2) · Γ((f−1)/2)).
+
+    Args:
+        freedom: degrees of freedom f of its standard deviation.
+
+    Source: Hedges, Distribution theory for Glass's estimator of effect size and related estimators, 1981.
+
+    Examples:
+        >>> round(hedges_correction(4), 4)
+        0.7979
+    """
+    return float(special.poch((freedom - 1) / 2, 0.5)) / math.sqrt(freedom / 2)
+
+
+def detectable_difference(pairs: int, deviation: float) -> float:
+    """The smallest true difference that a paired t-test at 5 %, on its own, would find with 80 % power.
+
+    Args:
+        pairs: number of pairs, at least 2.
+        deviation: standard deviation of the differences.
+
+    Examples:
+        >>> round(detectable_difference(5, 0.5), 2)
+        0.84
+    """
+    return deviation * _detectable_effect(pairs)
+
+
+@functools.cache
+def _detectable_effect(pairs: int) -> float:
+    return float(TTestPower().solve_power(nobs=pairs, alpha=ALPHA, power=POWER))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Correct the p-values of a family of comparisons by Holm's method; ``None``, for no test, stays.
+
+    Examples:
+        >>> [p and round(p, 3) for p in holm([0.01, None, 0.04, 0.03])]
+        [0.03, None, 0.06, 0.06]
+    """
+    tested = [p for p in p_values if p is not None]
+    corrected = iter(multipletests(tested, ALPHA, method="holm")[1].tolist() if tested else [])
+    return [None if p is None else next(corrected) for p in p_values]

@@ -1,0 +1,145 @@
+"""The page of claims: verdicts follow from evidence, and nothing is claimed without any."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytest.importorskip("statsmodels", reason="needs the extra [lab]")
+
+from convofconv.errors import ConfigError
+from convofconv.lab.studies.analysis import Contrast
+from convofconv.lab.studies.claims import FILE, VERDICTS, Evidence, Finding, verdict, write_claims
+from convofconv.lab.studies.records import Records
+from convofconv.lab.studies.statistics import Comparison
+from convofconv.lab.studies.study import read_study
+
+pytestmark = pytest.mark.lab
+REPOSITORY = Path(__file__).parents[2]
+
+
+def _finding(difference: float, p: float | None) -> Finding:
+    return Finding("study, network", Contrast("coc", "plain", Comparison(5, difference), p, 1, None))
+
+
+@pytest.mark.parametrize(
+    ("findings", "expected"),
+    [
+        ([], "not testable here"),
+        ([(1.0, 0.01), (2.0, 0.04)], "reproduced"),
+        ([(1.0, 0.01), (2.0, 0.06)], "direction only"),
+        ([(1.0, 0.5), (2.0, None)], "direction only"),
+        ([(1.0, 0.01), (-0.1, 0.9)], "not reproduced"),
+        ([(1.0, 0.9), (-0.1, 0.9)], "not reproduced"),
+        ([(1.0, 0.01), (-1.0, 0.01)], "not reproduced"),
+        ([(1.0, 0.9), (-1.0, 0.01)], "refuted"),
+        ([(-1.0, 0.01)], "refuted"),
+        ([(-1.0, 0.2)], "not reproduced"),
+    ],
+)
+def test_a_verdict_follows_from_signs_and_p_values(findings, expected):
+    assert verdict([_finding(*finding) for finding in findings]) == expected
+    assert expected in VERDICTS
+
+
+def _record(network: str, variant: str, seed: int, score: float) -> dict[str, Any]:
+    return {
+        "kind": "run",
+        "run": f"{network}/{variant}/seed{seed}",
+        "network": network,
+        "variant": variant,
+        "seed": seed,
+        "stage": "final",
+        "tuned": {},
+        "recipe": {},
+        "code": "abc",
+        "status": "done",
+        "metric": "top1",
+        "test": {"folded": {"top1": score}, "as_trained": {"top1": score}},
+        "validation": {"top1": score},
+        "history": [],
+        "versions": {"convofconv": "0"},
+        "seconds": 1.0,
+        "cpu_seconds": 1.0,
+    }
+
+
+def _write_records(results: Path, gain: float) -> None:
+    folder = results / "classification-small"
+    folder.mkdir(parents=True)
+    records = Records(folder / "records.jsonl")
+    for seed, noise in enumerate((0.0, 0.3, -0.2, 0.1, -0.1)):
+        for network in read_study("classification", "small").networks:
+            records.append(_record(network, "plain", seed, 50 + 3 * noise))
+            records.append(_record(network, "coc", seed, 50 + gain + 4 * noise))
+
+
+def _verdict_of(page: str, claim: str) -> str:
+    section = page.partition(f"## {claim}\n")[2].partition("\n## ")[0]
+    return re.search(r"\*\*Verdict: (.*?)\.\*\*", section)[1]
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(2.0, "reproduced"), (-2.0, "refuted"), (0.02, "direction only")])
+def test_the_page_judges_by_the_records(tmp_path, gain, expected):
+    _write_records(tmp_path / "results", gain)
+    write_claims(tmp_path / "results", tmp_path / "claims.md")
+    page = (tmp_path / "claims.md").read_text()
+    assert _verdict_of(page, "C7") == expected
+    assert "results/classification-small/report.md" in page
+    assert _verdict_of(page, "C8-pretrained") == "not testable here"
+    assert _verdict_of(page, "C2") == "proved"
+    row = next(line for line in page.splitlines() if line.startswith("| resnet18 | coc |"))
+    assert row.endswith(f"| {expected} |")
+    assert "top1 +1.50" in row  # 57.67 - 56.17
+    before = page
+    write_claims(tmp_path / "results", tmp_path / "claims.md")
+    assert (tmp_path / "claims.md").read_text() == before
+
+
+def test_comparisons_of_a_claim_are_corrected_together(tmp_path):
+    _write_records(tmp_path / "results", 0.4)
+    evidence = Evidence(tmp_path / "results")
+    together = evidence.findings("classification", "small", "coc", ["plain"], None)
+    alone = evidence.findings("classification", "small", "coc", ["plain"], ["tiny-resnet18"])
+    assert len(together) == 3
+    assert together[0].contrast.p_holm == pytest.approx(3 * alone[0].contrast.p_holm)
+
+
+def test_every_verdict_that_is_written_down_has_evidence_that_is_there():
+    claims = yaml.safe_load(FILE.read_text(encoding="utf-8"))["claims"]
+    assert {name.partition("-")[0] for name in claims} == {f"C{number}" for number in range(1, 12)}
+    for name, claim in claims.items():
+        for item in claim.get("evidence", ()):
+            path, _, test = item.partition("::")
+            assert (REPOSITORY / path).is_file(), f"{name}: {path}"
+            assert not test or f"def {test}(" in (REPOSITORY / path).read_text(), f"{name}: {test}"
+        for part in claim.get("compare", ()):
+            study = read_study(part["study"], part["budget"])
+            assert {part["variant"], *part["against"]} <= set(study.variants), name
+            assert set(part.get("networks", ())) <= set(study.networks), name
+
+
+@pytest.mark.parametrize(
+    "claim", [{"how": "x"}, {"how": "x", "verdict": "sure", "evidence": ["a"]}, {"how": "x", "verdict": "proved"}]
+)
+def test_a_claim_without_evidence_is_refused(tmp_path, claim):
+    file = tmp_path / "claims.yaml"
+    file.write_text(yaml.safe_dump({"claims": {"C1": {"statement": "s", **claim}}, "tables": {}}))
+    with pytest.raises(ConfigError, match="C1"):
+        write_claims(tmp_path, tmp_path / "claims.md", file)
+
+
+def test_the_published_page_is_what_the_published_records_say(tmp_path, monkeypatch):
+    """Every verdict in docs/claims.md has records or tests behind it, and no figure is typed by hand."""
+    monkeypatch.chdir(REPOSITORY)
+    published = Path("docs/claims.md")
+    again = published.with_name(f".{tmp_path.name}.md")
+    try:
+        write_claims(Path("docs/results"), again)
+        assert again.read_text() == published.read_text()
+    finally:
+        again.unlink(missing_ok=True)

@@ -1,0 +1,463 @@
+"""Reports of studies from records made up here: right numbers, the same bytes each time, nothing dropped silently."""
+
+from __future__ import annotations
+
+import csv
+import doctest
+import importlib
+import itertools
+import json
+import random
+
+import pytest
+
+pytest.importorskip("lightning", reason="needs the extra [lab]")
+
+from matplotlib.text import Text
+
+from convofconv.errors import ConfigError
+from convofconv.lab.studies.analysis import Contrast, analyse
+from convofconv.lab.studies.figures import CAPTIONS, draw, spread_out
+from convofconv.lab.studies.report import write_report
+from convofconv.lab.studies.statistics import Comparison
+from convofconv.lab.studies.study import Study, Tuning
+from convofconv.lab.studies.wording import finding, summary_of
+
+pytestmark = pytest.mark.lab
+
+_PLAIN, _COC = [70.0, 71.0, 72.0], [71.0, 73.0, 75.0]
+_FIGURES = {f"{name}.{ending}" for name in CAPTIONS for ending in ("png", "svg")}
+_TABLES = {"report.md", "runs.csv", "comparisons.csv"}
+
+
+def _study(**changes):
+    variants = changes.pop("variants", ("plain", "coc"))
+    values = {
+        "name": "example",
+        "budget": "small",
+        "title": "An example",
+        "question": "Does it help?",
+        "about": "Made up.",
+        "networks": {"net": {"recipe": "none"}},
+        "variants": {name: {} for name in variants},
+        "seeds": dict.fromkeys(variants, (0, 1, 2)),
+        "against": ("plain",),
+        **changes,
+    }
+    return Study(**values)
+
+
+def _record(variant, seed, score, network="net", metric="top1", stage="final", tuned=None, lr=0.1, **changes):
+    tried = [f"{key.rpartition('.')[2]}={value}" for key, value in (tuned or {}).items()]
+    values = {metric: score, "second": score / 2}
+    history = [{"epoch": epoch, "loss": 1 / epoch, metric: score - 10 / epoch} for epoch in (1, 2, 3)]
+    return {
+        "kind": "run",
+        "run": "/".join([network, variant, *tried, f"seed{seed}"]),
+        "network": network,
+        "variant": variant,
+        "seed": seed,
+        "stage": stage,
+        "tuned": tuned or {},
+        "recipe": {"method": variant, "training": {"lr": lr}},
+        "code": "c0de",
+        "versions": {"convofconv": "0.1", "git_commit": None, "torch": "2.9"},
+        "status": "done",
+        "metric": metric,
+        "test": {"as_trained": {metric: score + 0.5}, "folded": values},
+        "validation": {metric: score - 1},
+        "best_epoch": 3,
+        "history": history,
+        "parameters": {"as_trained": 12, "folded": 10},
+        "largest_difference_after_folding": 1e-6,
+        "seconds": 100.0,
+        "cpu_seconds": 90.0,
+        **changes,
+    }
+
+
+def _failed(variant, seed, reason="the loss is nan", **changes):
+    record = _record(variant, seed, 0.0, **changes)
+    keep = ("kind", "run", "network", "variant", "seed", "stage", "tuned", "code", "versions")
+    return {**{key: record[key] for key in keep}, "recipe": {}, "status": "failed", "reason": reason}
+
+
+def _records(**scores):
+    scores = scores or {"plain": _PLAIN, "coc": _COC}
+    return [_record(name, seed, score) for name, several in scores.items() for seed, score in enumerate(several)]
+
+
+def _many():
+    """Ten variants × five seeds × two networks, scores by chance, with curves and the paper's figures."""
+    names = ["plain", "221", "121", "421", "821", "201", "221 without skip", "221 without dilat", "naive", "coc+stnd"]
+    chance = random.Random(0)
+    study = _study(
+        variants=names,
+        seeds=dict.fromkeys(names, tuple(range(5))),
+        networks={"one": {"recipe": "none"}, "two": {"recipe": "none"}},
+        paper={"one": {name: {"top1": 55 + number / 10} for number, name in enumerate(names[:6])}},
+        curves={"side": {"1": "121", "2": "221", "4": "421", "8": "821"}, "width": {"0": "201", "2": "221"}},
+    )
+    records = [
+        _record(name, seed, round(chance.gauss(70, 1), 2), network, seconds=chance.gauss(100, 2))
+        for network, name, seed in itertools.product(study.networks, names, range(5))
+    ]
+    return study, records
+
+
+def _report(study, records, folder):
+    return write_report(study, records, folder).read_text()
+
+
+def _rows(text, heading):
+    """The cells of the Markdown table whose first line begins with these cells, by what its first column says."""
+    lines = text.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("| " + " | ".join(heading)))
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start:]]
+    table = list(itertools.takewhile(lambda cells: len(cells) > 1, table))
+    return {row[0]: dict(zip(table[0][1:], row[1:], strict=True)) for row in table[2:]}
+
+
+def _csv(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def _bytes(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["wording", "figures"])
+def test_docstring_examples(name):
+    result = doctest.testmod(importlib.import_module(f"convofconv.lab.studies.{name}"))
+    assert result.attempted
+    assert not result.failed
+
+
+def test_the_tables_have_the_numbers_worked_by_hand(tmp_path):
+    """Differences 1, 2, 3; see the statistics' tests. One comparison, so that Holm changes nothing."""
+    paper = {"net": {"plain": {"top1": 55.36}, "coc": {"top1": 57.27}}}
+    text = _report(_study(paper=paper), _records(), tmp_path)
+    rows = _rows(text, ["variant", "n"])
+    assert list(rows) == ["plain", "coc"]
+    assert rows["coc"] == {
+        "n": "3",
+        "top1, mean ± sd": "73.00 ± 2.00",
+        "95 % CI": "68.03 to 77.97",
+        "− plain (95 % CI)": "+2.00 (−0.48 to +4.48)",
+        "p (Holm)": "0.074",
+        "g_z": "+1.13",
+        "paper": "57.27",
+        "paper − plain": "+1.91",
+    }
+    assert rows["plain"]["− plain (95 % CI)"] == rows["plain"]["paper − plain"] == ""
+    assert "no difference from plain was found (+2.00 points, 95 % CI −0.48 to +4.48, p = 0.074)" in text
+    assert "different scale" in text
+    (row,) = _csv(tmp_path / "comparisons.csv")
+    assert (row["variant"], row["baseline"], row["pairs"], row["difference"]) == ("coc", "plain", "3", "2")
+    assert (row["p"], row["p_holm"], row["family"], row["d_z"]) == ("0.0741799", "0.0741799", "1", "2")
+    assert (row["ci95_low"], row["g_z"], row["paper_difference"]) == ("-0.484138", "1.12838", "1.91")
+
+
+def test_secondary_metrics_and_times_are_beside_the_main_one(tmp_path):
+    records = [
+        _record(name, seed, score, seconds=seconds * (1 + seed), cpu_seconds=cpu)
+        for name, scores, seconds, cpu in (("plain", _PLAIN, 100, 90), ("coc", _COC, 150, 99))
+        for seed, score in enumerate(scores)
+    ]
+    rows = _rows(_report(_study(), records, tmp_path), ["variant", "top1 | second"])
+    assert rows["coc"] == {
+        "top1": "73.00 ± 2.00",
+        "second": "36.50 ± 1.00",
+        "time, × plain": "1.50 ± 0.00",
+        "CPU time, × plain": "1.10 ± 0.00",
+    }
+
+
+def test_every_run_is_a_row_with_every_number(tmp_path):
+    records = [*_records(plain=_PLAIN, coc=_COC[:1]), _failed("coc", 1)]
+    write_report(_study(), records, tmp_path)
+    rows = _csv(tmp_path / "runs.csv")
+    assert [(row["variant"], row["seed"], row["status"]) for row in rows] == [
+        *(("plain", str(seed), "done") for seed in range(3)),
+        *(("coc", "0", "done"), ("coc", "1", "failed"), ("coc", "2", "missing")),
+    ]
+    assert (rows[3]["score"], rows[3]["test.folded.second"], rows[3]["parameters.as_trained"]) == ("71.0", "35.5", "12")
+    assert rows[4]["reason"] == "the loss is nan"
+    assert rows[5]["score"] == ""
+
+
+def test_the_same_records_give_the_same_bytes_in_any_order(tmp_path):
+    study, records = _many()
+    records += [_record("gone", seed, 50.0, "one") for seed in range(3)]
+    records = [{**record, "code": "c0de" if record["seed"] else "01d"} for record in records]
+    records += [{"kind": "accept", "code": code, "beside": "c0de", "reason": "a comment"} for code in "bad"]
+    write_report(study, records, tmp_path / "once")
+    write_report(study, json.loads(json.dumps(records, sort_keys=True)), tmp_path / "again")
+    random.Random(1).shuffle(records)
+    write_report(study, records, tmp_path / "shuffled")
+    once = _bytes(tmp_path / "once")
+    assert set(once) == _TABLES | _FIGURES
+    assert _bytes(tmp_path / "again") == once
+    assert _bytes(tmp_path / "shuffled") == once
+
+
+def test_a_partial_study_says_what_is_missing_and_why(tmp_path):
+    records = [*_records(plain=_PLAIN, coc=_COC[:1]), _failed("coc", 1, "the loss is nan at batch 3")]
+    text = _report(_study(), records, tmp_path)
+    assert "4 of 6 runs done, 1 failed, 1 missing" in text
+    assert "partial" in text
+    assert "- net, coc, seed 1: the loss is nan at batch 3" in text
+    assert _rows(text, ["variant", "n"])["coc"]["n"] == "1 (1 failed, 1 missing)"
+    assert "+1.00 points against plain on one seed" in text
+    assert "not tested: coc" in text
+
+
+def test_a_complete_study_is_not_called_partial(tmp_path):
+    text = _report(_study(), _records(), tmp_path)
+    assert "6 of 6 runs done, 0 failed, 0 missing" in text
+    assert "partial" not in text
+
+
+def test_a_run_that_was_done_after_a_failure_counts(tmp_path):
+    text = _report(_study(), [_failed("coc", 1), *_records()], tmp_path)
+    assert "6 of 6 runs done, 0 failed" in text
+
+
+def test_nothing_done_is_a_report_too_and_drops_old_figures(tmp_path):
+    write_report(_study(), _records(), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == _TABLES | {f for f in _FIGURES if "curves" not in f}
+    text = _report(_study(), [], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == _TABLES
+    assert "0 of 6 runs done" in text
+    assert "No run is done yet" in text
+
+
+def test_one_network_one_seed(tmp_path):
+    text = _report(_study(seeds={"plain": (0,), "coc": (0,)}), _records(plain=[70.0], coc=[71.5]), tmp_path)
+    assert _rows(text, ["variant", "n"])["coc"] == {
+        "n": "1",
+        "top1, mean ± sd": "71.50",
+        "95 % CI": "–",
+        "− plain (95 % CI)": "+1.50",
+        "p (Holm)": "–",
+        "g_z": "–",
+    }
+
+
+def test_failures_alone_are_a_report_too(tmp_path):
+    """The variant's runs that did not even start have no recipe."""
+    tuning = Tuning({"training.lr": [0.1]}, (100,), {})
+    records = [*_records(plain=_PLAIN), *(_failed("coc", seed) for seed in range(3))]
+    text = _report(_study(tuning=tuning), records, tmp_path)
+    assert _rows(text, ["variant", "n"])["coc"]["n"] == "0 (3 failed)"
+    assert _rows(text, ["variant", "lr=0.1"])["coc"]["chosen"] == "not yet"
+    assert "cannot be compared" in text
+
+
+def test_without_plain_there_is_no_cost_and_no_line(tmp_path):
+    study = _study(variants=("stnd", "coc"), against=("stnd",), curves={"one": {"1": "coc"}})
+    text = _report(study, _records(stnd=_PLAIN, coc=_COC), tmp_path)
+    assert _rows(text, ["variant", "n"])["coc"]["− stnd (95 % CI)"] == "+2.00 (−0.48 to +4.48)"
+    assert {path.name for path in tmp_path.iterdir()} == _TABLES | {f for f in _FIGURES if "cost" not in f}
+
+
+def test_a_variant_without_common_seeds_is_drawn_and_not_compared(tmp_path):
+    records = [_record("plain", 0, 70.0), _record("coc", 1, 71.0)]
+    assert "cannot be compared with plain" in _report(_study(), records, tmp_path)
+
+
+def test_networks_have_their_own_variants_metrics_and_families(tmp_path):
+    study = _study(
+        variants=("plain", "coc", "stnd"),
+        networks={"net": {"recipe": "none"}, "fcn": {"recipe": "none", "variants": ["plain", "coc"]}},
+        against=("plain", "stnd"),
+    )
+    records = _records(plain=_PLAIN, coc=_COC, stnd=[70.5, 71.0, 73.0])
+    records += [
+        _record(name, seed, score / 2, "fcn", "mIoU")
+        for name, scores in (("plain", _PLAIN), ("coc", _COC))
+        for seed, score in enumerate(scores)
+    ]
+    write_report(study, records, tmp_path)
+    found = [
+        tuple(row[key] for key in ("network", "metric", "variant", "baseline", "family"))
+        for row in _csv(tmp_path / "comparisons.csv")
+    ]
+    assert found == [
+        ("net", "top1", "coc", "plain", "2"),
+        ("net", "top1", "stnd", "plain", "2"),
+        ("net", "top1", "plain", "stnd", "2"),
+        ("net", "top1", "coc", "stnd", "2"),
+        ("fcn", "mIoU", "coc", "plain", "1"),
+    ]
+
+
+def test_p_values_are_corrected_over_the_family(tmp_path):
+    """Of two comparisons, the smaller p counts twice."""
+    study = _study(variants=("plain", "coc", "stnd"))
+    write_report(study, _records(plain=_PLAIN, coc=_COC, stnd=[70.9, 71.5, 72.3]), tmp_path)
+    coc, stnd = _csv(tmp_path / "comparisons.csv")
+    smaller, larger = sorted((coc, stnd), key=lambda row: float(row["p"]))
+    assert float(smaller["p_holm"]) == pytest.approx(2 * float(smaller["p"]), rel=1e-5)
+    assert float(larger["p_holm"]) == pytest.approx(max(float(larger["p"]), float(smaller["p_holm"])), rel=1e-5)
+
+
+def test_tuning_is_shown_and_not_compared(tmp_path):
+    tuning = Tuning({"training.lr": [0.1, 0.3]}, (100, 101), {"training.epochs": 1})
+    records = [_record(name, seed, 70.0 + seed, lr=0.3) for name in ("plain", "coc") for seed in range(3)]
+    records += [
+        _record(name, seed, 60 + 10 * lr + seed - 100, stage="tuning", tuned={"training.lr": lr}, lr=lr)
+        for name, lr, seed in itertools.product(("plain", "coc"), (0.1, 0.3), (100, 101))
+    ]
+    records[-1] = _failed("coc", 101, stage="tuning", tuned={"training.lr": 0.3})
+    text = _report(_study(tuning=tuning), records, tmp_path)
+    rows = _rows(text, ["variant", "lr=0.1", "lr=0.3"])
+    assert rows["plain"] == {"lr=0.1": "60.50 ± 0.71", "lr=0.3": "62.50 ± 0.71", "chosen": "lr=0.3"}
+    assert rows["coc"]["lr=0.3"] == "62.00"
+    assert "- net, coc, seed 101, trying lr=0.3: the loss is nan" in text
+    assert "13 of 14 runs done, 1 failed, 0 missing" in text
+    assert _rows(text, ["variant", "n"])["coc"]["n"] == "3"
+
+
+def test_before_tuning_is_done_nothing_is_chosen(tmp_path):
+    study = _study(tuning=Tuning({"training.lr": [0.1, 0.3]}, (100,), {}))
+    text = _report(study, [_record("coc", 100, 60.0, stage="tuning", tuned={"training.lr": 0.1})], tmp_path)
+    assert _rows(text, ["variant", "lr=0.1"])["coc"] == {"lr=0.1": "59.00", "lr=0.3": "–", "chosen": "not yet"}
+
+
+def test_where_the_numbers_come_from(tmp_path):
+    records = [*_records(), _record("gone", 0, 50.0)]
+    records += [{"kind": "accept", "code": "01d", "beside": "c0de", "reason": "only a comment"}]
+    records[0] = {**records[0], "code": "01d"}
+    text = _report(_study(), records, tmp_path)
+    assert "coc study run example --budget small\ncoc study report example --budget small" in text
+    assert "- code `01d`: 1 run\n- code `c0de`: 5 runs\n" in text
+    assert "- convofconv 0.1, torch 2.9: 6 runs" in text
+    assert "results of code `01d` stand beside those of `c0de`: only a comment" in text
+    assert "not used: `net/gone/seed0`" in text
+    assert "10 min 0 s of training in 6 runs" in text
+
+
+def test_different_metrics_of_one_network_are_refused():
+    records = [_record("plain", 0, 70.0), _record("coc", 0, 40.0, metric="mIoU")]
+    with pytest.raises(ConfigError, match="runs of net have different metrics, top1 and mIoU"):
+        analyse(_study(), records)
+
+
+def _contrast(difference, p_holm, pairs=5, family=9, p_value=None, interval=(0.2, 1.6)):
+    comparison = Comparison(pairs, difference, 0.5, interval, p_value or p_holm, 1.8, 1.4, 1.2)
+    return Contrast("coc", "plain", comparison, p_holm, family, None)
+
+
+@pytest.mark.parametrize(
+    ("contrast", "sentence"),
+    [
+        (
+            _contrast(0.9, 0.02),
+            "**coc** is better than plain by 0.90 points (95 % CI 0.20 to 1.60, p = 0.020 after Holm over 9 "
+            "comparisons, 5 pairs).",
+        ),
+        (
+            _contrast(-0.9, 0.0001, family=1, interval=(-1.6, -0.2)),
+            "**coc** is worse than plain by 0.90 points (95 % CI 0.20 to 1.60, p < 0.001, 5 pairs).",
+        ),
+        (
+            _contrast(0.5, 0.31, interval=(-0.6, 1.6)),
+            "**coc**: no difference from plain was found (+0.50 points, 95 % CI −0.60 to +1.60, p = 0.31 after Holm "
+            "over 9 comparisons); alone, with 5 seeds, this comparison could have seen 1.20 points.",
+        ),
+        (
+            _contrast(0.9, 0.18, p_value=0.02),
+            "**coc**: no difference from plain was found (+0.90 points, 95 % CI +0.20 to +1.60, p = 0.020 alone but "
+            "p = 0.18 after Holm over 9 comparisons); alone, with 5 seeds, this comparison could have seen 1.20 "
+            "points.",
+        ),
+        (
+            Contrast("coc", "plain", Comparison(5, 0.0, 0.0), None, 8, None),
+            "**coc**: exactly 0.00 points against plain on each of 5 seeds; without spread there is no test.",
+        ),
+    ],
+)
+def test_findings_in_words(contrast, sentence):
+    assert finding(contrast) == sentence
+
+
+def test_a_family_in_a_line():
+    variants = ("plain", "up", "down", "same", "none")
+    high, low = [80.0, 81.1, 82.0], [60.0, 61.1, 62.0]
+    records = _records(plain=_PLAIN, up=high, down=low, same=[70.2, 70.9, 72.0])
+    (network,) = analyse(_study(variants=variants), records).networks
+    expected = "Against **plain** – better: up; worse: down; no difference found: same; not tested: none."
+    assert summary_of(network, "plain") == expected
+
+
+def test_figures_show_the_means_and_the_papers_differences():
+    study, records = _many()
+    analysis = analyse(study, records)
+    one = analysis.networks[0]
+    plain = one.cells["plain"].summary().mean
+    scores = draw("scores", analysis)
+    assert [label.get_text() for label in scores.axes[0].get_yticklabels()] == list(study.variants)
+    (line,) = (line for line in scores.axes[0].lines if line.get_linestyle() == ":")
+    assert set(line.get_xdata()) == {plain}
+    side, *_, side_below, _, _ = draw("curves", analysis).axes  # two rows of three
+    assert [label.get_text() for label in side_below.get_xticklabels()] == ["1", "2", "4", "8"]
+    drawn = {line.get_label(): list(line.get_ydata()) for line in side.lines}
+    papers = drawn["paper: difference to its plain, from ours"]
+    assert papers == pytest.approx([plain + difference for difference in (0.2, 0.1, 0.3, 0.4)])
+    (errorbar,) = side.containers
+    means = [one.cells[name].summary().mean for name in ("121", "221", "421", "821")]
+    assert list(errorbar.lines[0].get_ydata()) == means
+
+
+def test_learning_curves_and_costs_by_hand():
+    """A record learns its score − 10, − 5, − 10/3; coc is above plain by 1, 2, 3, so by 2 in every epoch."""
+    records = [_record("plain", seed, score) for seed, score in enumerate(_PLAIN)]
+    records += [_record("coc", seed, score, seconds=150.0) for seed, score in enumerate(_COC)]
+    analysis = analyse(_study(), records)
+    every, coc = draw("learning", analysis).axes
+    of_coc, of_plain = every.lines
+    assert list(of_plain.get_xdata()) == [1, 2, 3]
+    assert list(of_plain.get_ydata()) == pytest.approx([61, 66, 71 - 10 / 3])
+    assert list(of_coc.get_ydata()) == pytest.approx([63, 68, 73 - 10 / 3])
+    assert list(coc.lines[0].get_ydata()) == pytest.approx([2, 2, 2])
+    band = coc.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == pytest.approx((1, 3))
+    (cost,) = draw("cost", analysis).axes
+    (point,) = (line for line in cost.lines if line.get_marker() == "o")
+    assert (list(point.get_xdata()), list(point.get_ydata())) == ([1.5], [2.0])
+
+
+def _texts(figure):
+    """Every text that is seen, and its box in pixels; an annotation's without its line."""
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        if axes.axison:
+            labels = []
+            for axis in (axes.xaxis, axes.yaxis):
+                low, high = sorted(axis.get_view_interval())
+                labels += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+            for text in (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts, *labels):
+                if text.get_text() and text.get_visible():
+                    yield text.get_text(), Text.get_window_extent(text)
+
+
+@pytest.mark.parametrize("name", list(CAPTIONS))
+def test_no_text_in_a_figure_is_clipped_or_lies_on_another(name):
+    figure = draw(name, analyse(*_many()))
+    texts = list(_texts(figure))
+    assert len(texts) > 30
+    for text, box in texts:
+        assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1, text
+        assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1, text
+    for (text, box), (other, beside) in itertools.combinations(texts, 2):
+        assert not box.overlaps(beside), (text, other)
+
+
+def test_names_are_spread_out_within_bounds():
+    places = [0.0, 0.0, 0.01, 0.5, 0.99, 1.0]
+    spread = spread_out(places, 0.1)
+    assert all(later - earlier > 0.1 - 1e-9 for earlier, later in itertools.pairwise(spread))
+    assert min(spread) >= 0
+    assert max(spread) <= 1
+    assert spread_out([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])

@@ -1,0 +1,216 @@
+"""Statistics of studies: cases worked by hand, and simulated results whose truth is known."""
+
+from __future__ import annotations
+
+import doctest
+import gc
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("lightning", reason="needs the extra [lab]")
+
+from scipy import stats
+
+from convofconv.lab.studies import statistics
+from convofconv.lab.studies.statistics import (
+    ALPHA,
+    POWER,
+    Comparison,
+    Summary,
+    compare,
+    detectable_difference,
+    hedges_correction,
+    holm,
+    summarize,
+)
+
+pytestmark = pytest.mark.lab
+
+#: Deviation of the seeds' own effect, which pairing takes out, and of everything else.
+_SEED, _NOISE = 1.0, 0.4
+
+
+def _scores(values):
+    return dict(enumerate(map(float, values)))
+
+
+def _cell(random, pairs, effects):
+    """Scores of variants with these true effects on the same seeds; the first one is the baseline's."""
+    of_seeds = 70 + _SEED * random.standard_normal(pairs)
+    return [_scores(of_seeds + effect + _NOISE * random.standard_normal(pairs)) for effect in effects]
+
+
+def _assert_share(hits, expected):
+    """A share of random events agrees with its probability within four standard errors of a binomial count."""
+    error = math.sqrt(expected * (1 - expected) / len(hits))
+    assert abs(np.mean(hits) - expected) < 4 * error
+
+
+def test_docstring_examples():
+    result = doctest.testmod(statistics, optionflags=doctest.ELLIPSIS)
+    assert result.attempted
+    assert not result.failed
+
+
+def test_a_summary_by_hand():
+    """1, 2, 3, 6: squared deviations 4, 1, 0, 9 give a variance of 14/3; the t of 3 degrees at 97.5 % is 3.18245."""
+    summary = summarize([1.0, 2.0, 3.0, 6.0])
+    assert (summary.n, summary.mean) == (4, 3.0)
+    assert summary.deviation == pytest.approx(math.sqrt(14 / 3))
+    half = 3.18245 * math.sqrt(14 / 3) / 2
+    assert summary.interval == pytest.approx((3 - half, 3 + half), abs=1e-4)
+
+
+def test_a_comparison_of_three_pairs_by_hand():
+    """Differences 1, 2, 3: t = 2√3, and for two degrees of freedom p = 1 − t / √(t² + 2); Γ(1) / Γ(1/2) = 1 / √π."""
+    comparison = compare(_scores([71, 73, 75]), _scores([70, 71, 72]))
+    assert (comparison.pairs, comparison.difference, comparison.deviation) == (3, 2.0, 1.0)
+    t = 2 * math.sqrt(3)
+    assert comparison.p_value == pytest.approx(1 - t / math.sqrt(t * t + 2))
+    half = 4.302653 / math.sqrt(3)
+    assert comparison.interval == pytest.approx((2 - half, 2 + half), abs=1e-5)
+    assert comparison.d_z == 2.0
+    assert comparison.g_z == pytest.approx(2 / math.sqrt(math.pi))
+
+
+def test_a_comparison_of_two_pairs_by_hand():
+    """Differences 1, 3: t = 2, and for one degree of freedom p = 1 − 2/π · atan t. Hedges' factor would be 0."""
+    comparison = compare(_scores([71, 74]), _scores([70, 71]))
+    assert comparison.p_value == pytest.approx(1 - 2 / math.pi * math.atan(2))
+    assert comparison.interval == pytest.approx((2 - 12.7062, 2 + 12.7062), abs=1e-4)
+    assert comparison.d_z == pytest.approx(math.sqrt(2))
+    assert comparison.g_z is None
+    assert comparison.detectable > 10
+
+
+def test_only_common_seeds_count_whatever_their_order():
+    comparison = compare({4: 75.0, 2: 73.0, 9: 0.0, 1: 71.0}, {1: 70.0, 2: 71.0, 4: 72.0, 7: 99.0})
+    assert comparison == compare(_scores([71, 73, 75]), _scores([70, 71, 72]))
+
+
+def test_the_sign_is_variant_minus_baseline():
+    one, other = _scores([71, 73, 75]), _scores([70, 71, 72])
+    there, back = compare(one, other), compare(other, one)
+    assert (there.difference, there.g_z) == (-back.difference, -back.g_z)
+    assert there.p_value == pytest.approx(back.p_value)
+    assert there.detectable == back.detectable
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], Summary(0, None, None, None)),
+        ([70.5], Summary(1, 70.5, None, None)),
+        ([70.5, 70.5, 70.5], Summary(3, 70.5, 0.0, None)),
+    ],
+)
+def test_summaries_without_spread(values, expected):
+    assert summarize(values) == expected
+
+
+@pytest.mark.parametrize(
+    ("variant", "baseline", "expected"),
+    [
+        ({}, {}, Comparison(0, None)),
+        ({0: 71.0}, {1: 70.0}, Comparison(0, None)),
+        ({0: 71.0}, {0: 70.0}, Comparison(1, 1.0)),
+        ({0: 70.0, 1: 71.0}, {0: 70.0, 1: 71.0}, Comparison(2, 0.0, 0.0)),
+    ],
+)
+def test_comparisons_that_allow_no_test(variant, baseline, expected):
+    assert compare(variant, baseline) == expected
+
+
+def test_differences_that_only_rounding_tells_apart_are_the_same():
+    """0.2 in exact arithmetic, several numbers in floating point."""
+    baseline = {0: 70.1, 1: 71.3, 2: 0.1}
+    variant = {0: 70.3, 1: 71.5, 2: 0.3}
+    assert len({variant[seed] - baseline[seed] for seed in baseline}) > 1
+    comparison = compare(variant, baseline)
+    assert comparison.deviation == 0.0
+    assert comparison.difference == pytest.approx(0.2)
+    assert comparison.p_value is comparison.interval is comparison.g_z is comparison.detectable is None
+
+
+def test_holm_by_hand():
+    """Times 4, 3, 2, 1 in ascending order, never less than the one before, at most 1."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9, 0.6]) == [1.0, 1.0, 1.0]
+
+
+def test_holm_leaves_out_what_was_not_tested():
+    assert holm([None, 0.02, None, 0.03]) == [None, pytest.approx(0.04), None, pytest.approx(0.04)]
+    assert holm([None]) == [None]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize("pairs", [2, 3, 5, 10])
+def test_the_detectable_difference_solves_the_power_of_the_t_test(pairs):
+    """By the noncentral t distribution, both sides."""
+    shift = detectable_difference(pairs, 0.7) / 0.7 * math.sqrt(pairs)
+    limit = stats.t.ppf(1 - ALPHA / 2, pairs - 1)
+    power = stats.nct.sf(limit, pairs - 1, shift) + stats.nct.cdf(-limit, pairs - 1, shift)
+    assert power == pytest.approx(POWER, abs=1e-4)
+
+
+def test_false_positives_are_as_many_as_promised():
+    random = np.random.default_rng(0)
+    comparisons = [compare(*_cell(random, 5, (0, 0))) for _ in range(3000)]
+    _assert_share([comparison.p_value < ALPHA for comparison in comparisons], ALPHA)
+
+
+def test_confidence_intervals_hold_the_truth_as_often_as_promised():
+    random = np.random.default_rng(1)
+    cells = [_cell(random, 4, (1.5, 0.0)) for _ in range(3000)]
+    intervals = [compare(*cell).interval for cell in cells]
+    _assert_share([low < 1.5 < high for low, high in intervals], 1 - ALPHA)
+    intervals = [summarize(list(variant.values())).interval for variant, _ in cells]
+    _assert_share([low < 71.5 < high for low, high in intervals], 1 - ALPHA)
+
+
+@pytest.mark.parametrize("pairs", [3, 5, 10])
+def test_the_detectable_difference_is_seen_four_times_in_five(pairs):
+    random = np.random.default_rng(pairs)
+    true = detectable_difference(pairs, math.sqrt(2) * _NOISE)  # of a difference of two
+    seen = [compare(*_cell(random, pairs, (true, 0.0))).p_value < ALPHA for _ in range(2000)]
+    _assert_share(seen, POWER)
+
+
+@pytest.fixture
+def _cheap_collections():
+    """statsmodels collects garbage in every call; what was there before need not be gone through each time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("_cheap_collections")
+def test_after_holm_a_family_without_effects_rarely_finds_one():
+    """Nine comparisons with one baseline, which makes them dependent; uncorrected, they often find one."""
+    random = np.random.default_rng(2)
+    families, alone, corrected = 800, 0, 0
+    for _ in range(families):
+        *variants, plain = _cell(random, 5, (0,) * 10)
+        p_values = [compare(variant, plain).p_value for variant in variants]
+        alone += min(p_values) < ALPHA
+        corrected += min(holm(p_values)) < ALPHA
+    error = math.sqrt(ALPHA * (1 - ALPHA) / families)
+    assert corrected / families < ALPHA + 4 * error
+    assert alone / families > ALPHA + 4 * error
+
+
+def test_hedges_correction_takes_the_bias_off():
+    """The mean of g_z is the true effect within four standard errors; that of d_z is not."""
+    random = np.random.default_rng(3)
+    true = 0.5 / (math.sqrt(2) * _NOISE)
+    comparisons = [compare(*_cell(random, 6, (0.5, 0.0))) for _ in range(3000)]
+    g_z, d_z = ([getattr(comparison, name) for comparison in comparisons] for name in ("g_z", "d_z"))
+    assert abs(np.mean(g_z) - true) < 4 * stats.sem(g_z)
+    assert abs(np.mean(d_z) - true) > 4 * stats.sem(d_z)
+
+
+def test_hedges_correction_is_close_to_its_usual_approximation():
+    for freedom in (4, 9, 30):
+        assert hedges_correction(freedom) == pytest.approx(1 - 3 / (4 * freedom - 1), abs=0.005)
