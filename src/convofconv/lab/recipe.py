@@ -211,8 +211,9 @@ class TrainingRecipe:
 
     def __post_init__(self) -> None:
         ones = ("epochs", "batch", "eval_batch", "accumulate")
-        zeros = "super_kernel_rate weight_decay min_lr warmup_steps clip checkpoint_steps seed power gamma".split()
+        zeros = ("weight_decay", "min_lr", "warmup_steps", "clip", "checkpoint_steps", "seed", "power", "gamma")
         _at_least(self, "training", [(name, 1) for name in ones] + [(name, 0) for name in zeros])
+        _at_least(self, "training", [("super_kernel_rate", 0)])
         if self.lr <= 0:
             raise _refuse("training.lr", "positive", self.lr)
         for name in ("momentum", "label_smoothing", "ema"):
