@@ -27,6 +27,7 @@ _LAB_PACKAGES = (
     "lightning",
     "matplotlib",
     "mlxtend",
+    "pycocotools",
     "scipy",
     "statsmodels",
     "tensorboard",

@@ -15,6 +15,7 @@ from convofconv.errors import ConfigError
 from convofconv.lab.studies.analysis import Contrast
 from convofconv.lab.studies.claims import FILE, VERDICTS, Evidence, Finding, verdict, write_claims
 from convofconv.lab.studies.records import Records
+from convofconv.lab.studies.report import write_report
 from convofconv.lab.studies.statistics import Comparison
 from convofconv.lab.studies.study import read_study
 
@@ -143,3 +144,15 @@ def test_the_published_page_is_what_the_published_records_say(tmp_path, monkeypa
         assert again.read_text() == published.read_text()
     finally:
         again.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "docs/results").glob("*/records.jsonl")), ids=lambda p: p.parent.name
+)
+def test_published_reports_are_what_their_records_say(path, tmp_path):
+    """Tables and text; figures have the same numbers, but their bytes are those of one version of matplotlib."""
+    name, _, budget = path.parent.name.rpartition("-")
+    write_report(read_study(name, budget), Records(path).read(), tmp_path)
+    for file in ("report.md", "runs.csv", "comparisons.csv"):
+        assert (tmp_path / file).read_bytes() == (path.parent / file).read_bytes(), file
+    assert {figure.name for figure in tmp_path.glob("*.png")} == {figure.name for figure in path.parent.glob("*.png")}

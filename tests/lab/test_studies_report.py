@@ -261,6 +261,14 @@ def test_without_plain_there_is_no_cost_and_no_line(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == _TABLES | {f for f in _FIGURES if "cost" not in f}
 
 
+def test_records_without_cpu_times_have_costs_by_the_clock(tmp_path):
+    records = [{key: value for key, value in record.items() if key != "cpu_seconds"} for record in _records()]
+    (axes,) = draw("cost", analyse(_study(), records)).axes
+    assert axes.get_xlabel() == "training time, × plain"
+    rows = _rows(_report(_study(), records, tmp_path), ["variant", "top1 | second"])
+    assert (rows["coc"]["time, × plain"], rows["coc"]["CPU time, × plain"]) == ("1.00 ± 0.00", "–")
+
+
 def test_a_variant_without_common_seeds_is_drawn_and_not_compared(tmp_path):
     records = [_record("plain", 0, 70.0), _record("coc", 1, 71.0)]
     assert "cannot be compared with plain" in _report(_study(), records, tmp_path)
@@ -413,7 +421,7 @@ def test_figures_show_the_means_and_the_papers_differences():
 def test_learning_curves_and_costs_by_hand():
     """A record learns its score − 10, − 5, − 10/3; coc is above plain by 1, 2, 3, so by 2 in every epoch."""
     records = [_record("plain", seed, score) for seed, score in enumerate(_PLAIN)]
-    records += [_record("coc", seed, score, seconds=150.0) for seed, score in enumerate(_COC)]
+    records += [_record("coc", seed, score, seconds=150.0, cpu_seconds=99.0) for seed, score in enumerate(_COC)]
     analysis = analyse(_study(), records)
     every, coc = draw("learning", analysis).axes
     of_coc, of_plain = every.lines
@@ -423,9 +431,11 @@ def test_learning_curves_and_costs_by_hand():
     assert list(coc.lines[0].get_ydata()) == pytest.approx([2, 2, 2])
     band = coc.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == pytest.approx((1, 3))
-    (cost,) = draw("cost", analysis).axes
-    (point,) = (line for line in cost.lines if line.get_marker() == "o")
-    assert (list(point.get_xdata()), list(point.get_ydata())) == ([1.5], [2.0])
+    figure = draw("cost", analysis)
+    assert [axes.get_xlabel() for axes in figure.axes] == ["training time, × plain", "training CPU time, × plain"]
+    for axes, relative in zip(figure.axes, (1.5, 1.1), strict=True):
+        (point,) = (line for line in axes.lines if line.get_marker() == "o")
+        assert (list(point.get_xdata()), list(point.get_ydata())) == ([pytest.approx(relative)], [2.0])
 
 
 def _texts(figure):

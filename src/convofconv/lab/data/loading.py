@@ -7,7 +7,8 @@ together what one would see alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+import itertools
+from collections.abc import Iterator, Sequence, Sized
 from typing import Any
 
 import torch
@@ -41,17 +42,21 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
         seed: of the order.
         rank: number of this process.
         world: number of processes.
+        groups: a number per picture; global batches are of one group, but for a few of what is left over at the end.
 
     Raises:
         ConfigError: there are fewer pictures than in one global batch.
     """
 
-    def __init__(self, length: int, batch: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, length: int, batch: int, seed: int, rank: int = 0, world: int = 1, groups: Sequence[int] | None = None
+    ) -> None:
         if length < batch * world:
             raise ConfigError(
                 f"training.batch must be at most the number of training pictures, {length}; got {batch * world}"
             )
         self.length, self.batch, self.seed, self.rank, self.world = length, batch, seed, rank, world
+        self.groups = [0] * length if groups is None else groups
         self.epoch = self.start = 0
         self.sampler = self  # where Lightning looks for set_epoch
 
@@ -63,12 +68,23 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
         return self.length // (self.batch * self.world)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch in itertools.islice(self._global_batches(), self.start, None):
+            yield [(self.epoch, index) for index in batch[self.rank :: self.world]]
+
+    def _global_batches(self) -> Iterator[list[int]]:
+        """The epoch's shuffled pictures, every group gathered until it fills a batch."""
         generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
-        order = torch.randperm(self.length, generator=generator).tolist()
         whole = self.batch * self.world
-        for number in range(self.start, len(self)):
-            mine = order[number * whole + self.rank : (number + 1) * whole : self.world]
-            yield [(self.epoch, index) for index in mine]
+        gathered: dict[int, list[int]] = {group: [] for group in sorted(set(self.groups))}
+        for index in torch.randperm(self.length, generator=generator).tolist():
+            waiting = gathered[self.groups[index]]
+            waiting.append(index)
+            if len(waiting) == whole:
+                yield waiting.copy()
+                waiting.clear()
+        rest = list(itertools.chain.from_iterable(gathered.values()))
+        for first in range(0, len(rest) - whole + 1, whole):
+            yield rest[first : first + whole]
 
 
 class EvaluationOrder(Sampler[int]):
@@ -109,12 +125,19 @@ class ResumableLoader(DataLoader[Any]):
 
 
 def training_loader(
-    dataset: Dataset[Any], batch: int, seed: int, workers: int, rank: int = 0, world: int = 1
+    dataset: Dataset[Any],
+    batch: int,
+    seed: int,
+    workers: int,
+    rank: int = 0,
+    world: int = 1,
+    groups: Sequence[int] | None = None,
+    collate: Any = None,
 ) -> ResumableLoader:
     """Loader of this process's training batches."""
     assert isinstance(dataset, Sized)
-    order = TrainingOrder(len(dataset), batch, seed, rank, world)
-    return ResumableLoader(dataset, order, num_workers=workers, persistent_workers=workers > 0)
+    order = TrainingOrder(len(dataset), batch, seed, rank, world, groups)
+    return ResumableLoader(dataset, order, num_workers=workers, persistent_workers=workers > 0, collate_fn=collate)
 
 
 def evaluation_loader(

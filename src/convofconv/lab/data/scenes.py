@@ -16,6 +16,8 @@ from .images import Mask
 
 #: What the numbers of a scene's mask mean.
 CLASSES = ("background", *"0123456789")
+#: Height and width of a scene.
+SIDE = 96
 
 _SMALLEST, _LARGEST = 0.15, 0.92  # longer side of a digit, as shares of the picture's side
 _MOST_DIGITS = 6
@@ -46,7 +48,7 @@ class Scene:
         return numbers
 
 
-def compose_scene(glyphs: NDArray[np.uint8], digits: NDArray[np.int64], seed: int, size: int = 96) -> Scene:
+def compose_scene(glyphs: NDArray[np.uint8], digits: NDArray[np.int64], seed: int, size: int = SIDE) -> Scene:
     """Draw the scene of a seed.
 
     Args:

@@ -15,6 +15,9 @@ from .study import Settings, Study
 
 #: The variant that costs are relative to, and that figures draw a line for.
 PLAIN = "plain"
+#: Training times in records: by the clock, which other work on the machine slows down, and of the run's process, which
+#: leaves out what a GPU does.
+CLOCKS = {"seconds": "time", "cpu_seconds": "CPU time"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,12 +142,12 @@ class Network:
     tuning: tuple[PlannedRun, ...]
     paper: Mapping[str, float]
 
-    def cost(self, variant: str, clock: str = "seconds") -> Summary:
+    def cost(self, variant: str, clock: str) -> Summary:
         """Training time of a variant as a multiple of plain's; empty without plain.
 
         Args:
             variant: its name.
-            clock: ``"seconds"``, or ``"cpu_seconds"`` that the run's process took of its CPU.
+            clock: one of :data:`CLOCKS`.
         """
         plain = self.cells.get(PLAIN)
         return self.cells[variant].relative_time(plain, clock) if plain else summarize([])

@@ -150,7 +150,7 @@ intervals. The networks and data of small budgets are far from the paper's; the 
 def _claims(claims: Mapping[str, Any], evidence: Evidence, out: Path) -> Iterator[str]:
     for name, claim in claims.items():
         if "verdict" in claim:
-            said = _proof(name, claim, out)
+            said = _proof(name, claim)
         elif "compare" in claim:
             said = _measurement(claim, evidence, out)
         else:
@@ -159,15 +159,12 @@ def _claims(claims: Mapping[str, Any], evidence: Evidence, out: Path) -> Iterato
         yield f"## {name}\n\n{claim['statement'].strip()}\n\n" + "\n\n".join(lines)
 
 
-def _proof(name: str, claim: Mapping[str, Any], out: Path) -> list[str]:
+def _proof(name: str, claim: Mapping[str, Any]) -> list[str]:
     if claim["verdict"] not in VERDICTS or not claim.get("evidence"):
         raise ConfigError(f"{FILE.name}: {name} needs one of the verdicts {', '.join(VERDICTS)}, and evidence")
-    links = []
-    for item in claim["evidence"]:
-        path, _, test = item.partition("::")
-        links.append(f"[{test or path}]({_link(Path(path), out)})")
     why = f" {claim['why'].strip()}" if "why" in claim else ""
-    return [f"**Verdict: {claim['verdict']}.**{why}", "Evidence: " + ", ".join(links)]
+    evidence = ", ".join(f"`{item}`" for item in claim["evidence"])
+    return [f"**Verdict: {claim['verdict']}.**{why}", f"Evidence: {evidence}"]
 
 
 def _measurement(claim: Mapping[str, Any], evidence: Evidence, out: Path) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
 
-from .analysis import PLAIN, Analysis, Cell, Network
+from .analysis import CLOCKS, PLAIN, Analysis, Cell, Network
 from .statistics import Summary
 from .study import Study
 
@@ -30,8 +30,8 @@ CAPTIONS = {
     "variants differ from its plain network by, drawn from our plain network.",
     "learning": "Learning curves: validation metric per epoch, mean over seeds in a band of one standard deviation, "
     "plain in grey; then what each variant differs from plain by, paired by seed.",
-    "cost": "What a variant gains over plain and what its training takes: means and 95 % confidence intervals, paired "
-    "by seed.",
+    "cost": "What a variant gains over plain and what its training takes, by the clock and of the CPU: means and 95 % "
+    "confidence intervals, paired by seed.",
 }
 
 
@@ -40,8 +40,6 @@ def draw(name: str, analysis: Analysis) -> Figure | None:
     networks = [net for net in analysis.networks if any(cell.results for cell in net.cells.values())]
     if name == "curves" and not analysis.study.curves:
         return None
-    if name == "cost":
-        networks = [network for network in networks if _gains(network)]
     return _DRAW[name](analysis.study, networks) if networks else None
 
 
@@ -201,34 +199,47 @@ def _band(axes: Any, epochs: Mapping[int, Summary], colour: str) -> None:
     axes.fill_between(list(epochs), mean - spread, mean + spread, color=colour, alpha=0.2, lw=0)
 
 
-def _gains(network: Network) -> list[tuple[str, float, float]]:
+def _gains(network: Network, clock: str) -> list[tuple[str, float, float]]:
     """Variants with their relative training time and their gain over plain, as far as there are both."""
     found = []
     for name in network.cells:
-        cost, gain = network.cost(name).mean, network.gain(name).difference
+        cost, gain = network.cost(name, clock).mean, network.gain(name).difference
         if name != PLAIN and cost is not None and gain is not None:
             found.append((name, cost, gain))
     return found
 
 
-def _cost(study: Study, networks: Sequence[Network]) -> Figure:
-    most = max(len(_gains(network)) for network in networks)
-    height = max(3.6, 1.4 + _LINE * most)
-    figure, panels = _panels(networks, width=6, height=height)
-    for axes, network in zip(panels, networks, strict=True):
-        gains = _gains(network)
-        for name, cost, gain in gains:
-            low, high = network.gain(name).interval or (gain, gain)
-            left, right = network.cost(name).interval or (cost, cost)
-            axes.plot([left, right], [gain, gain], color=_BLUE, alpha=0.25, lw=1)
-            axes.plot([cost, cost], [low, high], color=_BLUE, alpha=0.25, lw=1)
-            axes.plot(cost, gain, "o", color=_BLUE, markersize=5)
-        axes.plot(1, 0, "s", color=_GREY, markersize=6)
-        axes.axhline(0, color=_GREY, linestyle=":")
-        axes.margins(x=0.08, y=0.08)
-        _name_points(axes, [*gains, (PLAIN, 1.0, 0.0)], gap=0.19 / (height - 1.2))
-        axes.set(xlabel=f"training time, × {PLAIN}", ylabel=f"gain over {PLAIN}, points of {network.metric}")
+def _cost(study: Study, networks: Sequence[Network]) -> Figure | None:
+    """A row per network, a column per clock."""
+    networks = [network for network in networks if _gains(network, "seconds")]
+    clocks = [clock for clock in CLOCKS if any(_gains(network, clock) for network in networks)]
+    if not networks:
+        return None
+    height = max(3.6, 1.4 + _LINE * max(len(_gains(network, "seconds")) for network in networks))
+    figure = Figure(figsize=(6 * len(clocks), height * len(networks)), layout="constrained")
+    rows = figure.subplots(len(networks), len(clocks), squeeze=False, sharey="row")
+    for row, network in zip(rows, networks, strict=True):
+        for axes, clock in zip(row, clocks, strict=True):
+            axes.set_title(network.label)
+            axes.set_xlabel(f"training {CLOCKS[clock]}, × {PLAIN}")
+            _cost_panel(axes, network, clock)
+        row[0].set_ylabel(f"gain over {PLAIN}, points of {network.metric}")
+        for axes, clock in zip(row, clocks, strict=True):  # now that the limits are known
+            _name_points(axes, [*_gains(network, clock), (PLAIN, 1.0, 0.0)], gap=0.19 / (height - 1.2))
     return figure
+
+
+def _cost_panel(axes: Any, network: Network, clock: str) -> None:
+    for name, cost, gain in _gains(network, clock):
+        low, high = network.gain(name).interval or (gain, gain)
+        left, right = network.cost(name, clock).interval or (cost, cost)
+        axes.plot([left, right], [gain, gain], color=_BLUE, alpha=0.25, lw=1)
+        axes.plot([cost, cost], [low, high], color=_BLUE, alpha=0.25, lw=1)
+        axes.plot(cost, gain, "o", color=_BLUE, markersize=5)
+    axes.plot(1, 0, "s", color=_GREY, markersize=6)
+    axes.axhline(0, color=_GREY, linestyle=":")
+    axes.margins(x=0.08, y=0.08)
+    axes.grid(alpha=0.3)
 
 
 def _name_points(axes: Any, points: Sequence[tuple[str, float, float]], gap: float) -> None:
@@ -261,7 +272,7 @@ def spread_out(places: Sequence[float], gap: float) -> list[float]:
     return list((np.clip(free, 0.0, max(0.0, 1.0 - steps[-1])) + steps).tolist())
 
 
-_DRAW: dict[str, Callable[[Study, Sequence[Network]], Figure]] = {
+_DRAW: dict[str, Callable[[Study, Sequence[Network]], Figure | None]] = {
     "scores": _scores,
     "curves": _curves,
     "learning": _learning,

@@ -7,15 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..files import writable_folder, write_atomic
-from .analysis import PLAIN, Analysis, Cell, Network, analyse
+from .analysis import CLOCKS, PLAIN, Analysis, Cell, Network, analyse
 from .figures import CAPTIONS, draw, encode
 from .records import Record
 from .study import Study
 from .tables import comparisons_csv, runs_csv
 from .wording import NOTHING, between, count, duration, finding, points, probability, spread, summary_of
-
-#: Training times in records, and their headings.
-_CLOCKS = {"seconds": "time", "cpu_seconds": "CPU time"}
 
 
 def write_report(study: Study, records: Sequence[Record], folder: Path) -> Path:
@@ -109,6 +106,8 @@ def _reading(analysis: Analysis) -> Iterator[str]:
         "correction for small samples; two pairs are too few for it.",
         "What a comparison could have seen, alone, is the true difference that its test finds with a probability of "
         "80 % before the correction, given the spread that was measured.",
+        "Time is by the clock, which other work on the machine slows down; CPU time is that of the run's process "
+        "and leaves out what a GPU does.",
     ]
     if any(network.paper for network in analysis.networks):
         lines.append(
@@ -173,12 +172,12 @@ def _secondary(network: Network) -> str:
         [
             name,
             *(spread(cell.summary(metric)) for metric in metrics),
-            *(spread(network.cost(name, clock)) for clock in _CLOCKS),
+            *(spread(network.cost(name, clock)) for clock in CLOCKS),
         ]
         for name, cell in network.cells.items()
     ]
-    table = _table(["variant", *metrics, *(f"{clock}, × {PLAIN}" for clock in _CLOCKS.values())], rows)
-    return f"All metrics, and training time on the clock and of the run's process, mean ± sd:\n\n{table}"
+    table = _table(["variant", *metrics, *(f"{clock}, × {PLAIN}" for clock in CLOCKS.values())], rows)
+    return f"All metrics and the training time, mean ± sd:\n\n{table}"
 
 
 def _tuning(study: Study, network: Network) -> str:
