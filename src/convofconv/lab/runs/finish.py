@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 
 from ... import __version__
 from ...selection import convs, kernel_maps
@@ -24,7 +24,7 @@ from ...surgery import reparameterize
 from ...verification import verify
 from ..checkpoints import write_state_dict
 from ..files import write_atomic
-from ..tasks.module import Training
+from ..tasks.module import DivergedError, Training
 from .checkpoints import read_checkpoint
 from .data import RunData
 from .folder import RunFolder, plain_values
@@ -38,6 +38,7 @@ def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolde
 
     Raises:
         VerificationError: the folded network computes something else.
+        DivergedError: the best network's outputs are no numbers.
     """
     seconds, cpu_seconds = training.spent
     training.load_state_dict(read_checkpoint(folder.best)["state_dict"])
@@ -48,7 +49,8 @@ def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolde
         plain = reparameterize(plain, inplace=True)
     # Twice the same: norms over small maps refuse a single picture.
     images = torch.stack([data.sets.val[0][0]] * 2).to(training.device)
-    difference = verify(best, plain, images, tolerance=_TOLERANCE)
+    _check_finite(best, images)
+    difference = verify(best, plain, images, tolerance=_TOLERANCE) if converted else 0.0
     before = _evaluate(trainer, training, data)
     training.average, training.network = None, plain
     after = _evaluate(trainer, training, data) if converted else before
@@ -78,6 +80,15 @@ def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolde
     write_atomic(folder.results, (json.dumps(results, indent=2) + "\n").encode())
     value = after[main]
     print(f"{main} {value:.2f} % (folded; best epoch {results['best_epoch']} of {len(scores)}): {folder.results}")
+
+
+@torch.no_grad()
+def _check_finite(network: nn.Module, images: Tensor) -> None:
+    if not network.eval()(images).isfinite().all():
+        raise DivergedError(
+            "the best epoch's network puts out what is no number in evaluation, though its training loss was one: batch "
+            "norm's running statistics lag behind. Train for more steps, or with a smaller training.lr"
+        )
 
 
 def _evaluate(trainer: Trainer, training: Training, data: RunData) -> dict[str, float]:

@@ -24,7 +24,7 @@ from ..recipe import Recipe
 from ..runs.fit import run_fit
 from ..runs.folder import RunFolder, different_keys, plain_values, recipe_of
 
-#: What a record takes over from ``results.json``.
+#: What a record takes over from ``results.json``; those of older code may lack some.
 _TAKEN = (
     "metric",
     "test",
@@ -94,7 +94,7 @@ def outcome(folder: Path) -> Mapping[str, Any] | None:
     if not results.is_file():
         return None
     values = json.loads(results.read_text(encoding="utf-8"))
-    return {"status": "done", **{key: values[key] for key in _TAKEN}}
+    return {"status": "done", **{key: values[key] for key in _TAKEN if key in values}}
 
 
 def _die_with(parent: int) -> None:
