@@ -49,15 +49,16 @@ class Finding:
         comparison = self.contrast.comparison
         sure = f" ({between(comparison.interval, sign=True)})" if comparison.interval else ""
         p = "" if self.contrast.p_holm is None else f", p {probability(self.contrast.p_holm)}"
-        named = f"{self.contrast.variant} − {self.contrast.baseline}"
-        return f"{self.where}: {named} {points(self.difference, sign=True)}{sure}{p}, {count(comparison.pairs, 'seed')}"
+        seen = "" if comparison.detectable is None else f", could have seen {points(comparison.detectable)}"
+        named = f"{self.contrast.variant} − {self.contrast.baseline} {points(self.difference, sign=True)}"
+        return f"{self.where}: {named}{sure}{p}, {count(comparison.pairs, 'seed')}{seen}"
 
 
 def verdict(findings: Sequence[Finding]) -> str:
     """What the comparisons say together of a claim that all of them are positive.
 
     Reproduced: all are reliably so. Refuted: some are reliably negative and none reliably positive. Direction only: all
-    have the claimed sign, not all reliably. Not reproduced: anything else.
+    have the claimed sign and some reliably. Not reproduced: anything else, also what too few seeds could not have shown.
 
     Examples:
         >>> verdict([])
@@ -70,7 +71,7 @@ def verdict(findings: Sequence[Finding]) -> str:
         return "reproduced"
     if min(signs) < 0 and max(signs) <= 0:
         return "refuted"
-    if min(signs) >= 0 and all(finding.difference > 0 for finding in findings):
+    if min(signs) >= 0 and max(signs) > 0 and all(finding.difference > 0 for finding in findings):
         return "direction only"
     return "not reproduced"
 
@@ -141,10 +142,11 @@ _HEAD = """\
 # Claims and verdicts
 
 Written by `coc study claims`; do not edit. Verdicts: *proved* (by test), *reproduced* (every comparison reliably as
-claimed), *direction only* (every comparison as claimed, not every one reliably), *not reproduced*, *refuted* (by proof,
-or reliably the other way), *not testable here* (nothing measured yet). Reliably: p < 0.05 in a paired t-test over
-seeds, Holm-corrected over the comparisons of the claim. Differences are percentage points with 95 % confidence
-intervals. The networks and data of small budgets are far from the paper's; the studies say which they are."""
+claimed), *direction only* (every comparison as claimed, some reliably), *not reproduced* (anything else), *refuted* (by proof, or
+reliably the other way), *not testable here* (nothing measured yet). Reliably: p < 0.05 in a paired t-test over seeds,
+Holm-corrected over the comparisons of the claim. Differences are percentage points with 95 % confidence intervals;
+"could have seen" is the difference that a comparison would have found with a probability of 80 %. The networks and data
+of small budgets are far from the paper's; the studies say which they are."""
 
 
 def _claims(claims: Mapping[str, Any], evidence: Evidence, out: Path) -> Iterator[str]:
