@@ -86,8 +86,8 @@ def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolde
 def _check_finite(network: nn.Module, images: Tensor) -> None:
     if not network.eval()(images).isfinite().all():
         raise DivergedError(
-            "the best epoch's network puts out what is no number in evaluation, though its training loss was one: batch "
-            "norm's running statistics lag behind. Train for more steps, or with a smaller training.lr"
+            "the best epoch's network puts out what is no number in evaluation, though its training loss was one: the "
+            "running statistics of batch norm lag behind. Train for more steps, or with a smaller training.lr"
         )
 
 
