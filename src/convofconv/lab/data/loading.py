@@ -125,19 +125,12 @@ class ResumableLoader(DataLoader[Any]):
 
 
 def training_loader(
-    dataset: Dataset[Any],
-    batch: int,
-    seed: int,
-    workers: int,
-    rank: int = 0,
-    world: int = 1,
-    groups: Sequence[int] | None = None,
-    collate: Any = None,
+    dataset: Dataset[Any], batch: int, seed: int, workers: int, rank: int = 0, world: int = 1
 ) -> ResumableLoader:
     """Loader of this process's training batches."""
     assert isinstance(dataset, Sized)
-    order = TrainingOrder(len(dataset), batch, seed, rank, world, groups)
-    return ResumableLoader(dataset, order, num_workers=workers, persistent_workers=workers > 0, collate_fn=collate)
+    order = TrainingOrder(len(dataset), batch, seed, rank, world)
+    return ResumableLoader(dataset, order, num_workers=workers, persistent_workers=workers > 0)
 
 
 def evaluation_loader(

@@ -58,7 +58,7 @@ def verdict(findings: Sequence[Finding]) -> str:
     """What the comparisons say together of a claim that all of them are positive.
 
     Reproduced: all are reliably so. Refuted: some are reliably negative and none reliably positive. Direction only: all
-    have the claimed sign and some reliably. Not reproduced: anything else, also what too few seeds could not have shown.
+    have the claimed sign and some reliably. Not reproduced: anything else, also what too few seeds could not show.
 
     Examples:
         >>> verdict([])
@@ -142,11 +142,11 @@ _HEAD = """\
 # Claims and verdicts
 
 Written by `coc study claims`; do not edit. Verdicts: *proved* (by test), *reproduced* (every comparison reliably as
-claimed), *direction only* (every comparison as claimed, some reliably), *not reproduced* (anything else), *refuted* (by proof, or
-reliably the other way), *not testable here* (nothing measured yet). Reliably: p < 0.05 in a paired t-test over seeds,
-Holm-corrected over the comparisons of the claim. Differences are percentage points with 95 % confidence intervals;
-"could have seen" is the difference that a comparison would have found with a probability of 80 %. The networks and data
-of small budgets are far from the paper's; the studies say which they are."""
+claimed), *direction only* (every comparison as claimed, some reliably), *not reproduced* (anything else), *refuted* (by
+proof, or reliably the other way), *not testable here* (nothing measured yet). Reliably: p < 0.05 in a paired t-test
+over seeds, Holm-corrected over the comparisons of the claim. Differences are percentage points with 95 % confidence
+intervals; "could have seen" is the difference that a comparison would have found with a probability of 80 %. The
+networks and data of small budgets are far from the paper's; the studies say which they are."""
 
 
 def _claims(claims: Mapping[str, Any], evidence: Evidence, out: Path) -> Iterator[str]:
