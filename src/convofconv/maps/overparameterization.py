@@ -99,9 +99,8 @@ class DepthwiseOverparameterization(KernelMap):
     def _to_channels(self, weight: Tensor) -> Tensor:
         """``(ci, co / groups, k)``: what every input channel of the layer meets."""
         if weight.shape[1:] != self.kernel_shape or weight.shape[0] % self.groups:
-            raise ShapeError(
-                f"this map is for kernels {self.kernel_shape} in {self.groups} groups, got {tuple(weight.shape)}"
-            )
+            divided = f" and numbers of them that {self.groups} divides" if self.groups > 1 else ""
+            raise ShapeError(f"this map is for kernels {self.kernel_shape}{divided}, got {tuple(weight.shape)}")
         grouped: Tensor = weight.flatten(2).unflatten(0, (self.groups, -1))
         return grouped.transpose(1, 2).flatten(0, 1)
 

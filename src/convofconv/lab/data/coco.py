@@ -1,0 +1,221 @@
+"""COCO annotation files, all that is written in them checked before training starts; no picture is decoded for that.
+
+Source:
+    https://cocodataset.org/#format-data
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ...errors import ConfigError, listing
+from .images import open_picture
+from .objects import Objects, ObjectSplit, Picture
+from .segments import Segment, encode, kind_of, parse_segment
+
+_NUMBER = (int, float)
+#: What is needed of every entry, and of what kind it must be.
+_KEYS: dict[str, dict[str, Any]] = {
+    "images": {"id": int, "file_name": str, "width": int, "height": int},
+    "categories": {"id": int, "name": str},
+    "annotations": {"id": int, "image_id": int, "category_id": int, "bbox": list, "area": _NUMBER},
+}
+_KINDS = {int: "a whole number", str: "a text", list: "a list", _NUMBER: "a number"}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Columns:
+    """All objects of a file, those of a picture side by side: ``spans`` says from where to where.
+
+    In arrays, for a million of Python's numbers would be copied into every process that reads pictures.
+    """
+
+    file: Path
+    spans: dict[int, tuple[int, int]]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    area: NDArray[np.float32]
+    crowd: NDArray[np.bool_]
+    ids: NDArray[np.int64]
+    segments: Sequence[Segment] | None
+
+
+def read_coco(annotations: Path, pictures: Path, masks: bool = True) -> ObjectSplit:
+    """Read an annotation file and find its pictures.
+
+    Labels count from 1 in the order of the category ids, which may have gaps. Boxes are cut off at the picture's edges.
+    Those that have no area then, and parts of masks with fewer than three corners, are counted and told once, as a
+    warning; training leaves such objects out, evaluation counts them as COCO's evaluator does.
+
+    Args:
+        annotations: the JSON, instances_train2017.json for example.
+        pictures: the folder that file_name is relative to.
+        masks: read masks; without, the data needs none.
+
+    Raises:
+        ConfigError: a file or folder is missing, or the JSON is broken, lacks something or contradicts itself; also
+            when a picture is read that is broken or of another size. The message names the file and the id.
+    """
+    content = _load(annotations)
+    images, categories, entries = (_entries(annotations, content, key) for key in _KEYS)
+    found = {entry["id"]: _picture(annotations, pictures, entry) for entry in images}
+    if missing := [picture.path for picture in found.values() if picture.path and not picture.path.is_file()]:
+        raise ConfigError(f"{annotations}: pictures are missing, {listing(missing)}; check the folder {pictures}")
+    labels = {number: label for label, number in enumerate(sorted(entry["id"] for entry in categories), start=1)}
+    names = {labels[entry["id"]]: entry["name"] for entry in categories}
+    columns = _columns(annotations, found, labels, entries, masks)
+    return ObjectSplit(
+        ("background", *(names[label] for label in sorted(names))),
+        {label: number for number, label in labels.items()},
+        tuple(found.values()),
+        functools.partial(_read, columns),
+    )
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{file}: the annotation file cannot be read ({error.strerror}); check its path") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{file}: not JSON, or cut off; copy or download it again ({error})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file}: a COCO file holds {', '.join(_KEYS)} by name; this one is {kind_of(content)}")
+    return content
+
+
+def _entries(file: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """A list of the file, every entry with what is needed, and an id of its own."""
+    entries = content.get(key)
+    if not isinstance(entries, list) or not entries:
+        state = "are missing" if key not in content else "are empty" if entries == [] else f"are {kind_of(entries)}"
+        raise ConfigError(f"{file}: {key} {state}; a COCO file needs a list of at least one")
+    ids = set()
+    for number, entry in enumerate(entries):
+        where = f"{file}: {key}[{number}]"
+        if not isinstance(entry, dict):
+            raise ConfigError(f"{where} is {kind_of(entry)}; it must be an object with {', '.join(_KEYS[key])}")
+        if isinstance(entry.get("id"), int):
+            where += f" (id {entry['id']})"
+        for name, kind in _KEYS[key].items():
+            if name not in entry:
+                raise ConfigError(f"{where} has no {name}; every one needs {', '.join(_KEYS[key])}")
+            if not isinstance(entry[name], kind):
+                raise ConfigError(f"{where}: {name} must be {_KINDS[kind]}, got {entry[name]!r}")
+        if entry["id"] in ids:
+            raise ConfigError(f"{where}: another of the {key} has this id; give each its own, or remove one")
+        ids.add(entry["id"])
+    return entries
+
+
+def _picture(file: Path, folder: Path, entry: dict[str, Any]) -> Picture:
+    if min(entry["width"], entry["height"]) < 1:
+        raise ConfigError(
+            f"{file}: image {entry['id']} ({entry['file_name']}) has the size {entry['width']}×{entry['height']}; "
+            "correct it"
+        )
+    return Picture(entry["id"], entry["width"], entry["height"], folder / entry["file_name"])
+
+
+def _columns(
+    file: Path, pictures: dict[int, Picture], labels: dict[int, int], entries: list[dict[str, Any]], masks: bool
+) -> _Columns:
+    """The annotations, checked and sorted by picture."""
+    members: dict[int, list[dict[str, Any]]] = {number: [] for number in pictures}
+    for entry in entries:
+        where = f"{file}: annotation {entry['id']}"
+        if entry["image_id"] not in members:
+            raise ConfigError(
+                f"{where} is of image {entry['image_id']}, which is not among the images; add or remove it"
+            )
+        if entry["category_id"] not in labels:
+            raise ConfigError(
+                f"{where} (image {entry['image_id']}) is of category {entry['category_id']}, which is not among the "
+                f"categories ({listing(labels)}); add or remove it"
+            )
+        members[entry["image_id"]].append(entry)
+    ordered: list[dict[str, Any]] = []
+    boxes: list[tuple[float, ...]] = []
+    segments: list[Segment] = []
+    short: list[int] = []  # ids of annotations
+    spans = {}
+    for number, own in members.items():
+        spans[number] = (len(ordered), len(ordered) + len(own))
+        for entry in own:
+            try:
+                boxes.append(_box(entry, pictures[number]))
+                if masks:
+                    segment, whole = parse_segment(entry.get("segmentation"), pictures[number])
+                    segments.append(segment)
+                    if not whole:
+                        short.append(entry["id"])
+            except (ValueError, OverflowError) as error:
+                raise ConfigError(f"{file}: annotation {entry['id']} (image {number}): {error}") from error
+            ordered.append(entry)
+    corners, ids = np.array(boxes, np.float32), np.array([entry["id"] for entry in ordered], np.int64)
+    _tell(file, len(entries), ids[(corners[:, 2:] <= corners[:, :2]).any(1)].tolist(), short)
+    return _Columns(
+        file,
+        spans,
+        corners,
+        np.array([labels[entry["category_id"]] for entry in ordered], np.int64),
+        np.array([entry["area"] for entry in ordered], np.float32),
+        np.array([bool(entry.get("iscrowd", 0)) for entry in ordered]),
+        ids,
+        segments if masks else None,
+    )
+
+
+def _tell(file: Path, count: int, flat: Sequence[int], short: Sequence[int]) -> None:
+    said = []
+    if flat:
+        said.append(
+            f"{len(flat)} of {count} boxes have no area in their picture, training leaves them out (annotations "
+            f"{listing(flat)})"
+        )
+    if short:
+        said.append(f"parts of masks with fewer than three corners are left out in annotations {listing(short)}")
+    if said:
+        warnings.warn(f"{file}: {'; '.join(said)}", stacklevel=4)
+
+
+def _box(entry: dict[str, Any], picture: Picture) -> tuple[float, ...]:
+    """Corners of a box, within the picture."""
+    box, area = entry["bbox"], entry["area"]
+    if len(box) != 4 or not all(isinstance(value, _NUMBER) and math.isfinite(value) for value in box):
+        raise ValueError(f"bbox must be four numbers, left, top, width and height; got {box!r}")
+    if not 0 <= area < math.inf:
+        raise ValueError(f"area must be the number of its pixels; got {area!r}")
+    left, top, width, height = box
+    corners = (left, top, left + max(width, 0), top + max(height, 0))
+    sides = (picture.width, picture.height) * 2
+    return tuple(min(max(corner, 0.0), float(side)) for corner, side in zip(corners, sides, strict=True))
+
+
+def _read(columns: _Columns, picture: Picture) -> tuple[Image.Image, Objects]:
+    assert picture.path is not None
+    image = open_picture(picture.path)
+    if image.size != (picture.width, picture.height):
+        raise ConfigError(
+            f"{picture.path}: the picture is {image.width}×{image.height}, but image {picture.id} of {columns.file} is "
+            f"{picture.width}×{picture.height}; its boxes would not fit, use the picture that was annotated"
+        )
+    own = slice(*columns.spans[picture.id])
+    run_lengths = None
+    if columns.segments is not None:
+        run_lengths = tuple(encode(segment, picture) for segment in columns.segments[own])
+    names = ("boxes", "labels", "area", "crowd", "ids")
+    # Copies, for what is done to a target must not be done to the data set.
+    arrays: dict[str, Any] = {name: getattr(columns, name)[own].copy() for name in names}
+    return image, Objects(picture, **arrays, run_lengths=run_lengths)

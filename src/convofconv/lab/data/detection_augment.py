@@ -1,0 +1,58 @@
+"""How pictures with objects are varied for training; boxes, masks and what belongs to them stay in step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from .augment import Transform
+from .objects import Target
+
+#: Lengths of the shorter side that COCO's detectors are trained with, and the most of the longer one.
+SHORTER = (640, 672, 704, 736, 768, 800)
+LONGEST = 1333
+
+
+def training_transform(shorter: Sequence[int] = SHORTER, longest: int | None = LONGEST, flip: bool = True) -> Transform:
+    """Multi-scale resizing and mirroring; the detector, which normalises, must not resize again in training.
+
+    torchvision's detectors leave out their own resizing in training, not in evaluation, with ``_skip_resize=True``.
+
+    Args:
+        shorter: lengths of the shorter side to choose from; none to leave pictures as they are.
+        longest: of the longer side, which wins over ``shorter``.
+        flip: mirror half of the pictures.
+
+    Source:
+        the 1x recipes of detectron2; RandomShortestSize of torchvision's detection references
+    """
+    steps: list[Any] = []
+    if flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if shorter:
+        steps.append(v2.RandomShortestSize(list(shorter), longest, antialias=True))
+    # A box at the edge may lie behind it by a rounding error now, and would be removed.
+    steps += [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(labels_getter=_per_object)]
+    return _prepared(steps)
+
+
+def evaluation_transform() -> Transform:
+    """As they are: detectors resize by themselves when they evaluate, and answer in the picture's own pixels."""
+    return _prepared([])
+
+
+def _per_object(inputs: tuple[Tensor, Target]) -> tuple[Tensor, ...]:
+    """What has a value per object, besides boxes and masks, which torchvision knows by their types."""
+    target = inputs[1]
+    return target["labels"], target["area"], target["iscrowd"]
+
+
+def _prepared(steps: list[Any]) -> Transform:
+    ends = [v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True), v2.ToPureTensor()]
+    transform: Transform = v2.Compose([*steps, *ends])
+    return transform

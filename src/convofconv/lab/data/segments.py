@@ -1,0 +1,110 @@
+"""Masks as COCO files write them, polygons or run lengths, checked where they are read and encoded for pycocotools."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from .objects import Picture, RunLengths
+
+#: A mask before it is decoded: the corners of its parts, x and y in turn, or run lengths.
+Segment = tuple[NDArray[np.float64], ...] | RunLengths
+
+
+def parse_segment(segmentation: Any, picture: Picture) -> tuple[Segment, bool]:
+    """Check the mask of an annotation and bring it into little memory.
+
+    Returns:
+        the mask, and whether all its parts have three corners; those that have not are left out.
+
+    Raises:
+        ValueError: it is no mask, or not one of this picture; the message says what to do.
+    """
+    if isinstance(segmentation, dict):
+        return _run_lengths(segmentation, picture), True
+    if not isinstance(segmentation, list) or not segmentation:
+        found = "there is none" if not segmentation else f"got {kind_of(segmentation)}"
+        raise ValueError(f"segmentation must be polygons or run lengths; {found}. Draw a mask, or read boxes alone")
+    parts = [_polygon(part, picture) for part in segmentation]
+    kept = tuple(part for part in parts if len(part) >= 6)
+    if not kept:
+        raise ValueError("its mask has no polygon of three or more corners; draw it anew or remove it")
+    return kept, len(kept) == len(parts)
+
+
+def encode(segment: Segment, picture: Picture) -> RunLengths:
+    """The run lengths of a mask, exactly as pycocotools' own annToRLE gives them."""
+    if isinstance(segment, dict):
+        return segment
+    merged: RunLengths = coco_mask.merge(coco_mask.frPyObjects(list(segment), picture.height, picture.width))
+    return merged
+
+
+def kind_of(value: Any) -> str:
+    """What JSON calls it, for messages."""
+    names = {dict: "an object", list: "a list", str: "a text", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _polygon(part: Any, picture: Picture) -> NDArray[np.float64]:
+    corners = np.array(part) if isinstance(part, list) else np.array(None)
+    if corners.ndim != 1 or corners.dtype.kind not in "if":
+        raise ValueError(f"a polygon must be a list of numbers, x and y in turn; got {kind_of(part)}")
+    if len(corners) % 2:
+        raise ValueError(f"a polygon has {len(part)} numbers, x or y of a corner is missing; draw it anew")
+    sides = np.array([picture.width, picture.height])
+    # pycocotools walks along every edge step by step and takes memory for each.
+    if not (np.abs(corners.reshape(-1, 2) - sides / 2) <= 1.5 * sides).all():
+        raise ValueError(
+            f"a polygon reaches farther than a picture's side out of its picture, {picture.width}×{picture.height}; is "
+            "it of another picture?"
+        )
+    return corners.astype(np.float64)
+
+
+def _run_lengths(segmentation: dict[str, Any], picture: Picture) -> RunLengths:
+    """Compressed run lengths; pycocotools itself would make a mask of random pixels from ones that do not fit."""
+    size, counts = segmentation.get("size"), segmentation.get("counts")
+    if size != [picture.height, picture.width]:
+        raise ValueError(
+            f"the size of its mask is {size!r} (height, width), of its picture {[picture.height, picture.width]}; "
+            "mask and picture must have the same"
+        )
+    try:
+        runs = _runs(counts) if isinstance(counts, str) else np.array(counts, np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError("counts of its mask are no run lengths; write the mask anew") from error
+    if runs.ndim != 1 or (runs < 0).any() or runs.sum() != picture.height * picture.width:
+        raise ValueError(
+            f"the run lengths of its mask are of {runs.sum()} pixels, its picture has "
+            f"{picture.height * picture.width}; write the mask anew"
+        )
+    if isinstance(counts, str):
+        return {"size": size, "counts": counts.encode()}
+    encoded: RunLengths = coco_mask.frPyObjects({"size": size, "counts": runs.tolist()}, *size)
+    return encoded
+
+
+def _runs(text: str) -> NDArray[np.int64]:
+    """Run lengths from COCO's text: five bits a character, the least first, each run less the one before the last.
+
+    Source:
+        rleFrString in pycocotools' maskApi.c
+    """
+    bits = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
+    if not len(bits) or (bits < 0).any() or (bits > 63).any() or bits[-1] & 32:
+        raise ValueError("broken text")
+    ends = np.flatnonzero(bits & 32 == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > 12:
+        raise ValueError("broken text")
+    shifts = 5 * (np.arange(len(bits)) - np.repeat(starts, lengths))
+    runs: NDArray[np.int64] = np.add.reduceat((bits & 31) << shifts, starts)
+    runs -= np.where(bits[ends] & 16, 1 << 5 * lengths, 0)  # the last bit is the sign
+    runs[1::2] = runs[1::2].cumsum()
+    runs[2::2] = runs[2::2].cumsum()
+    return runs

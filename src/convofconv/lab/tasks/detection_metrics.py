@@ -1,0 +1,196 @@
+"""COCO's figures for detection and instance segmentation, computed by pycocotools, over all processes of a run.
+
+Not by torchmetrics' MeanAveragePrecision: it hangs or loses masks where processes have different numbers of pictures,
+and its float32 thresholds count an overlap of exactly 0.6, or a recall of 0.1, otherwise than COCO's evaluator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from ...errors import ConfigError
+from ..data.objects import RunLengths, Target
+
+#: Figures by name, and the AP of every class.
+_Part = tuple[dict[str, float], list[float]]
+#: The first six of COCO's summary: over all overlaps, at two of them, and by the objects' areas.
+FIGURES = ("AP", "AP50", "AP75", "APS", "APM", "APL")
+
+
+class DetectionMetrics(nn.Module):
+    """COCO's average precisions of boxes, and of masks where they are asked for (``mask_AP``, ...).
+
+    A figure over no objects, APL where there are no large ones for example, is left out. Crowds are as in COCO:
+    detections in them count neither as right nor as wrong. What is large is decided by an object's own area for truth,
+    by that of the box for detected boxes, by that of the mask for detected masks. A picture counts once however often
+    it is given.
+
+    Args:
+        classes: number of classes, background included.
+        masks: measure masks too.
+
+    Shape:
+        a detection and a target per picture, with the keys
+
+        - boxes: ``(N, 4)``, left, top, right, bottom in the picture's own pixels
+        - labels: ``(N,)``
+        - masks: ``(N, H, W)`` or ``(N, 1, H, W)``, of bool or probabilities
+        - scores: ``(N,)``, detections
+        - image_id, area and iscrowd ``(N,)``: targets
+
+    Source:
+        https://cocodataset.org/#detection-eval; the area of masks as in detectron2's COCOEvaluator
+    """
+
+    def __init__(self, classes: int, masks: bool = False) -> None:
+        super().__init__()
+        self.main = "mask_AP" if masks else "AP"
+        self.evaluation = _Evaluation(classes, masks)
+
+    def update(self, detections: Sequence[Mapping[str, Tensor]], targets: Sequence[Target]) -> None:
+        """Count a batch."""
+        self.evaluation.update(detections, targets)
+
+    def compute(self) -> dict[str, float]:
+        """Percentages over everything counted.
+
+        Raises:
+            ConfigError: there is no object to find in any picture.
+        """
+        found = self.evaluation.compute()
+        return {name: value for figures, _ in found.values() for name, value in figures.items()}
+
+    def class_ap(self) -> dict[str, list[float]]:
+        """AP, and mask_AP where masks are measured, of every class in per cent, NaN for those without objects."""
+        return {name: by_class for name, (_, by_class) in self.evaluation.compute().items()}
+
+    def reset(self) -> None:
+        """Start counting anew."""
+        self.evaluation.reset()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # for torchmetrics hashes what it keeps
+class _Counted:
+    """The objects or detections of a picture; ``numbers`` are areas of truth or scores of detections."""
+
+    boxes: NDArray[np.float64]
+    labels: list[int]
+    numbers: list[float]
+    crowd: list[int]
+    run_lengths: list[RunLengths] | None
+
+
+class _Evaluation(Metric):
+    """Keeps boxes and run lengths, no masks, and evaluates them all at once; torchmetrics says when to gather them."""
+
+    full_state_update = False
+    pictures: list[tuple[int, _Counted, _Counted]]
+
+    def __init__(self, classes: int, masks: bool) -> None:
+        super().__init__()
+        self.classes, self.masks = classes, masks
+        self.add_state("pictures", default=[], dist_reduce_fx=None)
+
+    def update(self, detections: Sequence[Mapping[str, Tensor]], targets: Sequence[Target]) -> None:
+        for detection, target in zip(detections, targets, strict=True):
+            truth = _counted(target, target["area"], target["iscrowd"], self.masks)
+            found = _counted(detection, detection["scores"], torch.zeros_like(detection["labels"]), self.masks)
+            self.pictures.append((int(target["image_id"]), truth, found))
+
+    def compute(self) -> dict[str, _Part]:
+        pictures = {number: (truth, found) for number, truth, found in self.pictures}
+        if not any(0 in truth.crowd for truth, _ in pictures.values()):
+            raise ConfigError(
+                f"there is no AP, for the {len(pictures)} evaluated pictures have no objects but crowds at most; "
+                "evaluate a split with objects"
+            )
+        kinds = {"": "bbox", "mask_": "segm"} if self.masks else {"": "bbox"}
+        return {f"{prefix}AP": self._evaluate(pictures, prefix, kind) for prefix, kind in kinds.items()}
+
+    def _evaluate(self, pictures: Mapping[int, tuple[_Counted, _Counted]], prefix: str, kind: str) -> _Part:
+        truth = self._coco({number: part for number, (part, _) in pictures.items()}, kind, "area")
+        found = self._coco({number: part for number, (_, part) in pictures.items()}, kind, "score")
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco = COCOeval(truth, found, kind)
+            coco.evaluate()
+            coco.accumulate()
+            coco.summarize()
+        precision = coco.eval["precision"][..., 0, -1]  # overlaps, recalls, classes; objects of any area
+        by_class = [-1, *precision.mean((0, 1))]
+        # -1 is pycocotools' mark for no objects.
+        figures = {
+            f"{prefix}{name}": _percent(value)
+            for name, value in zip(FIGURES, coco.stats[: len(FIGURES)], strict=True)
+            if value >= 0
+        }
+        return figures, [_percent(value) if value >= 0 else math.nan for value in by_class]
+
+    def _coco(self, pictures: Mapping[int, _Counted], kind: str, key: str) -> Any:
+        """pycocotools' own form of them."""
+        coco = COCO()
+        coco.dataset = {
+            "info": {},
+            "images": [{"id": number, "height": 0, "width": 0} for number in pictures],  # sizes are asked for, not used
+            "categories": [{"id": label} for label in range(1, self.classes)],
+            # An id of 0 would mean "no match" to it.
+            "annotations": [
+                {**entry, "id": count} for count, entry in enumerate(_annotations(pictures, kind, key), start=1)
+            ],
+        }
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco.createIndex()
+        return coco
+
+    def _apply(self, fn: Any, exclude_state: Sequence[str] = ()) -> nn.Module:
+        return super()._apply(fn, ("pictures",))  # they are no tensors, and stay where they are
+
+    def _sync_dist(self, dist_sync_fn: Any = None, process_group: Any = None) -> None:
+        shares: list[Any] = [None] * torch.distributed.get_world_size(process_group)
+        torch.distributed.all_gather_object(shares, self.pictures, process_group)
+        self.pictures = [picture for share in shares for picture in share]
+
+
+def _counted(values: Mapping[str, Any], numbers: Tensor, crowd: Tensor, masks: bool) -> _Counted:
+    run_lengths = _encode(values["masks"]) if masks else None
+    boxes = values["boxes"].detach().cpu().double().numpy()
+    return _Counted(boxes, values["labels"].tolist(), numbers.tolist(), crowd.tolist(), run_lengths)
+
+
+def _encode(masks: Tensor) -> list[RunLengths]:
+    masks = masks.detach().flatten(0, 1) if masks.ndim == 4 else masks.detach()
+    pixels = (masks > 0.5).to(torch.uint8).transpose(1, 2).contiguous().cpu().numpy()
+    encoded: list[RunLengths] = coco_mask.encode(pixels.transpose(2, 1, 0))  # columns first, as it reads them
+    return encoded
+
+
+def _annotations(pictures: Mapping[int, _Counted], kind: str, key: str) -> Iterator[dict[str, Any]]:
+    for number, part in pictures.items():
+        sizes = part.boxes[:, 2:] - part.boxes[:, :2]
+        for place, label in enumerate(part.labels):
+            entry: dict[str, Any] = {"image_id": number, "category_id": label, "iscrowd": part.crowd[place]}
+            entry["bbox"] = [*part.boxes[place, :2].tolist(), *sizes[place].tolist()]
+            entry["area"] = float(sizes[place].prod())
+            if kind == "segm":
+                assert part.run_lengths is not None
+                entry["segmentation"] = part.run_lengths[place]
+                entry["area"] = float(coco_mask.area(part.run_lengths[place]))
+            yield {**entry, key: part.numbers[place]}  # truth has an area of its own
+
+
+def _percent(share: float) -> float:
+    return round(100 * float(share), 6)

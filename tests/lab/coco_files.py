@@ -1,0 +1,43 @@
+"""Small COCO data sets written to disk for the tests of detection."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+SQUARE = [[2.0, 1.0, 8.0, 1.0, 8.0, 6.0, 2.0, 6.0]]
+#: Columns first: 3 columns of 10 without, then 5 pixels with, then without.
+RUNS = {"size": [10, 20], "counts": [30, 5, 165]}
+COMPRESSED = {"size": [10, 20], "counts": "n05U5"}  # the same
+
+
+def content() -> dict[str, Any]:
+    """Two pictures of 20×10 with objects and one without, categories with gaps, all kinds of masks, and a crowd."""
+    return {
+        "images": [{"id": number, "file_name": f"{number}.png", "width": 20, "height": 10} for number in (7, 3, 5)],
+        "categories": [{"id": 90, "name": "cat"}, {"id": 2, "name": "ant"}, {"id": 41, "name": "bee"}],
+        "annotations": [
+            annotation(100, 3, 41, SQUARE),
+            annotation(101, 7, 90, COMPRESSED, bbox=[3, 0, 1, 5], area=5),
+            annotation(102, 3, 2, RUNS, iscrowd=1, bbox=[3, 0, 1, 5], area=5),
+            annotation(103, 3, 90, SQUARE, bbox=[15, -2, 10, 6]),
+        ],
+    }
+
+
+def annotation(number: int, image: int, category: int, segmentation: Any, **other: Any) -> dict[str, Any]:
+    own = {"id": number, "image_id": image, "category_id": category, "segmentation": segmentation}
+    return {**own, "bbox": [2.0, 1.0, 6.0, 5.0], "area": 30.0, "iscrowd": 0, **other}
+
+
+def write_coco(folder: Path, data: Any) -> tuple[Path, Path]:
+    """The annotation file and the folder with grey pictures of 20×10."""
+    pictures = folder / "pictures"
+    pictures.mkdir(exist_ok=True)
+    for number in (3, 5, 7):
+        Image.new("L", (20, 10), 10 * number).save(pictures / f"{number}.png")
+    (folder / "instances.json").write_text(data if isinstance(data, str) else json.dumps(data))
+    return folder / "instances.json", pictures

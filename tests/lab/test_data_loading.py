@@ -1,0 +1,80 @@
+"""Orders of training pictures: each once an epoch, shared out without overlap, by groups, resumed in the middle."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+pytest.importorskip("torchvision")
+
+from convofconv.lab.data.loading import ResumableLoader, TrainingOrder, seed_of
+
+pytestmark = pytest.mark.lab
+
+#: 38 pictures of the first group, 12 of the second.
+GROUPS = [int(index % 4 == 3) for index in range(50)]
+LENGTH, BATCH = 50, 4
+
+
+def indices(order: TrainingOrder) -> list[list[int]]:
+    return [[index for _, index in batch] for batch in order]
+
+
+def test_without_groups_an_epoch_is_a_permutation_cut_into_batches() -> None:
+    order = TrainingOrder(LENGTH, BATCH, seed=3)
+    order.set_epoch(2)
+    whole = torch.randperm(LENGTH, generator=torch.Generator().manual_seed(seed_of(3, 2))).tolist()
+    assert indices(order) == [whole[first : first + BATCH] for first in range(0, 48, BATCH)]
+
+
+@pytest.mark.parametrize("groups", [None, GROUPS])
+def test_every_picture_comes_at_most_once_and_few_are_left_out(groups: list[int] | None) -> None:
+    order = TrainingOrder(LENGTH, BATCH, seed=0, groups=groups)
+    seen = list(itertools.chain.from_iterable(indices(order)))
+    assert len(seen) == len(set(seen)) == 48
+    assert len(indices(order)) == len(order) == 12
+    assert indices(TrainingOrder(LENGTH, BATCH, seed=0, groups=groups)) == indices(order)
+    before = indices(order)
+    order.set_epoch(1)
+    assert indices(order) != before
+    assert indices(TrainingOrder(LENGTH, BATCH, seed=1, groups=groups)) != before
+
+
+def test_batches_are_of_one_group_but_the_last() -> None:
+    for epoch in range(5):
+        order = TrainingOrder(LENGTH, BATCH, seed=0, groups=GROUPS)
+        order.set_epoch(epoch)
+        mixed = [len({GROUPS[index] for index in batch}) > 1 for batch in indices(order)]
+        assert not any(mixed[:-1])
+
+
+@pytest.mark.parametrize("groups", [None, GROUPS])
+def test_processes_share_global_batches(groups: list[int] | None) -> None:
+    alone = indices(TrainingOrder(LENGTH, 2 * BATCH, seed=0, groups=groups))
+    shares = [indices(TrainingOrder(LENGTH, BATCH, 0, rank, 2, groups)) for rank in (0, 1)]
+    for batch, *parts in zip(alone, *shares, strict=True):
+        assert all(len(part) == BATCH for part in parts)
+        assert sorted(itertools.chain(*parts)) == sorted(batch)
+
+
+@pytest.mark.parametrize("groups", [None, GROUPS])
+def test_an_epoch_is_gone_on_with(groups: list[int] | None) -> None:
+    class Keys:
+        def __getitem__(self, key: tuple[int, int]) -> tuple[int, int]:
+            return key
+
+        def __len__(self) -> int:
+            return LENGTH
+
+    def made() -> ResumableLoader:
+        return ResumableLoader(Keys(), TrainingOrder(LENGTH, BATCH, 0, groups=groups), collate_fn=list)
+
+    whole = list(made())
+    broken = made()
+    first = list(itertools.islice(iter(broken), 5))
+    resumed = made()
+    resumed.load_state_dict(broken.state_dict())
+    assert first + list(resumed) == whole
+    assert list(resumed) == whole  # the next epoch starts at its beginning
