@@ -161,6 +161,11 @@ def pending(jobs: Sequence[Job], records: Sequence[Record], retry_failed: bool) 
     return [job for job in jobs if job.name not in done or done[job.name]["status"] not in finished]
 
 
+def accepted_code(records: Sequence[Record], code: str) -> set[str]:
+    """Identities of other code whose results were said to belong beside those of ``code``."""
+    return {record["code"] for record in records if record["kind"] == "accept" and record["beside"] == code}
+
+
 def check_records(path: Path, recipes: Mapping[str, Any], records: Sequence[Record], code: str) -> None:
     """Refuse to add to records that other code or other settings have made.
 
@@ -173,7 +178,7 @@ def check_records(path: Path, recipes: Mapping[str, Any], records: Sequence[Reco
     Raises:
         ConfigError: they do not belong together; the message says what differs and what to do.
     """
-    accepted = {record["code"] for record in records if record["kind"] == "accept" and record["beside"] == code}
+    accepted = accepted_code(records, code)
     for name, record in runs(records).items():
         if record["recipe"] and name in recipes and (wrong := different_keys(record["recipe"], recipes[name])):
             raise ConfigError(

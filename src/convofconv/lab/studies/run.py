@@ -18,7 +18,7 @@ from ..runs.finish import versions
 from ..runs.folder import RunFolder
 from .code import code_identity
 from .local import LocalWorkers, Outcome
-from .plan import Job, check_records, count_runs, pending, plan
+from .plan import Job, accepted_code, check_records, count_runs, pending, plan
 from .records import Records, runs
 from .study import Study
 from .worker import write_job
@@ -146,7 +146,7 @@ def _run_all(
     study: Study, todo: Sequence[tuple[Job, Recipe]], options: RunOptions, records: Records, workers: Workers
 ) -> None:
     by_folder = {job.folder(options.runs): (job, recipe) for job, recipe in todo}
-    accepted = {record["code"] for record in records.read() if record["kind"] == "accept"}
+    accepted = accepted_code(records.read(), code_identity())
     codes = {folder: write_job(folder, recipe, code_identity(), accepted) for folder, (_, recipe) in by_folder.items()}
     started = time.monotonic()
     with _Progress(study.name, {folder: recipe for folder, (_, recipe) in by_folder.items()}) as progress:
