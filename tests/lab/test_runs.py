@@ -219,7 +219,7 @@ MISTAKES = [
     (["fit", "digits-resnet18", "--training.lrr=1"], "--training.lrr"),
     (["fit", "digits-resnet18", "--training.lr=-1"], "training.lr must be positive"),
     (["fit", "digits-resnet18", "--training.lr=fast"], "--training.lr"),
-    (["fit", "digits-resnet18", "--method=magic"], "method must be one of plain"),
+    (["fit", "digits-resnet18", "--method=magic"], "no method is called"),
     (["fit", "digits-resnet18", "--data.name=voc", "--data.root=."], "data.name must be one of digits"),
     (["fit", "cifar10-resnet18", "--data.root=nowhere", "--data.download=false"], "data.root: no such folder, nowhere"),
     (["fit", "digits-resnet18", "--data.classes=9"], "data.classes"),
