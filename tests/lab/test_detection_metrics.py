@@ -119,7 +119,7 @@ def test_figures_are_those_of_pycocotools(seed: int) -> None:
     data = random_data(seed)
     assert any(target["iscrowd"].any() for _, target in data)
     metrics = measured(data)
-    values, by_class = metrics.compute(), metrics.class_ap()
+    values, by_class = metrics.compute(), metrics.by_class()
     for prefix, kind in (("", "bbox"), ("mask_", "segm")):
         evaluation = expected(data, kind)
         for name, value in zip(FIGURES, evaluation.stats[:6], strict=True):
@@ -254,7 +254,7 @@ def share(rank: int, file: str, results: str) -> None:
     torch.distributed.init_process_group("gloo", f"file://{file}", rank=rank, world_size=2)
     metrics = measured(random_data(5)[rank::2])
     both = metrics.compute()
-    Path(f"{results}.{rank}").write_bytes(pickle.dumps((both, metrics.class_ap(), len(metrics.evaluation.pictures))))
+    Path(f"{results}.{rank}").write_bytes(pickle.dumps((both, metrics.by_class(), len(metrics.evaluation.pictures))))
     torch.distributed.destroy_process_group()
 
 
@@ -264,5 +264,5 @@ def test_two_processes_with_unequal_shares_measure_what_one_does(tmp_path: Path)
     for rank, count in ((0, 8), (1, 7)):
         both, by_class, own = pickle.loads((tmp_path / f"found.{rank}").read_bytes())
         assert both == alone.compute()
-        assert str(by_class) == str(alone.class_ap())  # NaN is unlike itself
+        assert str(by_class) == str(alone.by_class())  # NaN is unlike itself
         assert own == count

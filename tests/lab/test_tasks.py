@@ -56,7 +56,7 @@ def test_an_absent_class_is_left_out_of_the_means_unless_it_is_predicted():
     found = metrics.compute()
     assert found["mIoU"] == pytest.approx(100 * (1 / 2 + 1 + 0) / 3, abs=1e-4)
     assert found["mAcc"] == pytest.approx(100 * (1 / 2 + 1) / 2, abs=1e-4)
-    first, second, third, fourth = metrics.class_iou()
+    first, second, third, fourth = metrics.by_class()["IoU"]
     assert (first, second, fourth) == (50, 100, 0)
     assert math.isnan(third)
 

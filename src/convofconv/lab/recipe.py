@@ -13,19 +13,31 @@ from typing import Any, Literal, get_args
 from ..config import PRESETS, Config, resolve_config
 from ..errors import ConfigError, ConvOfConvError, listing
 
-Task = Literal["classification", "segmentation"]
-DataName = Literal["digits", "digit_scenes", "cifar10", "cifar100", "image_folder", "voc"]
+Task = Literal["classification", "segmentation", "detection", "instance_segmentation"]
+DataName = Literal["digits", "digit_scenes", "cifar10", "cifar100", "image_folder", "voc", "coco"]
 Schedule = Literal["constant", "step", "poly", "linear", "cosine"]
 Warmup = Literal["linear", "constant"]
 Optimizer = Literal["sgd", "adamw"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Convert = Literal["backbone", "all"]
+HeadNorm = Literal["none", "batch", "group"]
 
 #: The data sets of every task; the first needs no download.
 DATA_OF_TASK: dict[str, tuple[str, ...]] = {
     "classification": ("digits", "cifar10", "cifar100", "image_folder"),
     "segmentation": ("digit_scenes", "voc"),
+    "detection": ("digit_scenes", "coco"),
+    "instance_segmentation": ("digit_scenes", "coco"),
 }
+#: Tasks whose networks are detectors: they take pictures of different sizes and put out a list of objects for each.
+DETECTION_TASKS = ("detection", "instance_segmentation")
+#: Keys that say nothing to detectors, and keys that say something to them alone.
+_NOT_OF_DETECTORS = {
+    "data": ("crop", "resize", "eval_crop", "scale", "random_resized_crop", "padding", "photometric", "focus"),
+    "model": ("small_images", "output_stride", "head_channels", "dropout"),
+    "training": ("label_smoothing",),
+}
+_OF_DETECTORS = {"data": ("shorter", "longest"), "model": ("fpn_channels", "smallest_anchor", "head_norm", "rois")}
 #: The methods of the paper's tables; others are joined from convofconv's names in the same way.
 METHODS = ("plain", "stnd", "orth", "coc", "coc+stnd", "coc+orth")
 
@@ -53,15 +65,18 @@ class DataRecipe:
         val_split: split to choose the best epoch by.
         test_split: split that `coc test` evaluates; empty for the validation split.
         year: year of a VOC folder, VOCdevkit/VOC2012 for example.
-        classes: number of classes; the data must have as many.
+        classes: number of classes; the data must have as many. The background counts, but for classification.
         crop: height and width of a training crop.
         resize: length of a picture's shorter side before cropping; 0 leaves pictures as they are.
-        eval_resize: the same when evaluating.
+        eval_resize: the same when evaluating; detectors need it.
         eval_crop: side of the centre crop when evaluating classification; 0 for none.
         scale: training pictures are resized by a random factor between these two.
         random_resized_crop: crop a random part of random shape (ImageNet's augmentation) in place of a plain crop.
         padding: pixels added on every side before cropping.
         flip: mirror half of the pictures.
+        shorter: of a detector's training pictures, lengths of the shorter side to choose from; none to leave
+            pictures as they are.
+        longest: of a detector's pictures, the most of the longer side, in training and evaluation; 0 for no limit.
         photometric: vary brightness, contrast, saturation and hue.
         mean: mean of the channels, for normalisation.
         std: deviation of the channels.
@@ -86,6 +101,8 @@ class DataRecipe:
     random_resized_crop: bool = False
     padding: int = 0
     flip: bool = False
+    shorter: tuple[int, ...] = ()
+    longest: int = 0
     photometric: bool = False
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -94,11 +111,13 @@ class DataRecipe:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("resize", "eval_resize", "eval_crop", "padding", "limit", "workers"):
+        for name in ("resize", "eval_resize", "eval_crop", "padding", "longest", "limit", "workers"):
             _at_least(self, "data", [(name, 0)])
         _at_least(self, "data", [("classes", 2)])
         if min(self.crop) < 1:
             raise _refuse("data.crop", "two numbers of at least 1", self.crop)
+        if any(side < 1 for side in self.shorter):
+            raise _refuse("data.shorter", "lengths of at least 1", self.shorter)
         if not 0 < self.scale[0] <= self.scale[1]:
             raise _refuse("data.scale", "two positive factors, the smaller first", self.scale)
         if min(self.std) <= 0:
@@ -123,6 +142,11 @@ class ModelRecipe:
         head_channels: channels of the head's 3×3 conv of a segmentation network; 0 for a
             quarter of its input (HRNet: as many as its input).
         dropout: share of features dropped before the last layer.
+        fpn_channels: channels of a detector's feature pyramid and heads.
+        smallest_anchor: side of the smallest boxes that a detector starts from; every level of the pyramid doubles it.
+        head_norm: norms in a detector's pyramid and heads; without pretrained weights it learns far better with them.
+        rois: boxes of a training picture that Mask R-CNN's heads learn from.
+        freeze_norm: leave the backbone's batch norms as they are, for pretrained ones and small batches.
         convert: convert the backbone only, as the paper does, or the whole network.
         pointwise: also convert 1×1 convs, c1x1 in the paper.
     """
@@ -134,6 +158,11 @@ class ModelRecipe:
     output_stride: int = 8
     head_channels: int = 0
     dropout: float = 0.0
+    fpn_channels: int = 256
+    smallest_anchor: int = 32
+    head_norm: HeadNorm = "none"
+    rois: int = 512
+    freeze_norm: bool = False
     convert: Convert = "backbone"
     pointwise: bool = False
 
@@ -142,7 +171,7 @@ class ModelRecipe:
             raise _refuse("model.output_stride", "8, 16 or 32", self.output_stride)
         if not 0 <= self.dropout < 1:
             raise _refuse("model.dropout", "at least 0 and less than 1", self.dropout)
-        _at_least(self, "model", [("head_channels", 0)])
+        _at_least(self, "model", [("head_channels", 0), ("fpn_channels", 1), ("smallest_anchor", 1), ("rois", 1)])
         if self.weights not in ("", "timm") and not Path(self.weights).is_dir():
             raise ConfigError(f'model.weights must be empty, "timm" or the folder of a run; {self.weights} is none')
 
@@ -258,7 +287,7 @@ class Recipe:
     """A training run.
 
     Args:
-        task: classification or segmentation.
+        task: classification, segmentation, detection (RetinaNet) or instance_segmentation (Mask R-CNN).
         method: plain, or kernel maps joined with +: coc, doconv, stnd, orth, norm.
         preset: hyper-parameters of the association.
         association: hyper-parameters that differ from the preset's, grid_side for example.
@@ -298,6 +327,7 @@ class Recipe:
                 raise ConfigError(f"method: {error}; or plain") from error
         if self.data.name not in DATA_OF_TASK[self.task]:
             raise _refuse("data.name", f"one of {', '.join(DATA_OF_TASK[self.task])} for {self.task}", self.data.name)
+        self._check_keys_of_task()
         if self.data.focus and self.task != "segmentation":
             raise ConfigError(f"data.focus is for segmentation, this is {self.task}")
         processes = self.machine.devices * self.machine.nodes * self.training.accumulate
@@ -305,6 +335,16 @@ class Recipe:
             raise _refuse(
                 "training.batch", f"a multiple of processes × accumulated batches, {processes}", self.training.batch
             )
+
+    def _check_keys_of_task(self) -> None:
+        detects = self.task in DETECTION_TASKS
+        for section, names in (_NOT_OF_DETECTORS if detects else _OF_DETECTORS).items():
+            values = getattr(self, section)
+            for field in dataclasses.fields(values):
+                if field.name in names and getattr(values, field.name) != field.default:
+                    raise ConfigError(f"{section}.{field.name} says nothing to {self.task}; leave it out")
+        if detects and not self.data.eval_resize:
+            raise ConfigError("data.eval_resize is missing: the shorter side of pictures when a detector evaluates")
 
     @property
     def config(self) -> Config:

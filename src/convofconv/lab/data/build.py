@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,30 +14,47 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import to_image
 
-from ..recipe import DataRecipe
+from ...errors import ConfigError, listing
+from ..recipe import DETECTION_TASKS, DataRecipe
+from . import detection_augment
 from .augment import Transform, evaluation_transform, training_transform
 from .datasets import Split, read_split
 from .images import VOID
-from .loading import seed_of
+from .loading import Collate, seed_of
+from .object_datasets import check_has_objects, read_objects
+from .objects import TargetSplit, collate_objects, orientations
 
-#: A normalised picture ``(3, h, w)``, and its label or its mask ``(h, w)`` of int64.
+#: A picture ``(3, h, w)``, and its label, its mask ``(h, w)`` of int64, or its objects; normalised but for detectors.
 Item = tuple[Tensor, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSets:
-    """What a run trains on, chooses its best epoch by and is tested on; ``test`` may be ``val`` itself."""
+    """What a run trains on, chooses its best epoch by and is tested on; ``test`` may be ``val`` itself.
+
+    Args:
+        train: by epoch and index.
+        val: by index.
+        test: by index.
+        classes: names.
+        collate: makes a batch; ``None`` for torch's own way.
+        groups: a number per training picture; those of a batch should be of one group.
+        categories: the data set's own number of every class, where it has numbers; ``None`` for the background.
+    """
 
     train: Dataset[Item]
     val: Dataset[Item]
     test: Dataset[Item]
     classes: tuple[str, ...]
+    collate: Collate | None = None
+    groups: Sequence[int] | None = None
+    categories: tuple[int | None, ...] = ()
 
 
 class TrainingSet(Dataset[Item]):
     """Varied pictures by ``(epoch, index)``: the same key gives the same item in whatever process it is read."""
 
-    def __init__(self, split: Split, transform: Transform, seed: int) -> None:
+    def __init__(self, split: Split | TargetSplit, transform: Transform, seed: int) -> None:
         self.split, self.transform, self.seed = split, transform, seed
 
     def __len__(self) -> int:
@@ -53,7 +71,7 @@ class TrainingSet(Dataset[Item]):
 class EvaluationSet(Dataset[Item]):
     """Pictures by index, always the same."""
 
-    def __init__(self, split: Split, transform: Transform) -> None:
+    def __init__(self, split: Split | TargetSplit, transform: Transform) -> None:
         self.split, self.transform = split, transform
 
     def __len__(self) -> int:
@@ -68,17 +86,47 @@ def build_data(recipe: DataRecipe, task: str, seed: int) -> DataSets:
 
     Args:
         recipe: what is read and how it is varied.
-        task: classification or segmentation.
+        task: a recipe's task.
         seed: of the variations.
 
     Raises:
-        ConfigError: see :func:`~convofconv.lab.data.datasets.read_split`.
+        ConfigError: see :func:`~convofconv.lab.data.datasets.read_split`, and ``read_objects`` for detection.
     """
+    if task in DETECTION_TASKS:
+        return _build_objects(recipe, masks=task == "instance_segmentation", seed=seed)
     train = read_split(recipe, recipe.train_split)
     evaluate = evaluation_transform(recipe, task)
     val = EvaluationSet(read_split(recipe, recipe.val_split), evaluate)
     test = EvaluationSet(read_split(recipe, recipe.test_split), evaluate) if recipe.test_split else val
-    return DataSets(TrainingSet(train, training_transform(recipe, task), seed), val, test, train.classes)
+    collate: Any = collate_masks if task == "segmentation" else None
+    return DataSets(TrainingSet(train, training_transform(recipe, task), seed), val, test, train.classes, collate)
+
+
+def _build_objects(recipe: DataRecipe, masks: bool, seed: int) -> DataSets:
+    train = read_objects(recipe, recipe.train_split, masks)
+    vary = detection_augment.training_transform(recipe.shorter, recipe.longest or None, recipe.flip)
+
+    def evaluation(name: str) -> EvaluationSet:
+        split = read_objects(recipe, name, masks)
+        if split.classes != train.classes:
+            raise ConfigError(
+                f"data.root: {name} has the classes {listing(split.classes)}, {recipe.train_split} has "
+                f"{listing(train.classes)}; they must be the same"
+            )
+        check_has_objects(split, name)
+        return EvaluationSet(TargetSplit(split, training=False), detection_augment.evaluation_transform())
+
+    check_has_objects(train, recipe.train_split)
+    val = evaluation(recipe.val_split)
+    return DataSets(
+        TrainingSet(TargetSplit(train, training=True), vary, seed),
+        val,
+        evaluation(recipe.test_split) if recipe.test_split else val,
+        train.classes,
+        collate_objects,
+        orientations(train.pictures),
+        tuple(train.categories.get(label) for label in range(len(train.classes))),
+    )
 
 
 def collate_masks(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -97,6 +145,6 @@ def collate_masks(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return images, torch.stack([padded(mask, VOID) for _, mask in items])
 
 
-def _item(split: Split, index: int, transform: Transform) -> Item:
+def _item(split: Split | TargetSplit, index: int, transform: Transform) -> Item:
     image, target = split[index]
     return transform(to_image(image), tv_tensors.Mask(target) if isinstance(target, np.ndarray) else target)

@@ -8,13 +8,16 @@ together what one would see alone.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ...errors import ConfigError
+
+#: Makes a batch of items.
+Collate = Callable[[list[Any]], Any]
 
 
 def seed_of(*numbers: int) -> int:
@@ -125,16 +128,23 @@ class ResumableLoader(DataLoader[Any]):
 
 
 def training_loader(
-    dataset: Dataset[Any], batch: int, seed: int, workers: int, rank: int = 0, world: int = 1
+    dataset: Dataset[Any],
+    batch: int,
+    seed: int,
+    workers: int,
+    rank: int = 0,
+    world: int = 1,
+    collate: Collate | None = None,
+    groups: Sequence[int] | None = None,
 ) -> ResumableLoader:
-    """Loader of this process's training batches."""
+    """Loader of this process's training batches; see :class:`TrainingOrder`."""
     assert isinstance(dataset, Sized)
-    order = TrainingOrder(len(dataset), batch, seed, rank, world)
-    return ResumableLoader(dataset, order, num_workers=workers, persistent_workers=workers > 0)
+    order = TrainingOrder(len(dataset), batch, seed, rank, world, groups)
+    return ResumableLoader(dataset, order, num_workers=workers, persistent_workers=workers > 0, collate_fn=collate)
 
 
 def evaluation_loader(
-    dataset: Dataset[Any], batch: int, workers: int, collate: Any = None, rank: int = 0, world: int = 1
+    dataset: Dataset[Any], batch: int, workers: int, collate: Collate | None = None, rank: int = 0, world: int = 1
 ) -> DataLoader[Any]:
     """Loader of this process's share of an evaluation set."""
     assert isinstance(dataset, Sized)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import torch
+from timm.layers import freeze_batch_norm_2d
 from torch import nn
 
+from ...errors import ConfigError
 from ...selection import Selection
 from ...surgery import convert
-from ..recipe import Recipe
+from ..recipe import DETECTION_TASKS, Recipe
 from .classifier import build_classifier
+from .detector import build_detector
 from .fcn import build_fcn
-from .weights import load_run, read_run
+from .weights import backbone_prefix, load_run, read_run
 
 
 def build_network(recipe: Recipe, classes: int) -> nn.Module:
@@ -24,7 +27,7 @@ def build_network(recipe: Recipe, classes: int) -> nn.Module:
         classes: number of classes in the data.
 
     Shape:
-        - input: ``(batch, 3, height, width)``
+        - input: ``(batch, 3, height, width)``; for detectors see :func:`~.detector.build_detector`
         - output: ``(batch, classes)``, for segmentation ``(batch, classes, height, width)``
 
     Raises:
@@ -32,16 +35,37 @@ def build_network(recipe: Recipe, classes: int) -> nn.Module:
         SurgeryError: the method finds nothing to convert in it.
     """
     torch.manual_seed(recipe.training.seed)
-    build = build_fcn if recipe.task == "segmentation" else build_classifier
-    network = build(recipe.model, classes)
+    network = _build(recipe, classes)
     weights = None if recipe.model.weights in ("", "timm") else read_run(recipe, network)
     if weights and not weights.converted:
         load_run(network, weights, classes)
     if recipe.method != "plain":
-        only_backbone = recipe.task == "segmentation" and recipe.model.convert == "backbone"
-        where = Selection(pointwise=recipe.model.pointwise, include=["backbone.*"] if only_backbone else [])
+        prefix = backbone_prefix(network) if recipe.model.convert == "backbone" else ""
+        where = Selection(pointwise=recipe.model.pointwise, include=[f"{prefix}*"] if prefix else [])
         # On the whole network, so that kernels are kept and computed together over all of its forward.
         convert(network, recipe.method, recipe.config, where)
     if weights and weights.converted:
         load_run(network, weights, classes)
+    if recipe.model.freeze_norm:
+        _freeze_norms(network)
     return network
+
+
+def _build(recipe: Recipe, classes: int) -> nn.Module:
+    network: nn.Module
+    if recipe.task in DETECTION_TASKS:
+        network = build_detector(recipe.model, recipe.data, classes, masks=recipe.task == "instance_segmentation")
+    elif recipe.task == "segmentation":
+        network = build_fcn(recipe.model, classes)
+    else:
+        network = build_classifier(recipe.model, classes)
+    return network
+
+
+def _freeze_norms(network: nn.Module) -> None:
+    """Let the backbone's batch norms neither learn nor look at batches."""
+    name, _, _ = backbone_prefix(network).rpartition(".")
+    backbone = network.get_submodule(name)
+    if not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()):
+        raise ConfigError("model.freeze_norm: the backbone has no batch norms; leave it out")
+    freeze_batch_norm_2d(backbone)

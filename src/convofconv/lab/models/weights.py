@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN, RetinaNet
 
 from ...errors import ConfigError, listing
 from ..checkpoints import read_state_dict
@@ -58,8 +59,11 @@ def read_run(recipe: Recipe, network: nn.Module) -> RunWeights:
         )
     if theirs["model"].get("small_images", False) != recipe.model.small_images:
         raise ConfigError(f"model.weights: the run in {folder.path} has another stem, see model.small_images")
-    if theirs.get("task") == "segmentation" and recipe.task == "classification":
-        raise ConfigError(f"model.weights: the run in {folder.path} is one of segmentation; a classifier needs another")
+    if (task := theirs.get("task")) not in (None, "classification", recipe.task):
+        raise ConfigError(
+            f"model.weights: the run in {folder.path} is one of {task}; {recipe.task} can start from its own kind and "
+            "from classification"
+        )
     conversion = recipe.method, recipe.preset, recipe.association, recipe.model.pointwise
     converted = method != "plain" and (method, preset, association, pointwise) == conversion
     file = folder.converted if converted else folder.model
@@ -67,8 +71,15 @@ def read_run(recipe: Recipe, network: nn.Module) -> RunWeights:
     return RunWeights(file, read_state_dict(file, names), converted)
 
 
+def backbone_prefix(network: nn.Module) -> str:
+    """What the names of a network's backbone begin with; nothing for a classifier, which is one as a whole."""
+    if isinstance(network, FCN):
+        return "backbone."
+    return "backbone.body." if isinstance(network, RetinaNet | MaskRCNN) else ""
+
+
 def load_run(network: nn.Module, weights: RunWeights, classes: int) -> None:
-    """Load the weights of a run: into the backbone of a segmentation network, or into a whole classifier.
+    """Load the weights of a run: into the backbone of a network for another task, or into a whole classifier.
 
     The last layer of a classifier keeps its random weights if the run had another number of classes.
 
@@ -80,12 +91,14 @@ def load_run(network: nn.Module, weights: RunWeights, classes: int) -> None:
     Raises:
         ConfigError: something in the network finds no weights, or ones that do not fit; the message names it.
     """
-    wanted = [key for key in network.state_dict() if not isinstance(network, FCN) or key.startswith("backbone.")]
+    prefix = backbone_prefix(network)
+    wanted = [key for key in network.state_dict() if key.startswith(prefix)]
     found = {key: name for key in wanted for name in _names_in_run(key) if name in weights.state}
-    if missing := [key for key in wanted if key not in found]:
+    # What frozen norms do not count, nothing depends on.
+    if missing := [key for key in wanted if key not in found and not key.endswith(".num_batches_tracked")]:
         raise ConfigError(f"{weights.file}: nothing in it for {listing(missing)}; it has {listing(weights.state)}")
     values = {key: weights.state[name] for key, name in found.items()}
-    if not isinstance(network, FCN):
+    if not prefix:
         for key in list(_of_other_classes(network, values, classes)):
             del values[key]
     try:
@@ -103,7 +116,7 @@ def _names_in_run(key: str) -> list[str]:
     timm's feature networks take over a classifier's modules as they are, hold it whole (``model.``, ``body.``), or join
     the first two parts of its names (``stages.0.conv`` becomes ``stages_0.conv``).
     """
-    bare = re.sub(r"^backbone\.(model\.|body\.)?", "", key)
+    bare = re.sub(r"^backbone\.(model\.|body\.)*", "", key)
     first, dot, rest = bare.partition(".")
     parted = [f"{first[:i]}.{first[i + 1 :]}{dot}{rest}" for i, letter in enumerate(first) if letter == "_"]
     return [*parted, bare, key]  # the last one that is there counts

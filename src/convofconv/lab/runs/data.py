@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from ..data.build import DataSets, collate_masks
+from ..data.build import DataSets
 from ..data.loading import ResumableLoader, evaluation_loader, training_loader
 from ..recipe import Recipe
 
@@ -18,7 +18,6 @@ class RunData(LightningDataModule):
     def __init__(self, recipe: Recipe, sets: DataSets) -> None:
         super().__init__()
         self.recipe, self.sets = recipe, sets
-        self._collate = collate_masks if recipe.task == "segmentation" else None
 
     @property
     def _place(self) -> dict[str, int]:
@@ -28,7 +27,13 @@ class RunData(LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         training = self.recipe.training
         batch = training.batch // (training.accumulate * self._place["world"])
-        return training_loader(self.sets.train, batch, training.seed, self.recipe.data.workers, **self._place)
+        return self.training_loader(batch, **self._place)
+
+    def training_loader(self, batch: int, rank: int = 0, world: int = 1) -> ResumableLoader:
+        """Loader of batches for one of several processes."""
+        seed, workers = self.recipe.training.seed, self.recipe.data.workers
+        sets = self.sets
+        return training_loader(sets.train, batch, seed, workers, rank, world, sets.collate, sets.groups)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -45,4 +50,4 @@ class RunData(LightningDataModule):
 
     def _evaluation(self, dataset: Any) -> DataLoader[Any]:
         batch, workers = self.recipe.training.eval_batch, self.recipe.data.workers
-        return evaluation_loader(dataset, batch, workers, self._collate, **self._place)
+        return evaluation_loader(dataset, batch, workers, self.sets.collate, **self._place)

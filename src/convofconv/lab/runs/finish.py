@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
+from torchvision.models.detection import MaskRCNN, RetinaNet
 
 from ... import __version__
 from ...selection import convs, kernel_maps
@@ -24,6 +25,8 @@ from ...surgery import reparameterize
 from ...verification import verify
 from ..checkpoints import write_state_dict
 from ..files import write_atomic
+from ..models.detector import BeforeSelection
+from ..recipe import DETECTION_TASKS
 from ..tasks.module import DivergedError, Training
 from .checkpoints import read_checkpoint
 from .data import RunData
@@ -47,13 +50,13 @@ def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolde
     plain = copy.deepcopy(best)
     if converted:
         plain = reparameterize(plain, inplace=True)
-    # Twice the same: norms over small maps refuse a single picture.
-    images = torch.stack([data.sets.val[0][0]] * 2).to(training.device)
-    _check_finite(best, images)
-    difference = verify(best, plain, images, tolerance=_TOLERANCE) if converted else 0.0
+    images = _examples(training, data)
+    _check_finite(_outputs(best), images)
+    difference = verify(_outputs(best), _outputs(plain), images, tolerance=_TOLERANCE) if converted else 0.0
     before = _evaluate(trainer, training, data)
     training.average, training.network = None, plain
     after = _evaluate(trainer, training, data) if converted else before
+    by_class = training.metrics.by_class()
     if not trainer.is_global_zero:
         return
     write_state_dict(folder.model, plain.state_dict())
@@ -64,10 +67,12 @@ def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolde
     results = {
         "recipe": plain_values(training.recipe),
         "classes": list(data.sets.classes),
+        "categories": list(data.sets.categories),
         "metric": main,
         "best_epoch": scores.index(max(scores)) + 1,
         "validation": training.history[scores.index(max(scores))],
         "test": {"as_trained": before, "folded": after},
+        "test_by_class": {name: [v if v == v else None for v in values] for name, values in by_class.items()},
         "largest_difference_after_folding": difference,
         "parameters": {"as_trained": _count(best), "folded": _count(plain)},
         "history": training.history,
@@ -82,9 +87,21 @@ def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolde
     print(f"{main} {value:.2f} % (folded; best epoch {results['best_epoch']} of {len(scores)}): {folder.results}")
 
 
+def _examples(training: Training, data: RunData) -> Any:
+    """A batch of one picture, twice: norms over small maps refuse a single one."""
+    pictures = [data.sets.val[0][0].to(training.device)] * 2
+    return pictures if training.recipe.task in DETECTION_TASKS else torch.stack(pictures)
+
+
+def _outputs(network: nn.Module) -> nn.Module:
+    """What gives all that a network computes before something is chosen."""
+    return BeforeSelection(network) if isinstance(network, RetinaNet | MaskRCNN) else network
+
+
 @torch.no_grad()
-def _check_finite(network: nn.Module, images: Tensor) -> None:
-    if not network.eval()(images).isfinite().all():
+def _check_finite(network: nn.Module, images: Any) -> None:
+    found = network.eval()(images)
+    if not all(output.isfinite().all() for output in (found if isinstance(found, list) else [found])):
         raise DivergedError(
             "the best epoch's network puts out what is no number in evaluation, though its training loss was one: the "
             "running statistics of batch norm lag behind. Train for more steps, or with a smaller training.lr"

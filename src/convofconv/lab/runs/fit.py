@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import os
 import sys
 import warnings
@@ -87,9 +88,14 @@ def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
         if split == "val":
             data.sets = dataclasses.replace(data.sets, test=data.sets.val)
         (values,) = trainer.test(training, datamodule=data, verbose=False)
+        by_class = training.metrics.by_class() if recipe.task != "classification" else {}
     if trainer.is_global_zero:
         for name, value in values.items():
             print(f"{name.replace('test/', split + ' ')}: {value:.2f}")
+        for name, of_classes in by_class.items():
+            for label, value in zip(data.sets.classes, of_classes, strict=True):
+                if not math.isnan(value):  # of classes that occur
+                    print(f"{split} {name} of {label}: {value:.2f}")
 
 
 def _build(recipe: Recipe) -> tuple[Training, RunData]:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 
-from ..data.loading import training_loader
 from ..tasks.module import Training
 from .data import RunData
 
@@ -22,17 +22,17 @@ def profile(training: Training, data: RunData, batches: int = 20) -> str:
     recipe = training.recipe
     device = torch.device("cuda" if torch.cuda.is_available() and recipe.machine.accelerator != "cpu" else "cpu")
     batch_size = recipe.training.batch // recipe.training.accumulate
-    loader = training_loader(data.sets.train, batch_size, recipe.training.seed, recipe.data.workers)
+    loader = data.training_loader(batch_size)
     first, *_ = itertools.islice(loader, 1)
     batches = min(batches, len(loader))
     loading = _seconds(lambda: _exhaust(itertools.islice(loader, batches))) / batches
     training.to(device).train()
-    images, target = (part.to(device) for part in first)
+    images, target = move_data_to_device(first, device)
     optimizer = torch.optim.SGD(training.network.parameters(), lr=1e-6)
 
     def step(_: int) -> None:
         optimizer.zero_grad()
-        training.loss(training.network(images), target).backward()
+        training.loss(images, target).backward()
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize()

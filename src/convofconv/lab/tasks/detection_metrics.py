@@ -75,7 +75,7 @@ class DetectionMetrics(nn.Module):
         found = self.evaluation.compute()
         return {name: value for figures, _ in found.values() for name, value in figures.items()}
 
-    def class_ap(self) -> dict[str, list[float]]:
+    def by_class(self) -> dict[str, list[float]]:
         """AP, and mask_AP where masks are measured, of every class in per cent, NaN for those without objects."""
         return {name: by_class for name, (_, by_class) in self.evaluation.compute().items()}
 

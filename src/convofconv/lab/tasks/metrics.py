@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassStatScores
 
 from ...errors import ConfigError, listing
 from ..data.images import VOID
-from ..recipe import Recipe
+from ..recipe import DETECTION_TASKS, Recipe
+from .detection_metrics import DetectionMetrics
 
 
 class ClassificationMetrics(nn.Module):
@@ -28,18 +29,26 @@ class ClassificationMetrics(nn.Module):
         super().__init__()
         self.top1 = MulticlassAccuracy(classes, average="micro")
         self.top5 = MulticlassAccuracy(classes, average="micro", top_k=min(5, classes))
+        self.counts = MulticlassStatScores(classes, average="none")
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Count a batch."""
         self.top1.update(logits, target)
         self.top5.update(logits, target)
+        self.counts.update(logits, target)
 
     def compute(self) -> dict[str, float]:
         """Percentages over everything counted."""
         return {"top1": _percent(self.top1.compute()), "top5": _percent(self.top5.compute())}
 
+    def by_class(self) -> dict[str, list[float]]:
+        """Share of every class's pictures that are recognised, in per cent, NaN for those without."""
+        counts = self.counts.compute().double()  # per class: right, wrong, ..., all
+        return {"top1": (100 * counts[:, 0] / counts[:, -1]).tolist()}
+
     def reset(self) -> None:
         """Start counting anew."""
+        self.counts.reset()
         self.top1.reset()
         self.top5.reset()
 
@@ -82,18 +91,21 @@ class SegmentationMetrics(nn.Module):
         }
         return {**values, "mIoU_focus": _percent(torch.nanmean(iou[self.focus]))} if self.focus else values
 
-    def class_iou(self) -> list[float]:
+    def by_class(self) -> dict[str, list[float]]:
         """IoU of every class in per cent, NaN for those without."""
         table = self.confusion.compute().double()
         right = table.diagonal()
-        return list((100 * right / (table.sum(1) + table.sum(0) - right)).tolist())
+        return {"IoU": (100 * right / (table.sum(1) + table.sum(0) - right)).tolist()}
 
     def reset(self) -> None:
         """Start counting anew."""
         self.confusion.reset()
 
 
-def build_metrics(recipe: Recipe, classes: Sequence[str]) -> ClassificationMetrics | SegmentationMetrics:
+Metrics = ClassificationMetrics | SegmentationMetrics | DetectionMetrics
+
+
+def build_metrics(recipe: Recipe, classes: Sequence[str]) -> Metrics:
     """The metrics of a recipe's task.
 
     Raises:
@@ -101,6 +113,8 @@ def build_metrics(recipe: Recipe, classes: Sequence[str]) -> ClassificationMetri
     """
     if recipe.task == "classification":
         return ClassificationMetrics(len(classes))
+    if recipe.task in DETECTION_TASKS:
+        return DetectionMetrics(len(classes), masks=recipe.task == "instance_segmentation")
     if unknown := [name for name in recipe.data.focus if name not in classes]:
         raise ConfigError(f"data.focus: no class is called {listing(unknown)}; there are {', '.join(classes)}")
     return SegmentationMetrics(len(classes), [classes.index(name) for name in recipe.data.focus])

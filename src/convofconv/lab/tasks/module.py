@@ -16,7 +16,7 @@ from ...errors import ConvOfConvError
 from ...optimization import param_groups
 from ..data.images import VOID
 from ..data.loading import seed_of
-from ..recipe import Recipe
+from ..recipe import DETECTION_TASKS, Recipe
 from .metrics import build_metrics
 from .schedule import schedule
 
@@ -30,7 +30,7 @@ class Training(LightningModule):
 
     Args:
         recipe: what decides the run.
-        network: converted or plain; takes pictures, gives logits.
+        network: converted or plain, of :func:`~convofconv.lab.models.build.build_network`.
         classes: names of the classes.
     """
 
@@ -65,26 +65,34 @@ class Training(LightningModule):
         time_now, cpu_now = _clocks()
         return self._before[0] + time_now - self._begun[0], self._before[1] + cpu_now - self._begun[1]
 
-    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy, void pixels left out; zero where a batch has no others."""
+    def loss(self, images: Any, target: Any) -> Tensor:
+        """Of a batch in training: what a detector says itself, or the cross-entropy of logits.
+
+        Void pixels are left out; it is zero where a batch has no others.
+        """
+        if self.recipe.task in DETECTION_TASKS:
+            losses: dict[str, Tensor] = self.network(images, target)
+            return torch.stack(list(losses.values())).sum()
+        logits: Tensor = self.network(self._in_format(images))
         if self.recipe.task == "segmentation":
             # torch's own mean over no pixels is no number, and would end the run as diverged.
             counted = (target != VOID).sum().clamp_min(1)
-            return F.cross_entropy(logits, target, ignore_index=VOID, reduction="sum") / counted
+            summed = F.cross_entropy(logits, target, ignore_index=VOID, reduction="sum")
+            return cast(Tensor, summed / counted)
         return F.cross_entropy(logits, target, label_smoothing=self.recipe.training.label_smoothing)
 
-    def _pictures(self, images: Tensor) -> Tensor:
-        last = self.recipe.training.channels_last
-        return images.contiguous(memory_format=torch.channels_last) if last else images
+    def _in_format(self, images: Any) -> Any:
+        if self.recipe.training.channels_last and isinstance(images, Tensor):  # a detector makes its own batches
+            return images.contiguous(memory_format=torch.channels_last)
+        return images
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Dropout must not depend on how often the run was interrupted.
         seed = self.recipe.training.seed
         torch.manual_seed(seed_of(seed, self.current_epoch, batch_idx, self.global_rank))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, target = batch
-        loss = self.loss(self.network(self._pictures(images)), target)
+    def training_step(self, batch: tuple[Any, Any], batch_idx: int) -> Tensor:
+        loss = self.loss(*batch)
         if not torch.isfinite(loss.detach()):
             raise DivergedError(
                 f"the loss is {loss.item()} at batch {batch_idx + 1} of epoch {self.current_epoch + 1} (step "
@@ -103,9 +111,9 @@ class Training(LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.metrics.reset()
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[Any, Any], batch_idx: int) -> None:
         images, target = batch
-        self.metrics.update(self.evaluated(self._pictures(images)), target)
+        self.metrics.update(self.evaluated(self._in_format(images)), target)
 
     def on_validation_epoch_end(self) -> None:
         values = self.metrics.compute()

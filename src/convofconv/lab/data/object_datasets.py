@@ -1,0 +1,52 @@
+"""The data sets of detection, split by split: which a recipe names, and whether they can be trained and measured on."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ...errors import ConfigError, listing
+from ..recipe import DataRecipe
+from .coco import read_coco
+from .objects import ObjectSplit
+from .scene_objects import read_digit_scenes
+
+
+def read_objects(recipe: DataRecipe, split: str, masks: bool) -> ObjectSplit:
+    """Find a split of the recipe's data set, limited to the recipe's number of pictures.
+
+    COCO's layout: pictures in ``root/SPLIT``, what is in them in ``root/annotations/instances_SPLIT.json``.
+
+    Args:
+        recipe: of the data.
+        split: name of the split.
+        masks: read masks; without, the data needs none.
+
+    Raises:
+        ConfigError: see :func:`~convofconv.lab.data.coco.read_coco`; or there is no such split, or the data has other
+            than ``recipe.classes`` classes.
+    """
+    if recipe.name == "coco":
+        assert recipe.root is not None  # a recipe without one is refused
+        found = read_coco(recipe.root / "annotations" / f"instances_{split}.json", recipe.root / split, masks)
+    else:
+        found = read_digit_scenes(split)
+    if len(found.classes) != recipe.classes:
+        raise ConfigError(
+            f"data.classes must be {len(found.classes)}, the background included, for {split} of {recipe.name} "
+            f"({listing(found.classes)}); got {recipe.classes}"
+        )
+    count = len(found)
+    if 0 < recipe.limit < count:
+        kept = tuple(found.pictures[number * count // recipe.limit] for number in range(recipe.limit))
+        found = dataclasses.replace(found, pictures=kept)
+    return found
+
+
+def check_has_objects(split: ObjectSplit, name: str) -> None:
+    """Refuse a split in which there is nothing to find; reads pictures up to the first with an object.
+
+    Raises:
+        ConfigError: it has crowds at most.
+    """
+    if all(split[number][1].crowd.all() for number in range(len(split))):
+        raise ConfigError(f"the {len(split)} pictures of the split {name} have no objects but crowds at most")

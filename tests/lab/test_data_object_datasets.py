@@ -1,0 +1,119 @@
+"""The splits of detection as a recipe names them: limited, checked against one another, and made into batches."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("torchvision")
+pytest.importorskip("mlxtend")
+pytest.importorskip("pycocotools")
+
+from coco_files import content, write_coco
+
+from convofconv import ConfigError
+from convofconv.cli import main
+from convofconv.lab.data.build import build_data
+from convofconv.lab.data.loading import training_loader
+from convofconv.lab.recipe import DataRecipe
+
+pytestmark = pytest.mark.lab
+
+
+def write_splits(root: Path, **data: Any) -> Path:
+    """COCO's layout: pictures in a folder per split, what is in them beside one another."""
+    (root / "annotations").mkdir(parents=True)
+    for split, values in data.items():
+        file, pictures = write_coco(root, values)
+        shutil.move(file, root / "annotations" / f"instances_{split}.json")
+        shutil.move(pictures, root / split)
+    return root
+
+
+def recipe(root: Path, **changes: Any) -> DataRecipe:
+    return DataRecipe(**{"name": "coco", "root": root, "classes": 4, "eval_resize": 10, **changes})
+
+
+def test_cocos_layout_is_read_and_batched(tmp_path: Path) -> None:
+    root = write_splits(tmp_path, train=content(), val=content(), more=content())
+    data = build_data(recipe(root, test_split="more"), "instance_segmentation", 0)
+    assert data.classes == ("background", "ant", "bee", "cat")
+    assert data.categories == (None, 2, 41, 90)
+    assert [len(part) for part in (data.train, data.val, data.test)] == [3, 3, 3]  # type: ignore[arg-type]
+    assert data.groups == [1, 1, 1]
+    images, targets = next(iter(training_loader(data.train, 3, 0, 0, collate=data.collate, groups=data.groups)))
+    assert sorted(target["image_id"] for target in targets) == [3, 5, 7]
+    assert all(image.shape == (3, 10, 20) and image.dtype == torch.float32 for image in images)
+    by_picture = {target["image_id"]: target for target in targets}
+    assert by_picture[3]["labels"].tolist() == [2, 3]  # without the crowd
+    assert by_picture[5]["masks"].shape == (0, 10, 20)
+    assert data.val[1][1]["iscrowd"].sum() == 1
+    boxes_alone = build_data(recipe(root), "detection", 0)
+    assert "masks" not in boxes_alone.val[0][1]
+
+
+def test_training_pictures_are_resized_and_the_others_are_not(tmp_path: Path) -> None:
+    root = write_splits(tmp_path, train=content(), val=content())
+    data = build_data(recipe(root, shorter=(30, 40), longest=70), "detection", 0)
+    sizes = {tuple(data.train[epoch, 0][0].shape) for epoch in range(20)}
+    assert sizes == {(3, 30, 60), (3, 35, 70)}
+    assert data.val[0][0].shape == (3, 10, 20)
+
+
+def test_a_limit_is_spread_over_the_split() -> None:
+    scenes = DataRecipe("digit_scenes", classes=11, limit=4, eval_resize=96)
+    data = build_data(scenes, "detection", 0)
+    assert [data.val[number][1]["image_id"] for number in range(4)] == [0, 25, 50, 75]
+    assert len(data.groups or ()) == len(data.train) == 4  # type: ignore[arg-type]
+
+
+def without(number: int) -> dict[str, Any]:
+    """Without the category of that number and its objects."""
+    data = content()
+    data["categories"] = [entry for entry in data["categories"] if entry["id"] != number]
+    data["annotations"] = [entry for entry in data["annotations"] if entry["category_id"] != number]
+    return data
+
+
+def crowds() -> dict[str, Any]:
+    data = content()
+    data["annotations"] = [entry for entry in data["annotations"] if entry["iscrowd"]]
+    return data
+
+
+@pytest.mark.parametrize(
+    ("splits", "changes", "message"),
+    [
+        ({}, {"classes": 3}, r"data.classes must be 4, the background included, for train of coco .*ant.*; got 3"),
+        ({"val": without(2)}, {}, "data.classes must be 3"),
+        (
+            {"val": {**without(2), "categories": [{"id": i, "name": str(i)} for i in (2, 41, 90)]}},
+            {},
+            "must be the same",
+        ),
+        ({"val": crowds()}, {}, "the 3 pictures of the split val have no objects but crowds"),
+        ({"train": crowds()}, {}, "the split train have no objects"),
+        ({"val": {**content(), "annotations": []}}, {}, r"instances_val.json: annotations are empty"),
+        ({}, {"val_split": "test"}, r"instances_test.json: the annotation file cannot be read"),
+    ],
+)
+def test_splits_that_do_not_fit_are_refused(
+    splits: dict[str, Any], changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    root = write_splits(tmp_path, **{"train": content(), "val": content(), **splits})
+    with pytest.raises(ConfigError, match=message):
+        build_data(recipe(root, **changes), "instance_segmentation", 0)
+
+
+def test_the_command_line_names_a_broken_file_before_it_trains(tmp_path: Path, capsys: Any) -> None:
+    root = write_splits(tmp_path / "data", train=json.dumps(content())[:-40], val=content())
+    arguments = ["nuclei-retinanet-resnet18-w16", f"--data.root={root}", "--data.classes=4"]
+    assert main(["fit", *arguments, f"--out={tmp_path / 'run'}"]) == 2
+    told = capsys.readouterr().err
+    assert "instances_train.json: not JSON, or cut off" in told
+    assert told.count("\n") == 1

@@ -1,0 +1,210 @@
+"""Detectors: torchvision's own where the recipe is theirs, and what recipes change; their backbones and raw outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("timm")
+pytest.importorskip("torchvision")
+
+from safetensors.torch import save_file
+from torchvision.models import detection
+
+from convofconv import ConfigError, reparameterize, summary, verify
+from convofconv.lab.models.build import build_network
+from convofconv.lab.models.detector import BeforeSelection, build_detector
+from convofconv.lab.recipe import DataRecipe, ModelRecipe, Recipe, TrainingRecipe
+from convofconv.lab.runs.folder import plain_values
+
+pytestmark = pytest.mark.lab
+
+SCENES = DataRecipe("digit_scenes", classes=11, eval_resize=64)
+SMALL = ModelRecipe(
+    options={"channels": [8, 8, 8, 8], "stem_type": "deep", "stem_width": 4},
+    fpn_channels=16,
+    smallest_anchor=8,
+    head_norm="group",
+    rois=16,
+)
+TASKS = ("detection", "instance_segmentation")
+
+
+def small(task: str, **changes: Any) -> Any:
+    recipe = Recipe(task, data=SCENES, model=SMALL, **changes)  # type: ignore[arg-type]
+    return build_network(recipe, 11)
+
+
+def target(masks: bool) -> dict[str, Tensor]:
+    found = {"boxes": torch.tensor([[4.0, 4.0, 30.0, 40.0]]), "labels": torch.tensor([3])}
+    return {**found, "masks": torch.ones(1, 48, 64, dtype=torch.uint8)} if masks else found
+
+
+@pytest.mark.parametrize("masks", [False, True], ids=["retinanet", "maskrcnn"])
+def test_the_papers_recipe_is_torchvisions_detector(masks: bool) -> None:
+    """Same shapes of everything but the backbone's body, same anchors, same sizes."""
+    data = DataRecipe("digit_scenes", classes=91, eval_resize=800, longest=1333)
+    with torch.device("meta"):
+        ours: Any = build_detector(ModelRecipe("resnet50"), data, 91, masks)
+        theirs: Any = (detection.maskrcnn_resnet50_fpn if masks else detection.retinanet_resnet50_fpn)(
+            weights=None, weights_backbone=None
+        )
+
+    def shapes(model: nn.Module) -> dict[str, torch.Size]:
+        return {key: v.shape for key, v in model.state_dict().items() if not key.startswith("backbone.body.")}
+
+    assert shapes(ours) == shapes(theirs)
+    anchors = [(m.rpn if masks else m).anchor_generator for m in (ours, theirs)]
+    assert anchors[0].aspect_ratios == anchors[1].aspect_ratios
+    for mine, other in zip(*(a.sizes for a in anchors), strict=True):
+        assert mine == pytest.approx(other, abs=1)  # torchvision cuts off, we round
+    for name in ("min_size", "max_size", "image_mean", "image_std"):
+        assert getattr(ours.transform, name) == getattr(theirs.transform, name)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "hrnet_w18_small", "mobilenetv3_small_050"])
+@pytest.mark.parametrize(("masks", "strides"), [(False, [8, 16, 32, 64, 128]), (True, [4, 8, 16, 32, 64])])
+def test_levels_have_their_strides(backbone: str, masks: bool, strides: list[int]) -> None:
+    model = dataclasses.replace(SMALL, backbone=backbone, options={})
+    network = build_detector(model, SCENES, 11, masks).eval()
+    levels = network.backbone(torch.zeros(1, 3, 256, 128))
+    assert [tuple(level.shape) for level in levels.values()] == [(1, 16, 256 // s, 128 // s) for s in strides]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_training_gives_losses_and_evaluation_gives_objects_in_the_pictures_pixels(task: str) -> None:
+    network = small(task)
+    pictures = [torch.rand(3, 48, 64), torch.rand(3, 48, 64)]
+    nothing = {key: value[:0] for key, value in target(task == TASKS[1]).items()}
+    losses = network(pictures, [target(task == TASKS[1]), nothing])
+    assert sum(losses.values()).requires_grad
+    assert all(loss.isfinite() for loss in losses.values())
+    found = network.eval()([torch.rand(3, 31, 200), torch.rand(3, 500, 40)])
+    for objects, (height, width) in zip(found, [(31, 200), (500, 40)], strict=True):
+        assert objects["labels"].numel() == 0 or objects["labels"].max() < 11
+        boxes = objects["boxes"]
+        assert (boxes >= 0).all() and (boxes <= torch.tensor([width, height, width, height])).all()
+        if task == TASKS[1]:
+            assert objects["masks"].shape[1:] == (1, height, width)
+
+
+@pytest.mark.parametrize("convert", ["backbone", "all"])
+@pytest.mark.parametrize("task", TASKS)
+def test_the_backbone_or_everything_is_converted_and_folds_back(task: str, convert: str) -> None:
+    model = dataclasses.replace(SMALL, convert=convert)  # type: ignore[arg-type]
+    network = build_network(Recipe(task, "coc", data=SCENES, model=model), 11)  # type: ignore[arg-type]
+    converted = [conv.name for conv in summary(network).convs if conv.maps]
+    assert converted
+    assert all(name.startswith("backbone.body.") for name in converted) == (convert == "backbone")
+    for name, parameter in network.named_parameters():
+        if "parametrizations" in name:
+            nn.init.normal_(parameter, std=0.1)
+    plain = reparameterize(network)
+    pictures = [torch.rand(3, 60, 50)] * 2
+    assert verify(BeforeSelection(network), BeforeSelection(plain), pictures, 1e-4) < 1e-4
+    with torch.no_grad():
+        weight = plain.get_parameter("backbone.fpn.layer_blocks.0.0.weight")
+        weight.add_(torch.rand_like(weight) / 10)
+    with pytest.raises(Exception, match="outputs differ"):
+        verify(BeforeSelection(network), BeforeSelection(plain), pictures, 1e-4)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_raw_outputs_hold_every_part_of_the_network(task: str) -> None:
+    """A change of any parameter shows in them, so that folding it wrongly would be seen."""
+    network = small(task).eval()
+    raw = BeforeSelection(network)
+    pictures = [torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))]
+    with torch.no_grad():
+        torch.manual_seed(0)
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.uniform_()  # timm's blocks start with nothing but their shortcuts
+        before = raw(pictures)
+        for name, parameter in network.named_parameters():
+            saved = parameter.clone()
+            parameter.add_(torch.randn_like(parameter))
+            after = raw(pictures)
+            assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)), name
+            parameter.copy_(saved)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_frozen_norms_neither_learn_nor_look_at_batches(task: str) -> None:
+    frozen = small(task)
+    model = dataclasses.replace(SMALL, freeze_norm=True)
+    frozen = build_network(Recipe(task, "coc", data=SCENES, model=model), 11)  # type: ignore[arg-type]
+    body = frozen.get_submodule("backbone.body")
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in body.modules())
+    before = {key: value.clone() for key, value in body.state_dict().items() if "bn" in key}
+    assert before
+    frozen([torch.rand(3, 64, 64)], [{**target(False), "masks": torch.ones(1, 64, 64, dtype=torch.uint8)}])
+    assert all(torch.equal(value, before[key]) for key, value in body.state_dict().items() if "bn" in key)
+    assert not any("bn" in name for name, _ in body.named_parameters())
+    # The heads' norms go on learning.
+    assert any(isinstance(module, nn.GroupNorm) for module in frozen.modules())
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_detector_starts_from_a_classifiers_run(task: str, freeze: bool, tmp_path: Path) -> None:
+    classifier = Recipe("classification", "coc", model=dataclasses.replace(SMALL, **_DEFAULTS))
+    network = build_network(classifier, 10)
+    save_file({key: v.contiguous() for key, v in network.state_dict().items()}, tmp_path / "converted.safetensors")
+    (tmp_path / "results.json").write_text(json.dumps({"recipe": plain_values(classifier)}))
+    model = dataclasses.replace(SMALL, weights=str(tmp_path), freeze_norm=freeze)
+    training = TrainingRecipe(seed=5)
+    detector = build_network(Recipe(task, "coc", data=SCENES, model=model, training=training), 11)  # type: ignore[arg-type]
+    theirs = network.state_dict()
+    ours = {key.removeprefix("backbone.body."): v for key, v in detector.state_dict().items() if ".body." in key}
+    assert len(ours) > 50
+    for key, value in ours.items():
+        assert torch.equal(value, theirs[key]), key
+
+
+_DEFAULTS: dict[str, Any] = {"fpn_channels": 256, "smallest_anchor": 32, "head_norm": "none", "rois": 512}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": "torchvision/resnet18"}, "model.backbone: torchvision/resnet18 gives no feature maps"),
+        ({"backbone": "vit_tiny_patch16_224", "options": {}}, "model.backbone: .* no map of stride 4"),
+        ({"backbone": "resnot", "options": {}}, "no architecture|resnot"),
+        ({"freeze_norm": True, "options": {"norm_layer": "groupnorm"}}, "model.freeze_norm: the backbone has no batch"),
+    ],
+)
+def test_impossible_backbones_are_named(changes: dict[str, Any], message: str) -> None:
+    model = dataclasses.replace(SMALL, **changes)
+    with pytest.raises(ConfigError, match=message):
+        build_network(Recipe("instance_segmentation", data=SCENES, model=model), 11)
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("data", {"eval_resize": 0}, "data.eval_resize is missing"),
+        ("data", {"crop": (64, 64)}, "data.crop says nothing to detection"),
+        ("data", {"shorter": (0,)}, "data.shorter must be lengths of at least 1"),
+        ("model", {"dropout": 0.5}, "model.dropout says nothing to detection"),
+        ("model", {"rois": 0}, "model.rois must be at least 1"),
+        ("training", {"label_smoothing": 0.1}, "training.label_smoothing says nothing"),
+    ],
+)
+def test_keys_without_meaning_are_refused(section: str, changes: dict[str, Any], message: str) -> None:
+    sections = {"data": SCENES, "model": SMALL, "training": TrainingRecipe()}
+    with pytest.raises(ConfigError, match=message):
+        Recipe("detection", **{**sections, section: dataclasses.replace(sections[section], **changes)})
+
+
+def test_keys_of_detectors_are_refused_elsewhere() -> None:
+    with pytest.raises(ConfigError, match=r"model.fpn_channels says nothing to classification"):
+        Recipe("classification", model=ModelRecipe(fpn_channels=64))
+    with pytest.raises(ConfigError, match=r"data.shorter says nothing to segmentation"):
+        Recipe("segmentation", data=DataRecipe("digit_scenes", classes=11, shorter=(64,)))
