@@ -89,7 +89,8 @@ def test_training_gives_losses_and_evaluation_gives_objects_in_the_pictures_pixe
     for objects, (height, width) in zip(found, [(31, 200), (500, 40)], strict=True):
         assert objects["labels"].numel() == 0 or objects["labels"].max() < 11
         boxes = objects["boxes"]
-        assert (boxes >= 0).all() and (boxes <= torch.tensor([width, height, width, height])).all()
+        assert (boxes >= 0).all()
+        assert (boxes <= torch.tensor([width, height, width, height])).all()
         if task == TASKS[1]:
             assert objects["masks"].shape[1:] == (1, height, width)
 
