@@ -15,6 +15,7 @@ pytest.importorskip("torchvision")
 pytest.importorskip("mlxtend")
 
 from data_files import SHARED, write_cifar10, write_image_folder, write_voc
+from PIL import Image
 from torchvision.datasets import CIFAR10, VOCSegmentation
 
 from convofconv import ConfigError
@@ -146,6 +147,40 @@ def test_limits_are_even_and_repeatable(limit: int, kept: int) -> None:
     assert list(some.order) == list(again.order)
     if limit == 10:
         assert sorted(labels(some)) == list(range(10))
+
+
+def tiny_imagenet(root: Path, lines: str) -> DataRecipe:
+    """As it is downloaded: training pictures in folders, a file for the classes of the others."""
+    write_image_folder(root / "train" / "n01", {"images": {".": 1}})
+    write_image_folder(root / "train" / "n02", {"images": {".": 1}})
+    write_image_folder(root / "val", {"images": {".": 3}})
+    for number, path in enumerate(sorted((root / "val" / "images").iterdir())):
+        path.rename(path.with_name(f"val_{number}.png"))
+    (root / "val" / "val_annotations.txt").write_text(lines)
+    return DataRecipe("image_folder", root, classes=2)
+
+
+def test_tiny_imagenets_validation_pictures_are_labelled_by_a_file(tmp_path: Path) -> None:
+    recipe = tiny_imagenet(tmp_path, "val_0.png\tn02\t0\t0\t9\t9\nval_2.png\tn01\t0\t0\t9\t9\n")
+    split = read_split(recipe, "val")
+    assert split.classes == ("n01", "n02")
+    assert labels(split) == [1, 0]
+    with Image.open(tmp_path / "val" / "images" / "val_2.png") as image:
+        assert np.array_equal(np.asarray(split[1][0]), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("val_0.png\tn03\n", "val_annotations.txt: n03 not among the classes"),
+        ("val_7.png\tn01\n", r"val_annotations.txt: pictures are missing, .*val_7.png"),
+        ("val_0.png n01\n", "no class in the line of val_0.png n01"),
+        ("\n", "names no pictures"),
+    ],
+)
+def test_a_wrong_file_of_labels_is_named(lines: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_split(tiny_imagenet(tmp_path, lines), "val")
 
 
 @pytest.mark.parametrize("name", ["digits", "digit_scenes", "cifar10", "image_folder", "voc"])

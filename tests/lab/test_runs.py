@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -166,35 +167,64 @@ def test_killed_three_times_and_resumed_equals_never_killed(recipe, tmp_path):
     assert results(broken) == results(whole)
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        [
-            *CLASSIFY,
-            "--model.backbone=resnet18",
-            "--model.options={'channels': [32, 32, 32, 32], 'norm_layer': 'groupnorm'}",
-        ],
-        [*DETECT, "--model.freeze_norm=true", "--data.flip=false"],
-    ],
-    ids=["classification", "detection"],
-)
-def test_two_processes_train_as_one_does(recipe, tmp_path):
-    """Through torchrun, with the same global batch and without batch norm: only the order of sums differs.
+_WITHOUT_NORM = [
+    *CLASSIFY,
+    "--model.backbone=resnet18",
+    "--model.options={'channels': [32, 32, 32, 32], 'norm_layer': 'groupnorm'}",
+]
 
-    95 or 15 pictures: an odd number, that a sampler which pads would count as 96 or 16. Mask R-CNN draws the boxes that
-    it learns from at random in every process, so its two cannot equal one.
-    """
-    limit = 15 if recipe[0] == DETECT[0] else 95
-    arguments = [*recipe, "--method=coc", "--training.epochs=1", f"--data.limit={limit}"]
+
+def by_torchrun(arguments, out):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    two = [*launcher, *command(arguments, tmp_path / "two")[1:]]
-    for run in (command(arguments, tmp_path / "one"), two):
-        done = subprocess.run(run, capture_output=True, text=True, timeout=300)
+    return subprocess.run([*launcher, *command(arguments, out)[1:]], capture_output=True, text=True, timeout=300)
+
+
+def by_slurm(arguments, out):
+    """What srun does: two processes that know each other by SLURM's variables alone."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
+    common |= {"SLURM_JOB_NAME": "coc", "SLURM_JOB_ID": "1", "SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(
+            command(arguments, out),
+            env={**os.environ, **common, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    told = [process.communicate(timeout=300)[1] for process in processes]
+    codes = [process.returncode for process in processes]
+    return subprocess.CompletedProcess([], max(codes, key=abs), stderr="".join(told))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "limit", "launch"),
+    [
+        (_WITHOUT_NORM, 95, by_torchrun),
+        (_WITHOUT_NORM, 95, by_slurm),
+        ([*DETECT, "--model.freeze_norm=true", "--data.flip=false"], 15, by_torchrun),
+    ],
+    ids=["classification", "slurm", "detection"],
+)
+def test_two_processes_train_as_one_does(recipe, limit, launch, tmp_path):
+    """With the same global batch and without batch norm: only the order of sums differs.
+
+    An odd number of pictures, that a sampler which pads would round up. Mask R-CNN draws the boxes that it learns from
+    at random in every process, so its two cannot equal one.
+    """
+    arguments = [*recipe, "--method=coc", "--training.epochs=1", f"--data.limit={limit}"]
+    alone = subprocess.run(command(arguments, tmp_path / "one"), capture_output=True, text=True, timeout=300)
+    for done in (alone, launch(arguments, tmp_path / "two")):
         assert done.returncode == 0, done.stderr
     one, both = (load_file(tmp_path / name / "converted.safetensors") for name in ("one", "two"))
     for key, value in one.items():
         assert (both[key].double() - value.double()).abs().max() <= 1e-4 * value.double().abs().max() + 1e-6, key
     assert results(tmp_path / "two")["test"] == results(tmp_path / "one")["test"]
+    assert results(tmp_path / "two")["recipe"]["machine"]["devices"] == 2
 
 
 def test_a_finished_run_is_not_run_over(tmp_path, capsys):

@@ -22,6 +22,9 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 from ..errors import ConfigError, listing
 from .data.images import open_picture
 
+#: Where Tiny-ImageNet tells the classes of its validation pictures.
+_ANNOTATIONS = "val_annotations.txt"
+
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
@@ -85,7 +88,8 @@ def find_pictures(path: Path, size: int) -> Source:
 def split_folder(train: Path, split: Path, size: int | None = None) -> tuple[tuple[str, ...], Pictures]:
     """The classes, folders in ``train``, and the pictures in the folders of the same names in ``split``.
 
-    A class without a folder in a split other than the training split is fine, it is only never tested.
+    A class without a folder in a split other than the training split is fine, it is only never tested. A split may also
+    be a folder ``images`` with the class of each picture in ``val_annotations.txt``, as Tiny-ImageNet has it.
 
     Raises:
         ConfigError: a class is empty in ``train`` or unknown there, or the split is empty.
@@ -93,6 +97,8 @@ def split_folder(train: Path, split: Path, size: int | None = None) -> tuple[tup
     classes = _folders(train)
     if not classes:
         raise ConfigError(f"{train}: no class folders; it needs a folder per class with pictures in it")
+    if (split / _ANNOTATIONS).is_file():
+        return tuple(classes), _annotated(split, classes, size)
     if unknown := [name for name in _folders(split) if name not in classes]:
         raise ConfigError(
             f"{split}: {listing(unknown)} not among the classes in {train}; every class needs a folder in both"
@@ -103,6 +109,22 @@ def split_folder(train: Path, split: Path, size: int | None = None) -> tuple[tup
     if not pictures.labels:
         raise ConfigError(f"{split}: no pictures; it needs a folder per class with pictures in it")
     return tuple(classes), pictures
+
+
+def _annotated(split: Path, classes: Sequence[str], size: int | None) -> Pictures:
+    """Pictures whose classes are in a file: a line each with its name, its class and a box."""
+    listed = split / _ANNOTATIONS
+    rows = [line.split("\t") for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if short := [row[0] for row in rows if len(row) < 2]:
+        raise ConfigError(f"{listed}: no class in the line of {listing(short)}; it needs name and class, with tabs")
+    if unknown := [row[1] for row in rows if row[1] not in classes]:
+        raise ConfigError(f"{listed}: {listing(dict.fromkeys(unknown))} not among the classes, the folders beside it")
+    files = [split / "images" / row[0] for row in rows]
+    if missing := [file for file in files if not file.is_file()]:
+        raise ConfigError(f"{listed}: pictures are missing, {listing(missing, 3)}")
+    if not files:
+        raise ConfigError(f"{listed}: names no pictures")
+    return Pictures([classes.index(row[1]) for row in rows], functools.partial(_file_picture, files, size))
 
 
 def _split_folder(path: Path, size: int) -> Source:
@@ -140,7 +162,7 @@ def _array_picture(images: NDArray[np.uint8], number: int) -> Image.Image:
     return Image.fromarray(images[number])
 
 
-def _file_picture(files: Sequence[str], size: int | None, number: int) -> Image.Image:
+def _file_picture(files: Sequence[str | Path], size: int | None, number: int) -> Image.Image:
     return open_picture(files[number], size)
 
 
