@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GUIDES = ["README.md", "CONTRIBUTING.md", "docs/method.md", "docs/training.md", "docs/lab.md", "docs/studies.md"]
-GUIDES += ["docs/claims.md", "docs/results/README.md", "docs/results/first-runs.md"]
+GUIDES = ["README.md", "CONTRIBUTING.md", "docs/method.md", "docs/training.md", "docs/lab.md", "docs/predict.md"]
+GUIDES += ["docs/studies.md", "docs/claims.md", "docs/results/README.md", "docs/results/first-runs.md"]
 
 
 def snippets(language: str) -> list[tuple[str, str]]:

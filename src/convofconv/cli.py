@@ -208,6 +208,22 @@ def _recipes(options: Namespace) -> None:
     print(list_recipes())
 
 
+def _predict_options(parser: ArgumentParser) -> None:
+    option = parser.add_argument
+    option("run", type=Path, metavar="RUN", help="folder of a finished run")
+    option("images", type=str, nargs="+", metavar="IMAGES", help="files, folders, or patterns in quotes")
+    option("--out", type=Path, metavar="DIR", help="folder for the results, RUN/predictions if not given")
+    option("--score", type=float, default=0.5, metavar="S", help="draw objects of this score or more (default: 0.5)")
+    option("--top", type=int, default=5, metavar="N", help="tell so many of the likeliest classes (default: 5)")
+    option("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: auto)")
+
+
+def _predict(options: Namespace) -> None:
+    from .lab.predict.predict import run_predict
+
+    run_predict(**vars(options))
+
+
 def _study_options(parser: ArgumentParser) -> None:
     parser.add_argument("study", type=str, metavar="STUDY", help="a name from coc study list, or a YAML file")
     parser.add_argument("--budget", type=str, default="small", metavar="NAME", help="small or full (default: small)")
@@ -346,6 +362,22 @@ example:
   coc recipes""",
         lambda parser: None,
         _recipes,
+    ),
+    "predict": Command(
+        "ask the network of a finished run about pictures",
+        """\
+coc predict RUN IMAGES... [--out DIR]
+
+Ask the folded network of a finished run about pictures, draw the answers, and write them down as JSON: the likeliest
+classes, the class of every pixel, or the objects with their boxes and masks. The data set need not be there. IMAGES are
+files, folders with all that is in and below them, and patterns like "photos/**/*.jpg". A picture that cannot be read is
+told and left out; the exit code is then 2.
+
+examples:
+  coc predict runs/digits-resnet18-coc-seed0 photo.jpg
+  coc predict runs/scenes-fcn-resnet18-coc-seed0 photos "more/**/*.png" --out answers --device cpu""",
+        _predict_options,
+        _predict,
     ),
     "study": Group(
         "run a grid of networks, methods and seeds, and report it with statistics",

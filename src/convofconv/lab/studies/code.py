@@ -21,6 +21,7 @@ _BESIDE = (
     "lab/files.py",
     "lab/inspect",
     "lab/pictures.py",
+    "lab/predict",
     "lab/progress.py",
     "lab/recipes",  # what a run takes from them is in its record
     "lab/runs/options.py",

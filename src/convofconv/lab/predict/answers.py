@@ -1,0 +1,140 @@
+"""What a network says about one picture, by task: as numbers, and as a drawing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from pycocotools import mask as coco_mask
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_dtype, to_image
+
+from ...errors import ConfigError
+from ..data.augment import evaluation_transform
+from .canvas import palette
+from .chart import draw_chart
+from .finished import FinishedRun
+from .objects import Found, draw_objects
+from .regions import draw_regions
+
+
+@dataclasses.dataclass(frozen=True)
+class Wishes:
+    """What of an answer is shown.
+
+    Args:
+        score: the least of objects that are drawn.
+        top: how many of the likeliest classes are told.
+    """
+
+    score: float = 0.5
+    top: int = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What is told about a picture.
+
+    Args:
+        drawing: the picture with the answer in it or beside it.
+        told: entries for the list of pictures.
+        mask: the class of every pixel, of segmentation.
+        objects: of detection, in COCO's format of results but for the picture's id.
+    """
+
+    drawing: Image.Image
+    told: dict[str, Any]
+    mask: Image.Image | None = None
+    objects: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+def answer(run: FinishedRun, image: Image.Image, wishes: Wishes) -> Answer:
+    """Ask the network of a run about a picture.
+
+    Raises:
+        ConfigError: the network cannot take this picture, or puts out what is no number.
+    """
+    try:
+        with torch.inference_mode():
+            return _ANSWERS[run.recipe.task](run, image, wishes)
+    except (RuntimeError, MemoryError) as error:  # too small for the network's pooling, too large for the memory
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"the network cannot take {image.width}×{image.height} pixels ({reason})") from error
+
+
+def _classify(run: FinishedRun, image: Image.Image, wishes: Wishes) -> Answer:
+    shares = _logits(run, image)[0].double().softmax(0)
+    values, labels = shares.topk(min(wishes.top, len(run.classes)))
+    guesses = [(run.classes[label], value) for label, value in zip(labels.tolist(), values.tolist(), strict=True)]
+    told = [{"class": name, "probability": _short(value)} for name, value in guesses]
+    return Answer(draw_chart(image, guesses), {"classes": told})
+
+
+def _segment(run: FinishedRun, image: Image.Image, wishes: Wishes) -> Answer:
+    logits = _logits(run, image)
+    size = (image.height, image.width)
+    if logits.shape[-2:] != size:
+        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    numbers = logits[0].argmax(0).byte().cpu().numpy()
+    counts = np.bincount(numbers.ravel(), minlength=len(run.classes))
+    order = [int(label) for label in np.argsort(-counts, kind="stable") if counts[label]]
+    shares = {label: counts[label] / numbers.size for label in order}
+    background = run.classes[0] == "background"
+    mask = Image.fromarray(numbers)
+    mask.putpalette([part for colour in palette(background) for part in colour])
+    told = {"shares": {run.classes[label]: _short(share) for label, share in shares.items()}}
+    return Answer(draw_regions(image, mask, run.classes, shares, background), told, mask)
+
+
+def _detect(run: FinishedRun, image: Image.Image, wishes: Wishes) -> Answer:
+    (said,) = run.network([to_dtype(to_image(image), torch.float32, scale=True).to(run.device)])
+    objects, shown = [], []
+    for number, score in enumerate(said["scores"].tolist()):
+        label = int(said["labels"][number])
+        left, top, right, bottom = (round(value, 3) for value in said["boxes"][number].tolist())
+        box = [left, top, round(right - left, 3), round(bottom - top, 3)]
+        one = {"category_id": run.category(label), "bbox": box, "score": _short(score)}
+        mask = None
+        if "masks" in said:
+            mask = (said["masks"][number, 0] > 0.5).cpu().numpy()
+            encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+            one["segmentation"] = {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
+        objects.append(one)
+        if score >= wishes.score:
+            shown.append(Found(label, run.classes[label], score, (left, top, right, bottom), mask))
+    return Answer(draw_objects(image, shown), {"objects": len(objects)}, objects=objects)
+
+
+_ANSWERS: dict[str, Callable[[FinishedRun, Image.Image, Wishes], Answer]] = {
+    "classification": _classify,
+    "segmentation": _segment,
+    "detection": _detect,
+    "instance_segmentation": _detect,
+}
+
+
+def _logits(run: FinishedRun, image: Image.Image) -> Tensor:
+    """Of the picture as it is prepared when the run is evaluated, a batch of one."""
+    data, task = run.recipe.data, run.recipe.task
+    growth = data.eval_resize / min(image.size) if data.eval_resize else 1.0
+    limit = Image.MAX_IMAGE_PIXELS or float("inf")
+    if image.width * image.height * growth**2 > limit:  # a strip of one pixel's height would take all memory
+        raise ConfigError(
+            f"{image.width}×{image.height} pixels are too many when the shorter side is {data.eval_resize} "
+            "(data.eval_resize); cut the picture"
+        )
+    prepared, _ = evaluation_transform(data, task)(to_image(image), 0)
+    logits: Tensor = run.network(prepared[None].to(run.device))
+    if not logits.isfinite().all():
+        raise ConfigError("the network puts out what is no number for this picture")
+    return logits
+
+
+def _short(value: float) -> float:
+    """With six digits, which is what float32 is good for."""
+    return float(f"{value:.6g}")

@@ -1,0 +1,77 @@
+"""The network of a finished run, folded and ready to be asked, wherever the run was trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ...errors import ConfigError, listing
+from ..checkpoints import read_state_dict
+from ..models.build import build_network
+from ..recipe import Recipe
+from ..runs.folder import RunFolder, plain_values, recipe_of
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """A network that was trained, and what its answers mean.
+
+    Args:
+        recipe: of the run, but for what belongs to its training alone.
+        classes: names of the classes.
+        categories: what the data set itself calls every class; empty where it has no numbers of its own.
+        network: plain, in evaluation mode.
+        device: where it computes.
+    """
+
+    recipe: Recipe
+    classes: tuple[str, ...]
+    categories: tuple[int | None, ...]
+    network: nn.Module
+    device: torch.device
+
+    def category(self, label: int) -> int:
+        """The data set's own number of a label, the label itself if it has none."""
+        own = self.categories[label] if self.categories else None
+        return label if own is None else own
+
+
+def load_finished(path: Path, device: torch.device) -> FinishedRun:
+    """Build the network of the run in ``path`` and load its folded weights; the data set need not be there.
+
+    Raises:
+        ConfigError: there is no finished run, or what is there does not fit together.
+    """
+    folder = RunFolder(path)
+    if missing := [file.name for file in (folder.results, folder.model) if not file.is_file()]:
+        raise ConfigError(
+            f"{path} holds no finished run, there is no {listing(missing)}; give the folder that coc fit wrote, or "
+            f"finish the run: coc fit RECIPE --out {path} --resume"
+        )
+    try:
+        results = json.loads(folder.results.read_text(encoding="utf-8"))
+        recipe = _plain_recipe(results["recipe"], path)
+        classes, categories = tuple(results["classes"]), tuple(results.get("categories") or ())
+    except ConfigError as error:
+        raise ConfigError(f"{folder.results}: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{folder.results}: not the results of a run of this version ({error!r})") from error
+    network = build_network(recipe, len(classes))
+    try:
+        network.load_state_dict(read_state_dict(folder.model, network.state_dict().keys()))
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:4]]
+        raise ConfigError(f"{folder.model}: not the network of {folder.results.name}: {' '.join(lines)}") from error
+    return FinishedRun(recipe, classes, categories, network.to(device).eval(), device)
+
+
+def _plain_recipe(values: dict[str, dict[str, object]], path: Path) -> Recipe:
+    """The run's recipe without what its training alone needed: kernel maps, first weights, the data set."""
+    # The data set may be on another machine, and nothing reads it here: any folder that exists will do.
+    data = {**values["data"], "root": str(path)}
+    model = {**values["model"], "weights": ""}
+    return recipe_of({**plain_values(Recipe()), **values, "method": "plain", "data": data, "model": model})

@@ -1,0 +1,96 @@
+"""Which pictures are meant by files, folders and patterns, and what is written about each is called."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from ...errors import ConfigError
+
+
+def find_pictures(given: Sequence[str], out: Path) -> list[Path]:
+    """Files as they are given, pictures in and below folders, and those that patterns match; sorted, each once.
+
+    Hidden files are left out of folders, and so is what lies in ``out`` if that is below the folder searched.
+
+    Args:
+        given: paths, or patterns with ``*``, ``?``, ``[...]`` and ``**`` for any folders.
+        out: the folder that results are written into.
+
+    Raises:
+        ConfigError: one of them leads to no picture.
+    """
+    found: dict[str, Path] = {}
+    for one in given:
+        pictures = _search(one, out.resolve())
+        if not pictures:
+            what = "no pictures in this folder" if Path(one).is_dir() else "no such picture, and no pattern of any"
+            raise ConfigError(f"{one}: {what} (files that are searched for end in {', '.join(IMG_EXTENSIONS)})")
+        for path in pictures:
+            found.setdefault(os.path.abspath(path), path)
+    if not found:
+        raise ConfigError("no pictures are given; name files, folders or patterns behind RUN")
+    return sorted(found.values())
+
+
+def output_names(pictures: Sequence[Path]) -> list[str]:
+    """A name for each picture, no two alike: its path below the folder common to all of them, without ending.
+
+    Where names would be alike otherwise, the ending stays (``a.jpg``), then they are numbered (``a.jpg-2``).
+    """
+    if not pictures:
+        return []
+    absolute = [Path(os.path.abspath(path)) for path in pictures]
+    common = os.path.commonpath([path.parent for path in absolute])
+    relative = [path.relative_to(common) for path in absolute]
+    stems = Counter(path.with_suffix("").as_posix().lower() for path in relative)
+    taken: set[str] = set()
+    names = []
+    for path in relative:
+        stem, full = path.with_suffix("").as_posix(), path.as_posix()
+        first = stem if stems[stem.lower()] == 1 else full
+        for name in itertools.chain([first, full], (f"{full}-{number}" for number in itertools.count(2))):
+            # Some systems do not tell a.png and A.png apart; the mask of a is a.mask.png.
+            own = {name.lower(), f"{name.lower()}.mask"}
+            if not own & taken:
+                break
+        taken |= own
+        names.append(name)
+    return names
+
+
+def _search(given: str, out: Path) -> list[Path]:
+    path = Path(given)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        base, found = path, list(_below(path))
+    else:
+        fixed = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
+        base, found = Path(*fixed), list(_pictures(map(Path, glob.glob(given, recursive=True))))
+    if base.resolve() in out.parents:
+        found = [picture for picture in found if out not in picture.resolve().parents]
+    return found
+
+
+def _pictures(paths: Iterable[Path]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir():
+            yield from _below(path)
+        elif path.suffix.lower() in IMG_EXTENSIONS:
+            yield path
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise error  # os.walk would pass silently over a folder that may not be read
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from _pictures(Path(place, name) for name in files if not name.startswith("."))
