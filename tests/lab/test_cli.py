@@ -66,7 +66,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "one of {fit,validate,test,recipes,study, ...}"),
+        ([], "one of {fit,validate,test,recipes,predict, ..."),
         (["dmeo"], "dmeo"),
         (["demo", "--sedes", "3"], "arguments: --sedes"),
         (["demo", "--seed", "3"], "arguments: --seed 3"),

@@ -1,0 +1,18 @@
+"""The sub-commands of ``coc``, one file for those that belong together.
+
+To add one, write a function that adds its options and one that runs it, and enter both into a table of one. Nothing
+heavy is imported before a sub-command runs, so that ``coc --help`` answers at once.
+"""
+
+from . import checkpoints, demo, runs, studies
+from .base import Command, Group
+
+__all__ = ["COMMANDS", "Command", "Group"]
+
+#: In the order of ``coc --help``.
+COMMANDS: dict[str, Command | Group] = {
+    **runs.COMMANDS,
+    **studies.COMMANDS,
+    **checkpoints.COMMANDS,
+    **demo.COMMANDS,
+}

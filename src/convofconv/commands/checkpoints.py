@@ -1,0 +1,131 @@
+"""``coc summary``, ``fold`` and ``verify``: networks and checkpoints of any training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .base import Command, Group
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+
+def _arch_options(parser: ArgumentParser, positional: bool) -> None:
+    text = "timm/NAME, torchvision/NAME, or module:function of your own"
+    if positional:
+        parser.add_argument("arch", type=str, metavar="ARCH", help=text)
+    else:
+        parser.add_argument("--arch", type=str, required=True, metavar="ARCH", help=text)
+    parser.add_argument(
+        "--options",
+        type=dict[str, Any],
+        default={},
+        metavar="JSON",
+        help="arguments of the network: --options.num_classes 10, or as JSON (default: none)",
+    )
+
+
+def _summary_options(parser: ArgumentParser) -> None:
+    _arch_options(parser, positional=True)
+    parser.add_argument(
+        "--method",
+        type=str,
+        default="coc",
+        metavar="METHOD",
+        help="coc, doconv, stnd, orth, norm, joined with + (default: coc)",
+    )
+    parser.add_argument(
+        "--config",
+        type=str,
+        default="poster",
+        metavar="PRESET",
+        help="preset: poster, released or lightweight (default: poster)",
+    )
+    parser.add_argument(
+        "--where",
+        type=str,
+        default=[],
+        nargs="+",
+        metavar="PATTERN",
+        help="convs by name, with * for any text (default: every conv but 1×1 ones)",
+    )
+
+
+def _summary(options: Namespace) -> None:
+    from ..lab.commands import run_summary
+
+    run_summary(**vars(options))
+
+
+def _fold_options(parser: ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="state dict of a converted network")
+    _arch_options(parser, positional=False)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to: .safetensors, .pt or .pth")
+
+
+def _fold(options: Namespace) -> None:
+    from ..lab.commands import run_fold
+
+    run_fold(**vars(options))
+
+
+def _verify_options(parser: ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="state dict, converted or plain")
+    parser.add_argument("folded", type=Path, metavar="FOLDED", help="what should compute the same")
+    _arch_options(parser, positional=False)
+    parser.add_argument(
+        "--shape",
+        type=int,
+        nargs="+",
+        default=[2, 3, 224, 224],
+        metavar="N",
+        help="of the random input (default: 2 3 224 224)",
+    )
+    parser.add_argument(
+        "--tolerance", type=float, default=1e-5, metavar="T", help="largest relative difference (default: %(default)s)"
+    )
+
+
+def _verify(options: Namespace) -> None:
+    from ..lab.commands import run_verify
+
+    run_verify(**vars(options))
+
+
+COMMANDS: dict[str, Command | Group] = {
+    "summary": Command(
+        "show which convs of a network are converted, which are not and why",
+        """\
+Build a network without weights, convert it, and print a line per conv.
+
+examples:
+  coc summary timm/resnet50
+  coc summary torchvision/retinanet_resnet50_fpn --method coc+stnd --config released
+  coc summary timm/resnet18 --where "layer4.*" --options.num_classes 10""",
+        _summary_options,
+        _summary,
+    ),
+    "fold": Command(
+        "fold a converted network's checkpoint into one of plain convs",
+        """\
+Read the state dict of a converted network, compute its kernels once, and write a checkpoint that loads strictly into
+the plain architecture. What was converted, and how, is in the checkpoint. Files are read without executing code.
+
+example:
+  coc fold last.ckpt --arch timm/resnet50 --out model.safetensors""",
+        _fold_options,
+        _fold,
+    ),
+    "verify": Command(
+        "check that two checkpoints of one architecture compute the same",
+        """\
+Run both networks on one random input and compare. Exit code 0 if they agree, 1 if not; then the first layer that
+differs is named.
+
+example:
+  coc verify last.ckpt model.safetensors --arch timm/resnet50 --shape 2 3 224 224""",
+        _verify_options,
+        _verify,
+    ),
+}
