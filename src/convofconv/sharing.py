@@ -60,6 +60,8 @@ def unshare(model: nn.Module) -> None:
 
 def shared_kernel(conv: nn.Module) -> Tensor | None:
     """The conv's kernel in the forward that is running, or ``None`` where each use computes its own."""
+    if torch.compiler.is_compiling():  # from Python between two graphs, where torch.compile starts with this function
+        return None
     frames: list[_Frame] | None = getattr(_local, "frames", None)
     if not frames or torch._C._are_functorch_transforms_active() or _saves_elsewhere():
         return None

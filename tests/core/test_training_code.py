@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
 from reference import randomize, relative
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 import convofconv as coc
@@ -219,6 +221,42 @@ def test_compiled_without_breaks_and_without_recompiling_between_steps(model, x)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert relative(out, expected_out) < 1e-5
     same([p.grad for p in model.parameters()], expected_grads)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_compiled_before_its_first_forward(x, dtype):
+    """What is looked up once and kept must have been looked up before: a graph cannot do it."""
+    model = coc.convert(Net(), "coc+stnd")
+    randomize(model)
+    torch._dynamo.reset()
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+        out = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
+        assert relative(out, model(x)) < (1e-5 if dtype is None else 0.02)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_compiled_part_of_a_converted_model(x, dtype, broken):
+    """Also where something of the user breaks its graphs, so that Python runs between them."""
+
+    class Breaking(nn.Module):
+        def forward(self, w):
+            torch._dynamo.graph_break()
+            return w * 1
+
+    model = coc.convert(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), Net()), "coc+stnd")
+    randomize(model)
+    if broken:
+        for conv in (model[1].stem, model[1].shared):
+            parametrize.register_parametrization(conv, "weight", Breaking())
+    other = copy.deepcopy(model)
+    torch._dynamo.reset()
+    other[1].compile(backend="aot_eager")
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, about the break
+        for side in (8, 10, 12):
+            part = F.interpolate(x, size=(side, side))
+            assert relative(other(part), model(part)) < (1e-5 if dtype is None else 0.02)
 
 
 def test_compiled_with_inductor(x):

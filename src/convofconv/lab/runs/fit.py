@@ -26,7 +26,7 @@ from ...errors import ConfigError
 from ..checkpoints import read_state_dict
 from ..data.build import DataSets, build_data
 from ..models.build import build_network
-from ..recipe import Recipe
+from ..recipe import DETECTION_TASKS, Recipe
 from ..tasks.module import Training
 from .checkpoints import AtomicCheckpoints, KeepLastAndBest
 from .data import RunData
@@ -106,7 +106,8 @@ def _build(recipe: Recipe) -> tuple[Training, RunData]:
     if recipe.training.channels_last:
         network = network.to(memory_format=torch.channels_last)
     if recipe.training.compile:
-        network.compile()
+        # What a detector does behind its backbone depends on how many boxes there are, and would be compiled anew.
+        (network.get_submodule("backbone") if recipe.task in DETECTION_TASKS else network).compile()
     return Training(recipe, network, sets.classes), RunData(recipe, sets)
 
 
