@@ -90,7 +90,7 @@ class Grid:
             )
         if self.shape[0] % self.blocks:
             raise ShapeError(f"{self.shape[0]} output channels cannot be split into {self.blocks} equal blocks")
-        # Before Python 3.12 the first access takes a lock, which torch.compile cannot do inside a graph: all of them now.
+        # All of them now: before Python 3.12 the first access takes a lock, which torch.compile cannot do in a graph.
         for name, value in vars(type(self)).items():
             if isinstance(value, functools.cached_property):
                 getattr(self, name)

@@ -25,6 +25,7 @@ from convofconv.lab.data.augment import evaluation_transform
 from convofconv.lab.data.scenes import compose_scene
 from convofconv.lab.models.build import build_network
 from convofconv.lab.pictures import digit_images
+from convofconv.lab.predict import answers
 from convofconv.lab.predict import predict as module
 from convofconv.lab.predict.canvas import palette
 from convofconv.lab.predict.finished import FinishedRun
@@ -194,7 +195,7 @@ def test_objects_are_what_the_network_finds_by_the_definition(runs, here):
             np.testing.assert_array_equal(decoded, one["masks"][i, 0].numpy() > 0.5)
 
 
-class TwoAnts(nn.Module):
+class BeeAndAnt(nn.Module):
     """Finds a bee surely and an ant hardly in every picture."""
 
     def forward(self, images):
@@ -203,12 +204,19 @@ class TwoAnts(nn.Module):
         return [{"boxes": boxes, "labels": torch.tensor([2, 1]), "scores": torch.tensor([0.9, 0.4])} for _ in images]
 
 
+class OneAnt(BeeAndAnt):
+    """Finds the ant alone."""
+
+    def forward(self, images):
+        return [{name: values[1:] for name, values in found.items()} for found in super().forward(images)]
+
+
 @pytest.mark.parametrize("categories", [(None, 3, 90), ()])
 @pytest.mark.parametrize("score", [0.5, 0.3, 0.95])
 def test_all_objects_are_written_and_the_sure_ones_drawn(here, monkeypatch, categories, score):
-    Image.new("RGB", (600, 400), (255, 255, 255)).save("white.png")
+    Image.new("RGB", (1000, 600), (255, 255, 255)).save("white.png")  # drawn as large as it is
     recipe = Recipe("detection", data=DataRecipe("digit_scenes", classes=11, eval_resize=96))
-    run = FinishedRun(recipe, ("background", "ant", "bee"), categories, TwoAnts(), torch.device("cpu"))
+    run = FinishedRun(recipe, ("background", "ant", "bee"), categories, BeeAndAnt(), torch.device("cpu"))
     monkeypatch.setattr(module, "load_finished", lambda path, device: run)
     assert predict("run", "white.png", f"--score={score}", "--out=out") == 0
     ant, bee = categories[1:] or (1, 2)
@@ -222,6 +230,19 @@ def test_all_objects_are_written_and_the_sure_ones_drawn(here, monkeypatch, cate
         expected = palette(background=False)[label - 1] if least >= score else (255, 255, 255)
         assert drawn.getpixel((right - 1, bottom - 1)) == expected, label
         assert drawn.getpixel((right, bottom)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(("classes", "names"), [(("ant", "bee"), ["bee", "ant"]), (("ant",), [""])])
+def test_names_are_left_out_where_there_is_only_one(here, monkeypatch, classes, names):
+    Image.new("RGB", (200, 200)).save("black.png")
+    recipe = Recipe("detection", data=DataRecipe("digit_scenes", classes=11, eval_resize=96))
+    network = BeeAndAnt() if len(classes) == 2 else OneAnt()
+    run = FinishedRun(recipe, ("background", *classes), (), network, torch.device("cpu"))
+    monkeypatch.setattr(module, "load_finished", lambda path, device: run)
+    drawn = []
+    monkeypatch.setattr(answers, "draw_objects", lambda image, found: drawn.extend(found) or image)
+    assert predict("run", "black.png", "--score=0.1", "--out=out") == 0
+    assert [one.name for one in drawn] == names
 
 
 def test_nothing_found_is_an_empty_list(here, monkeypatch):

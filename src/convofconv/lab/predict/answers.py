@@ -106,7 +106,8 @@ def _detect(run: FinishedRun, image: Image.Image, wishes: Wishes) -> Answer:
             one["segmentation"] = {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
         objects.append(one)
         if score >= wishes.score:
-            shown.append(Found(label, run.classes[label], score, (left, top, right, bottom), mask))
+            name = run.classes[label] if len(run.classes) > 2 else ""  # besides the background
+            shown.append(Found(label, name, score, (left, top, right, bottom), mask))
     return Answer(draw_objects(image, shown), {"objects": len(objects)}, objects=objects)
 
 

@@ -54,10 +54,10 @@ def ink_on(colour: Colour) -> Colour:
     return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else PAPER
 
 
-def drawn_size(width: int, height: int) -> tuple[int, int]:
+def drawn_size(width: int, height: int, smallest: int = _SMALLEST) -> tuple[int, int]:
     """Width and height that a picture is drawn at; small ones are enlarged by a whole number."""
     longer = max(width, height)
-    factor = -(-_SMALLEST // longer) if longer < _SMALLEST else min(1.0, _LARGEST / longer)
+    factor = -(-smallest // longer) if longer < smallest else min(1.0, _LARGEST / longer)
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 

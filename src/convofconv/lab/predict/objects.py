@@ -12,6 +12,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from .canvas import PAPER, Colour, drawn_size, font, ink_on, palette, scaled, shortened, text_size
 
 _STRENGTH = 0.45  # of a mask's colour over the picture
+_SMALLEST = 960  # longer side of a drawing: labels must not hide small objects
 _LONGEST = 14  # of an object's name, in heights of its letters
 
 #: Left, top, right, bottom, in pixels of the drawing; labels end before the latter two, boxes on them.
@@ -24,7 +25,7 @@ class Found:
 
     Args:
         label: number of its class.
-        name: of its class.
+        name: of its class; empty where there is only one.
         score: how sure the network is.
         box: left, top, right, bottom in the picture's pixels.
         mask: where it is in the picture, ``(height, width)``.
@@ -39,7 +40,7 @@ class Found:
 
 def draw_objects(image: Image.Image, found: Sequence[Found]) -> Image.Image:
     """Draw boxes in the colours of their classes; objects that have masks in a colour of their own each."""
-    size = drawn_size(*image.size)
+    size = drawn_size(*image.size, _SMALLEST)
     room = 6 * text_size(size)  # for labels, where the picture is a narrow strip
     canvas = Image.new("RGB", (max(size[0], room), max(size[1], room)), PAPER)
     canvas.paste(scaled(image, size))
@@ -76,7 +77,7 @@ def _write_labels(
     letters, pad = font(height), max(2, height // 5)
     labels: list[tuple[str, Colour, _Box]] = []
     for one, colour, box in reversed(painted):
-        text = f"{shortened(one.name, letters, _LONGEST * height)} {one.score:.2f}"
+        text = f"{shortened(one.name, letters, _LONGEST * height)} {one.score:.2f}".lstrip()
         label = round(letters.getlength(text)) + 2 * pad, height + 2 * pad
         labels.append((text, colour, _place(box, label, size, [taken for *_, taken in labels])))
     for text, colour, (left, top, right, bottom) in reversed(labels):
