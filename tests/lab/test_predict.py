@@ -200,7 +200,7 @@ class BeeAndAnt(nn.Module):
 
     def forward(self, images):
         assert all(image.dtype == torch.float32 and image.min() >= 0 and image.max() <= 1 for image in images)
-        boxes = torch.tensor([[10.0, 20.0, 60.0, 50.0], [100.0, 100.0, 150.0, 140.0]])
+        boxes = torch.tensor([[10.0, 40.0, 60.0, 70.0], [100.0, 100.0, 150.0, 140.0]])
         return [{"boxes": boxes, "labels": torch.tensor([2, 1]), "scores": torch.tensor([0.9, 0.4])} for _ in images]
 
 
@@ -221,12 +221,12 @@ def test_all_objects_are_written_and_the_sure_ones_drawn(here, monkeypatch, cate
     assert predict("run", "white.png", f"--score={score}", "--out=out") == 0
     ant, bee = categories[1:] or (1, 2)
     assert json.loads(Path("out/detections.json").read_text()) == [
-        {"image_id": 1, "category_id": bee, "bbox": [10.0, 20.0, 50.0, 30.0], "score": 0.9},
+        {"image_id": 1, "category_id": bee, "bbox": [10.0, 40.0, 50.0, 30.0], "score": 0.9},
         {"image_id": 1, "category_id": ant, "bbox": [100.0, 100.0, 50.0, 40.0], "score": 0.4},
     ]
     assert told(here / "out")["categories"] == [{"id": ant, "name": "ant"}, {"id": bee, "name": "bee"}]
     drawn = opened("out/white.png")
-    for label, least, (right, bottom) in ((2, 0.9, (60, 50)), (1, 0.4, (150, 140))):
+    for label, least, (right, bottom) in ((2, 0.9, (60, 70)), (1, 0.4, (150, 140))):
         expected = palette(background=False)[label - 1] if least >= score else (255, 255, 255)
         assert drawn.getpixel((right - 1, bottom - 1)) == expected, label
         assert drawn.getpixel((right, bottom)) == (255, 255, 255)
