@@ -44,7 +44,7 @@ def test_cocos_layout_is_read_and_batched(tmp_path: Path) -> None:
     data = build_data(recipe(root, test_split="more"), "instance_segmentation", 0)
     assert data.classes == ("background", "ant", "bee", "cat")
     assert data.categories == (None, 2, 41, 90)
-    assert [len(part) for part in (data.train, data.val, data.test)] == [3, 3, 3]  # type: ignore[arg-type]
+    assert [len(part) for part in (data.train, data.val, data.test)] == [3, 3, 3]
     assert data.groups == [1, 1, 1]
     images, targets = next(iter(training_loader(data.train, 3, 0, 0, collate=data.collate, groups=data.groups)))
     assert sorted(target["image_id"] for target in targets) == [3, 5, 7]
@@ -69,7 +69,7 @@ def test_a_limit_is_spread_over_the_split() -> None:
     scenes = DataRecipe("digit_scenes", classes=11, limit=4, eval_resize=96)
     data = build_data(scenes, "detection", 0)
     assert [data.val[number][1]["image_id"] for number in range(4)] == [0, 25, 50, 75]
-    assert len(data.groups or ()) == len(data.train) == 4  # type: ignore[arg-type]
+    assert len(data.groups or ()) == len(data.train) == 4
 
 
 def without(number: int) -> dict[str, Any]:
@@ -117,3 +117,8 @@ def test_the_command_line_names_a_broken_file_before_it_trains(tmp_path: Path, c
     told = capsys.readouterr().err
     assert "instances_train.json: not JSON, or cut off" in told
     assert told.count("\n") == 1
+    # What never began is no run, and the same command works once the file is mended.
+    (root / "annotations" / "instances_train.json").write_text(json.dumps(content()))
+    tiny = ["--training.epochs=1", "--training.batch=2", "--model.fpn_channels=8", "--data.eval_resize=32"]
+    tiny += ["--data.shorter=[32]", "--machine.threads=1", "--machine.accelerator=cpu"]
+    assert main(["fit", *arguments, *tiny, f"--out={tmp_path / 'run'}"]) == 0

@@ -20,7 +20,7 @@ from torchvision.models import detection
 from convofconv import ConfigError, reparameterize, summary, verify
 from convofconv.lab.models.build import build_network
 from convofconv.lab.models.detector import BeforeSelection, build_detector
-from convofconv.lab.recipe import DataRecipe, ModelRecipe, Recipe, TrainingRecipe
+from convofconv.lab.recipe import Convert, DataRecipe, ModelRecipe, Recipe, Task, TrainingRecipe
 from convofconv.lab.runs.folder import plain_values
 
 pytestmark = pytest.mark.lab
@@ -33,11 +33,11 @@ SMALL = ModelRecipe(
     head_norm="group",
     rois=16,
 )
-TASKS = ("detection", "instance_segmentation")
+TASKS: tuple[Task, ...] = ("detection", "instance_segmentation")
 
 
-def small(task: str, **changes: Any) -> Any:
-    recipe = Recipe(task, data=SCENES, model=SMALL, **changes)  # type: ignore[arg-type]
+def small(task: Task, **changes: Any) -> Any:
+    recipe = Recipe(task, data=SCENES, model=SMALL, **changes)
     return build_network(recipe, 11)
 
 
@@ -78,7 +78,7 @@ def test_levels_have_their_strides(backbone: str, masks: bool, strides: list[int
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_training_gives_losses_and_evaluation_gives_objects_in_the_pictures_pixels(task: str) -> None:
+def test_training_gives_losses_and_evaluation_gives_objects_in_the_pictures_pixels(task: Task) -> None:
     network = small(task)
     pictures = [torch.rand(3, 48, 64), torch.rand(3, 48, 64)]
     nothing = {key: value[:0] for key, value in target(task == TASKS[1]).items()}
@@ -97,9 +97,9 @@ def test_training_gives_losses_and_evaluation_gives_objects_in_the_pictures_pixe
 
 @pytest.mark.parametrize("convert", ["backbone", "all"])
 @pytest.mark.parametrize("task", TASKS)
-def test_the_backbone_or_everything_is_converted_and_folds_back(task: str, convert: str) -> None:
-    model = dataclasses.replace(SMALL, convert=convert)  # type: ignore[arg-type]
-    network = build_network(Recipe(task, "coc", data=SCENES, model=model), 11)  # type: ignore[arg-type]
+def test_the_backbone_or_everything_is_converted_and_folds_back(task: Task, convert: Convert) -> None:
+    model = dataclasses.replace(SMALL, convert=convert)
+    network = build_network(Recipe(task, "coc", data=SCENES, model=model), 11)
     converted = [conv.name for conv in summary(network).convs if conv.maps]
     assert converted
     assert all(name.startswith("backbone.body.") for name in converted) == (convert == "backbone")
@@ -117,7 +117,7 @@ def test_the_backbone_or_everything_is_converted_and_folds_back(task: str, conve
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_raw_outputs_hold_every_part_of_the_network(task: str) -> None:
+def test_raw_outputs_hold_every_part_of_the_network(task: Task) -> None:
     """A change of any parameter shows in them, so that folding it wrongly would be seen."""
     network = small(task).eval()
     raw = BeforeSelection(network)
@@ -137,10 +137,10 @@ def test_raw_outputs_hold_every_part_of_the_network(task: str) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_frozen_norms_neither_learn_nor_look_at_batches(task: str) -> None:
+def test_frozen_norms_neither_learn_nor_look_at_batches(task: Task) -> None:
     frozen = small(task)
     model = dataclasses.replace(SMALL, freeze_norm=True)
-    frozen = build_network(Recipe(task, "coc", data=SCENES, model=model), 11)  # type: ignore[arg-type]
+    frozen = build_network(Recipe(task, "coc", data=SCENES, model=model), 11)
     body = frozen.get_submodule("backbone.body")
     assert not any(isinstance(module, nn.BatchNorm2d) for module in body.modules())
     before = {key: value.clone() for key, value in body.state_dict().items() if "bn" in key}
@@ -154,14 +154,14 @@ def test_frozen_norms_neither_learn_nor_look_at_batches(task: str) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("freeze", [False, True])
-def test_a_detector_starts_from_a_classifiers_run(task: str, freeze: bool, tmp_path: Path) -> None:
+def test_a_detector_starts_from_a_classifiers_run(task: Task, freeze: bool, tmp_path: Path) -> None:
     classifier = Recipe("classification", "coc", model=dataclasses.replace(SMALL, **_DEFAULTS))
     network = build_network(classifier, 10)
     save_file({key: v.contiguous() for key, v in network.state_dict().items()}, tmp_path / "converted.safetensors")
     (tmp_path / "results.json").write_text(json.dumps({"recipe": plain_values(classifier)}))
     model = dataclasses.replace(SMALL, weights=str(tmp_path), freeze_norm=freeze)
     training = TrainingRecipe(seed=5)
-    detector = build_network(Recipe(task, "coc", data=SCENES, model=model, training=training), 11)  # type: ignore[arg-type]
+    detector = build_network(Recipe(task, "coc", data=SCENES, model=model, training=training), 11)
     theirs = network.state_dict()
     ours = {key.removeprefix("backbone.body."): v for key, v in detector.state_dict().items() if ".body." in key}
     assert len(ours) > 50

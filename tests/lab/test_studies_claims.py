@@ -31,6 +31,7 @@ def _finding(difference: float, p: float | None) -> Finding:
     ("findings", "expected"),
     [
         ([], "not testable here"),
+        ([(1.0, None), (2.0, None)], "not testable here"),
         ([(1.0, 0.01), (2.0, 0.04)], "reproduced"),
         ([(1.0, 0.01), (2.0, 0.06)], "direction only"),
         ([(1.0, 0.5), (2.0, None)], "not reproduced"),

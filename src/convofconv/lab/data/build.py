@@ -42,9 +42,9 @@ class DataSets:
         categories: the data set's own number of every class, where it has numbers; ``None`` for the background.
     """
 
-    train: Dataset[Item]
-    val: Dataset[Item]
-    test: Dataset[Item]
+    train: TrainingSet
+    val: EvaluationSet
+    test: EvaluationSet
     classes: tuple[str, ...]
     collate: Collate | None = None
     groups: Sequence[int] | None = None

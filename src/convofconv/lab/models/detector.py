@@ -190,6 +190,8 @@ def _pyramid(
     try:
         body = build_from_library(recipe, features_only=True, **arguments)
     except ConfigError as error:
+        if str(error).startswith("model."):  # it names another key, that the backbone is not to blame for
+            raise
         raise ConfigError(f"model.backbone: {error}. {advice}") from error
     found = list(cast(Any, body).feature_info.reduction())
     if missing := [stride for stride in strides if stride not in found]:

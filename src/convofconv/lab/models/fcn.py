@@ -101,6 +101,8 @@ def build_fcn(recipe: ModelRecipe, classes: int) -> FCN:
     try:
         backbone = build_from_library(recipe, **arguments)
     except ConfigError as error:
+        if str(error).startswith("model."):  # it names another key, that the backbone is not to blame for
+            raise
         raise ConfigError(f"model.backbone: {error}. {_ADVICE}") from error
     _check_maps(backbone, name, recipe.output_stride)
     return FCN(backbone, classes, recipe.head_channels, recipe.dropout)

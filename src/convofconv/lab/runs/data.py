@@ -39,7 +39,7 @@ class RunData(LightningDataModule):
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch."""
         training = self.recipe.training
-        batches = len(self.sets.train) // (training.batch // training.accumulate)  # type: ignore[arg-type]
+        batches = len(self.sets.train) // (training.batch // training.accumulate)
         return max(1, -(-batches // training.accumulate))
 
     def val_dataloader(self) -> DataLoader[Any]:

@@ -31,7 +31,7 @@ from ..tasks.module import Training
 from .checkpoints import AtomicCheckpoints, KeepLastAndBest
 from .data import RunData
 from .finish import finish, write_history
-from .folder import RunFolder, check_same_recipe, open_folder, plain_values
+from .folder import RunFolder, begin_run, check_folder, check_same_recipe, plain_values
 from .profile import profile
 
 
@@ -50,11 +50,13 @@ def run_fit(recipe: Recipe, out: Path, resume: bool, profile_only: bool = False)
     recipe = _as_launched(recipe)
     folder = RunFolder(out)
     if _leads() and not profile_only:
-        open_folder(folder, recipe, resume)
+        check_folder(folder, recipe, resume)
     training, data = _build(recipe)
     if profile_only:
         print(profile(training, data))
         return
+    if _leads():
+        begin_run(folder, recipe)
     with _quiet():
         trainer = _trainer(recipe, folder)
         go_on = resume and folder.last.exists()

@@ -68,7 +68,7 @@ def default_folder(name: str, recipe: Recipe) -> Path:
     return Path("runs") / f"{name}-{recipe.method}-seed{recipe.training.seed}"
 
 
-def open_folder(folder: RunFolder, recipe: Recipe, resume: bool) -> None:
+def check_folder(folder: RunFolder, recipe: Recipe, resume: bool) -> None:
     """Make the folder of a new run, or check that a started one may be gone on with.
 
     Raises:
@@ -76,13 +76,17 @@ def open_folder(folder: RunFolder, recipe: Recipe, resume: bool) -> None:
             recipe.
     """
     writable_folder(folder.path)
-    mine = plain_values(recipe)
     if not folder.recipe.exists():
-        write_atomic(folder.recipe, (json.dumps(mine, indent=2) + "\n").encode())
         return
     if not resume:
         raise ConfigError(f"{folder.path} holds a run already: go on with it by --resume, or choose another --out")
-    check_same_recipe(folder, json.loads(folder.recipe.read_text(encoding="utf-8")), mine)
+    check_same_recipe(folder, json.loads(folder.recipe.read_text(encoding="utf-8")), plain_values(recipe))
+
+
+def begin_run(folder: RunFolder, recipe: Recipe) -> None:
+    """Write down what is trained here, once data and network are found to fit: what never began is no run."""
+    if not folder.recipe.exists():
+        write_atomic(folder.recipe, (json.dumps(plain_values(recipe), indent=2) + "\n").encode())
 
 
 def check_same_recipe(folder: RunFolder, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:

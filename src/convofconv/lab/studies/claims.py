@@ -58,13 +58,14 @@ def verdict(findings: Sequence[Finding]) -> str:
     """What the comparisons say together of a claim that all of them are positive.
 
     Reproduced: all are reliably so. Refuted: some are reliably negative and none reliably positive. Direction only: all
-    have the claimed sign and some reliably. Not reproduced: anything else, also what too few seeds could not show.
+    have the claimed sign and some reliably. Not reproduced: anything else, also what too few seeds could not show. One
+    seed shows nothing: where no comparison has more, there is no verdict yet.
 
     Examples:
         >>> verdict([])
         'not testable here'
     """
-    if not findings:
+    if all(finding.contrast.p_holm is None for finding in findings):
         return "not testable here"
     signs = [finding.sign for finding in findings]
     if all(sign > 0 for sign in signs):
