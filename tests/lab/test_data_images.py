@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torchvision")
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from convofconv import ConfigError
 from convofconv.lab.data.images import VOID, open_mask, open_pair, open_picture
@@ -67,6 +67,24 @@ def test_pictures_of_any_mode_become_rgb(tmp_path: Path, mode: str, ending: str)
 def test_transparent_palettes_keep_their_colours(tmp_path: Path) -> None:
     ramp("P").save(tmp_path / "picture.png", transparency=b"\x00\x80")
     assert np.array_equal(np.asarray(open_picture(tmp_path / "picture.png"))[..., 0], RAMP)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_cameras_pictures_are_turned_upright_where_that_is_asked_for(tmp_path: Path, orientation: int) -> None:
+    """EXIF 2.32, section 4.6.4: where the first row and the first column of the stored picture belong."""
+    stored = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    sides = {1: "top left", 2: "top right", 3: "bottom right", 4: "bottom left"}
+    sides |= {5: "left top", 6: "right top", 7: "right bottom", 8: "left bottom"}
+    row, column = sides[orientation].split()
+    upright = stored
+    if row in ("left", "right"):
+        upright, row, column = upright.T, column, row
+    upright = upright[:: -1 if row == "bottom" else 1, :: -1 if column == "right" else 1]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(stored).save(tmp_path / "camera.png", exif=exif)
+    assert np.array_equal(np.asarray(open_picture(tmp_path / "camera.png", upright=True))[..., 0], upright)
+    assert np.array_equal(np.asarray(open_picture(tmp_path / "camera.png"))[..., 0], stored)
 
 
 @pytest.mark.parametrize("size", [None, 32])

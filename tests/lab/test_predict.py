@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 pytest.importorskip("lightning", reason="needs the extra [lab]")
 
-from PIL import Image
+from PIL import ExifTags, Image, ImageChops
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from safetensors.torch import load_file
@@ -285,6 +285,22 @@ def test_pictures_of_any_mode_and_size_are_taken(runs, here, task, capsys):
         if task == "segmentation":
             assert opened(here / "out" / one["mask"]).size == (one["width"], one["height"])
             assert sum(one["shares"].values()) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("task", RUNS)
+def test_a_cameras_picture_is_answered_upright(runs, here, task):
+    grey = Image.fromarray(digit_images()[0][3]).resize((60, 40))
+    grey.save(here / "upright.png")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # the stored picture lies on its left side
+    grey.transpose(Image.Transpose.ROTATE_90).save(here / "camera.png", exif=exif)
+    assert predict(runs(task), "upright.png", "camera.png", "--out=out") == 0
+    drawings = [opened(here / "out" / name) for name in ("upright.png", "camera.png")]
+    camera, upright = told(here / "out")["images"]
+    assert (camera["width"], camera["height"]) == (60, 40)
+    assert ImageChops.difference(*drawings).getbbox() is None
+    own = {"id", "file_name", "drawing", "mask"}
+    assert {key: camera[key] for key in camera.keys() - own} == {key: upright[key] for key in upright.keys() - own}
 
 
 def test_the_same_pictures_give_the_same_files(runs, here):

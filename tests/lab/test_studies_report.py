@@ -251,7 +251,7 @@ def test_failures_alone_are_a_report_too(tmp_path):
     text = _report(_study(tuning=tuning), records, tmp_path)
     assert _rows(text, ["variant", "n"])["coc"]["n"] == "0 (3 failed)"
     assert _rows(text, ["variant", "lr=0.1"])["coc"]["chosen"] == "not yet"
-    assert "cannot be compared" in text
+    assert "Against **plain** – not tested: coc." in text
 
 
 def test_without_plain_there_is_no_cost_and_no_line(tmp_path):
@@ -271,7 +271,7 @@ def test_records_without_cpu_times_have_costs_by_the_clock(tmp_path):
 
 def test_a_variant_without_common_seeds_is_drawn_and_not_compared(tmp_path):
     records = [_record("plain", 0, 70.0), _record("coc", 1, 71.0)]
-    assert "cannot be compared with plain" in _report(_study(), records, tmp_path)
+    assert "Against **plain** – not tested: coc." in _report(_study(), records, tmp_path)
 
 
 def test_networks_have_their_own_variants_metrics_and_families(tmp_path):
@@ -335,13 +335,15 @@ def test_before_tuning_is_done_nothing_is_chosen(tmp_path):
 
 def test_where_the_numbers_come_from(tmp_path):
     records = [*_records(), _record("gone", 0, 50.0)]
-    records += [{"kind": "accept", "code": "01d", "beside": "c0de", "reason": "only a comment"}]
+    records += [{"kind": "accept", "code": "01d", "beside": "c0de", "reason": "only a comment"}] * 2
     records[0] = {**records[0], "code": "01d"}
     text = _report(_study(), records, tmp_path)
     assert "coc study run example --budget small\ncoc study report example --budget small" in text
+    own = _report(_study(file="my studies/example.yaml"), records, tmp_path)
+    assert "coc study run 'my studies/example.yaml' --budget small\n" in own
     assert "- code `01d`: 1 run\n- code `c0de`: 5 runs\n" in text
     assert "- convofconv 0.1, torch 2.9: 6 runs" in text
-    assert "results of code `01d` stand beside those of `c0de`: only a comment" in text
+    assert text.count("results of code `01d` stand beside those of `c0de`: only a comment") == 1
     assert "not used: `net/gone/seed0`" in text
     assert "10 min 0 s of training in 6 runs" in text
 

@@ -320,6 +320,10 @@ def test_mistakes_in_a_study_are_named(tmp_path, changes, message):
         _study(tmp_path, **changes)
 
 
+def test_a_study_of_ones_own_knows_its_file(tmp_path):
+    assert _study(tmp_path).file == (tmp_path / "tiny.yaml").as_posix()
+
+
 def test_unknown_studies_and_budgets_are_named(tmp_path):
     with pytest.raises(ConfigError, match="no study is called what-help; there are what-helps"):
         read_study("what-help", "small")
@@ -340,7 +344,7 @@ def test_every_built_in_study_has_possible_recipes(path, tmp_path, monkeypatch):
     written = yaml.safe_load(path.read_text())
     for budget in written["budgets"]:
         study = read_study(path.stem, budget)
-        assert study.name in list_studies()
+        assert (study.name in list_studies(), study.file) == (True, "")
         for network in study.networks:
             for variant in study.variants_of(network):
                 settings = study.settings(network, variant)

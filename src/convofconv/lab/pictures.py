@@ -163,7 +163,7 @@ def _array_picture(images: NDArray[np.uint8], number: int) -> Image.Image:
 
 
 def _file_picture(files: Sequence[str | Path], size: int | None, number: int) -> Image.Image:
-    return open_picture(files[number], size)
+    return open_picture(files[number], size, upright=True)
 
 
 class _AnyFolder:

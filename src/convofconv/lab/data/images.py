@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ...errors import ConfigError, listing
 
@@ -17,12 +17,13 @@ Mask = NDArray[np.uint8]
 VOID = 255
 
 
-def open_picture(path: str | Path, size: int | None = None) -> Image.Image:
+def open_picture(path: str | Path, size: int | None = None, upright: bool = False) -> Image.Image:
     """Decode a picture of any mode to RGB.
 
     Args:
         path: the file.
         size: the picture will be scaled down to about this size; a large JPEG is then decoded at a fraction of its own.
+        upright: turn it as its EXIF orientation says; not where masks or boxes belong to the pixels as they are stored.
 
     Raises:
         ConfigError: the file is no picture, or a broken one.
@@ -31,6 +32,8 @@ def open_picture(path: str | Path, size: int | None = None) -> Image.Image:
         with Image.open(path) as image:
             if size is not None:
                 image.draft(None, (2 * size, 2 * size))  # decodes a camera's JPEG far faster
+            if upright:
+                ImageOps.exif_transpose(image, in_place=True)
             if image.mode in ("F", "I") or image.mode.startswith("I;16"):  # Pillow would clip these at 255
                 values = np.asarray(image, dtype=np.float64)
                 values -= values.min()

@@ -57,7 +57,7 @@ def run_predict(
         for number, (path, name) in enumerate(zip(pictures, names, strict=True), start=1):
             own = {"id": number, "file_name": path.as_posix()}
             try:
-                image = open_picture(path)
+                image = open_picture(path, upright=True)
                 said = answer(finished, image, Wishes(score, top))
             except ConfigError as error:
                 failed[path.as_posix()] = str(error).removeprefix(f"{path}: ")

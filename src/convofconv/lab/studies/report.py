@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def _head(analysis: Analysis) -> Iterator[str]:
     yield f"# {study.title}"
     yield study.question
     yield f"**Budget `{study.budget}`**: {study.about}"
-    options = f"{study.name} --budget {study.budget}"
+    options = f"{shlex.quote(study.file or study.name)} --budget {study.budget}"
     yield f"Repeat it:\n\n```console\ncoc study run {options}\ncoc study report {options}\n```"
     state = f"{done} of {count(len(analysis.runs), 'run')} done, {failed} failed, {missing} missing"
     partial = " **This report is partial**: more runs may change it." if done < len(analysis.runs) else ""
@@ -125,10 +126,11 @@ def _network(study: Study, network: Network) -> Iterator[str]:
     baselines = [baseline for baseline in study.against if baseline in network.cells]
     yield _scores(network, baselines)
     for baseline in baselines:
-        lines = [finding(contrast) for (_, other), contrast in network.contrasts.items() if other == baseline]
-        if lines:
+        family = [contrast for (_, other), contrast in network.contrasts.items() if other == baseline]
+        if family:
             yield summary_of(network, baseline)
-            yield "\n".join(f"- {line}" for line in lines)
+        if lines := [f"- {finding(contrast)}" for contrast in family if contrast.comparison.pairs]:
+            yield "\n".join(lines)
     yield _secondary(network)
     if study.tuning is not None:
         yield _tuning(study, network)
@@ -211,7 +213,7 @@ def _origin(analysis: Analysis) -> Iterator[str]:
             f"- results of code `{accept['code']}` stand beside those of `{accept['beside']}`: {accept['reason']}"
         )
     if lines:
-        yield "\n".join(lines)
+        yield "\n".join(dict.fromkeys(lines))  # a reason is given anew each time that a study is gone on with
 
 
 def _settings(values: object) -> str:

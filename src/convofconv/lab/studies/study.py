@@ -57,6 +57,7 @@ class Study:
         tuning: settings that every variant chooses for itself; ``None`` for none.
         paper: the paper's figures by label of the network and variant: numbers by metric.
         curves: variants that are points of one curve, by the curve's title: names by what stands on its axis.
+        file: path of the file as it was given; empty for a study that comes with the package.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Study:
     tuning: Tuning | None = None
     paper: Mapping[str, Mapping[str, Mapping[str, float]]] = dataclasses.field(default_factory=dict)
     curves: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    file: str = ""
 
     def variants_of(self, network: str) -> tuple[str, ...]:
         """The variants that a network is run with."""
@@ -87,7 +89,7 @@ def list_studies() -> str:
     lines = []
     for path in sorted(FOLDER.glob("*.yaml")):
         values = _read(path)
-        lines.append(f"{path.stem:18}{'/'.join(values['budgets']):12}{values['title']}")
+        lines.append(f"{path.stem:18}{'/'.join(values['budgets']):18}{values['title']}")
     return "\n".join(lines)
 
 
@@ -143,6 +145,7 @@ def read_study(name: str, budget: str) -> Study:
         tuning,
         _of_networks(values.get("paper", {}), networks),
         {title: {str(x): name for x, name in points.items()} for title, points in values.get("curves", {}).items()},
+        "" if path.parent == FOLDER else path.as_posix(),
     )
 
 

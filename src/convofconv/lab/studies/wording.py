@@ -79,11 +79,10 @@ def count(number: int, noun: str) -> str:
 
 
 def finding(contrast: Contrast) -> str:
-    """What one comparison found, as a sentence."""
+    """What a comparison of at least one pair of runs found, as a sentence."""
     variant, baseline, comparison = f"**{contrast.variant}**", contrast.baseline, contrast.comparison
     difference = comparison.difference
-    if difference is None:
-        return f"{variant} cannot be compared with {baseline}: no seed is done for both."
+    assert difference is not None
     if comparison.pairs == 1:
         return f"{variant}: {points(difference, sign=True)} points against {baseline} on one seed; that allows no test."
     if contrast.p_holm is None or comparison.interval is None:
