@@ -18,13 +18,17 @@ from convofconv.lab.studies.records import Records
 from convofconv.lab.studies.report import write_report
 from convofconv.lab.studies.statistics import Comparison
 from convofconv.lab.studies.study import read_study
+from convofconv.lab.studies.wording import points
 
 pytestmark = pytest.mark.lab
 REPOSITORY = Path(__file__).parents[2]
 
 
-def _finding(difference: float, p: float | None) -> Finding:
-    return Finding("study, network", Contrast("coc", "plain", Comparison(5, difference), p, 1, None))
+def _finding(
+    difference: float, p: float | None, detectable: float | None = None, paper: float | None = None
+) -> Finding:
+    comparison = Comparison(5, difference, detectable=detectable)
+    return Finding("study, network", Contrast("coc", "plain", comparison, p, 1, paper))
 
 
 @pytest.mark.parametrize(
@@ -41,9 +45,15 @@ def _finding(difference: float, p: float | None) -> Finding:
         ([(1.0, 0.9), (-1.0, 0.01)], "refuted"),
         ([(-1.0, 0.01)], "refuted"),
         ([(-1.0, 0.2)], "not reproduced"),
+        ([(0.5, 0.5, 1.0, 2.0)], "not reproduced"),
+        ([(0.5, 0.5, 3.0, 2.0)], "not testable here"),
+        ([(0.5, 0.5, 3.0, 2.0), (1.0, None)], "not testable here"),
+        ([(0.5, 0.5, 3.0, 2.0), (0.5, 0.5, 1.0, 2.0)], "not reproduced"),
+        ([(0.5, 0.5, 3.0, 2.0), (5.0, 0.01, 3.0, 2.0)], "direction only"),
+        ([(0.5, 0.5, 3.0, 2.0), (-5.0, 0.01, 3.0, 2.0)], "refuted"),
     ],
 )
-def test_a_verdict_follows_from_signs_and_p_values(findings, expected):
+def test_a_verdict_follows_from_signs_p_values_and_what_could_have_been_seen(findings, expected):
     assert verdict([_finding(*finding) for finding in findings]) == expected
     assert expected in VERDICTS
 
@@ -70,14 +80,14 @@ def _record(network: str, variant: str, seed: int, score: float) -> dict[str, An
     }
 
 
-def _write_records(results: Path, gain: float) -> None:
+def _write_records(results: Path, gain: float, variant: str = "coc") -> None:
     folder = results / "classification-small"
     folder.mkdir(parents=True)
     records = Records(folder / "records.jsonl")
     for seed, noise in enumerate((0.0, 0.3, -0.2, 0.1, -0.1)):
         for network in read_study("classification", "small").networks:
             records.append(_record(network, "plain", seed, 50 + 3 * noise))
-            records.append(_record(network, "coc", seed, 50 + gain + 4 * noise))
+            records.append(_record(network, variant, seed, 50 + gain + 4 * noise))
 
 
 def _verdict_of(page: str, claim: str) -> str:
@@ -100,6 +110,17 @@ def test_the_page_judges_by_the_records(tmp_path, gain, expected):
     before = page
     write_claims(tmp_path / "results", tmp_path / "claims.md")
     assert (tmp_path / "claims.md").read_text() == before
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(-2.0, "reproduced"), (2.0, "refuted"), (0.02, "not reproduced")])
+def test_where_the_paper_is_worse_than_plain_that_is_what_is_claimed(tmp_path, gain, expected):
+    _write_records(tmp_path / "results", gain, variant="stnd")
+    write_claims(tmp_path / "results", tmp_path / "claims.md")
+    lines = (tmp_path / "claims.md").read_text().splitlines()
+    row = next(line for line in lines if line.startswith("| shufflenetv2 | stnd |"))
+    assert "top1 −3.58" in row  # 48.16 - 51.74
+    assert f"plain − stnd {points(-gain - 0.02, sign=True)} " in row  # 0.02: the mean of the noise
+    assert row.endswith(f"| {expected} |")
 
 
 def test_comparisons_of_a_claim_are_corrected_together(tmp_path):

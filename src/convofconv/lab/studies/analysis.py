@@ -269,8 +269,12 @@ def _family(cells: Mapping[str, Cell], baseline: str, paper: Mapping[str, float]
     corrected = holm([comparison.p_value for comparison in comparisons.values()])
     family = sum(p is not None for p in corrected)
     for (variant, comparison), p_holm in zip(comparisons.items(), corrected, strict=True):
-        published = paper[variant] - paper[baseline] if {variant, baseline} <= set(paper) else None
-        yield Contrast(variant, baseline, comparison, p_holm, family, published)
+        yield Contrast(variant, baseline, comparison, p_holm, family, difference_in(paper, variant, baseline))
+
+
+def difference_in(paper: Mapping[str, float], variant: str, baseline: str) -> float | None:
+    """The paper's difference between two variants, ``None`` if it does not have both."""
+    return paper[variant] - paper[baseline] if {variant, baseline} <= set(paper) else None
 
 
 def _value(recipe: Mapping[str, Any], key: str) -> Any:

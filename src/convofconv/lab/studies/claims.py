@@ -12,7 +12,7 @@ import yaml
 
 from ...errors import ConfigError
 from ..files import write_atomic
-from .analysis import Analysis, Contrast, analyse
+from .analysis import Analysis, Contrast, analyse, difference_in
 from .run import records_of
 from .statistics import ALPHA, compare, holm
 from .study import read_study
@@ -28,11 +28,18 @@ class Finding:
 
     Args:
         where: study and network.
-        contrast: the numbers.
+        contrast: the numbers; ``paper`` is the difference that the claim is about.
     """
 
     where: str
     contrast: Contrast
+
+    @property
+    def blind(self) -> bool:
+        """Whether it found nothing and would not have found a difference as large as the paper's either."""
+        contrast, seen = self.contrast, self.contrast.comparison.detectable
+        too_small = seen is not None and contrast.paper is not None and seen > contrast.paper
+        return contrast.p_holm is None or (self.sign == 0 and too_small)
 
     @property
     def sign(self) -> int:
@@ -58,14 +65,14 @@ def verdict(findings: Sequence[Finding]) -> str:
     """What the comparisons say together of a claim that all of them are positive.
 
     Reproduced: all are reliably so. Refuted: some are reliably negative and none reliably positive. Direction only: all
-    have the claimed sign and some reliably. Not reproduced: anything else, also what too few seeds could not show. One
-    seed shows nothing: where no comparison has more, there is no verdict yet.
+    have the claimed sign and some reliably. Not reproduced: anything else. Where nothing was found and no comparison
+    could have seen a difference of the paper's size, for want of seeds, there is no verdict yet.
 
     Examples:
         >>> verdict([])
         'not testable here'
     """
-    if all(finding.contrast.p_holm is None for finding in findings):
+    if all(finding.blind for finding in findings):
         return "not testable here"
     signs = [finding.sign for finding in findings]
     if all(sign > 0 for sign in signs):
@@ -99,24 +106,42 @@ class Evidence:
         """Whether the study has any records."""
         return records_of(self.analysis(study, budget).study, self.results).path.is_file()
 
-    def findings(self, study: str, budget: str, variant: str, against: Sequence[str], networks: Any) -> list[Finding]:
-        """Comparisons of a variant with others on some networks, Holm-corrected over all of this list."""
+    def findings(
+        self,
+        study: str,
+        budget: str,
+        variant: str,
+        against: Sequence[str],
+        networks: Sequence[str] | None = None,
+        claimed: float | None = None,
+    ) -> list[Finding]:
+        """Comparisons of a variant with others on some networks, Holm-corrected over all of this list.
+
+        Args:
+            study: its name.
+            budget: of the study.
+            variant: what is claimed to be better.
+            against: what it is compared with.
+            networks: labels; all if not given.
+            claimed: by how many points; what the study's figures of the paper say if not given.
+        """
         analysis = self.analysis(study, budget)
         if networks is None:
             networks = list(analysis.study.networks)
-        found: list[tuple[str, str, Any]] = []
+        found: list[tuple[str, str, Any, float | None]] = []
         for network in analysis.networks:
             if network.label in networks and variant in network.cells:
                 mine = network.cells[variant].scores()
                 for baseline in [name for name in against if name in network.cells]:
                     comparison = compare(mine, network.cells[baseline].scores())
                     if comparison.pairs:
-                        found.append((network.label, baseline, comparison))
-        corrected = holm([comparison.p_value for _, _, comparison in found])
+                        paper = difference_in(network.paper, variant, baseline) if claimed is None else claimed
+                        found.append((network.label, baseline, comparison, paper))
+        corrected = holm([comparison.p_value for _, _, comparison, _ in found])
         tested = sum(p is not None for p in corrected)
         return [
-            Finding(f"{study}, {label}", Contrast(variant, baseline, comparison, p, tested, None))
-            for (label, baseline, comparison), p in zip(found, corrected, strict=True)
+            Finding(f"{study}, {label}", Contrast(variant, baseline, comparison, p, tested, paper))
+            for (label, baseline, comparison, paper), p in zip(found, corrected, strict=True)
         ]
 
 
@@ -144,10 +169,11 @@ _HEAD = """\
 
 Written by `coc study claims`; do not edit. Verdicts: *proved* (by test), *reproduced* (every comparison reliably as
 claimed), *direction only* (every comparison as claimed, some reliably), *not reproduced* (anything else), *refuted* (by
-proof, or reliably the other way), *not testable here* (nothing measured yet). Reliably: p < 0.05 in a paired t-test
-over seeds, Holm-corrected over the comparisons of the claim. Differences are percentage points with 95 % confidence
-intervals; "could have seen" is the difference that a comparison would have found with a probability of 80 %. The
-networks and data of small budgets are far from the paper's; the studies say which they are."""
+proof, or reliably the other way), *not testable here* (nothing measured yet, or with so few seeds that a difference as
+large as the paper's would not have shown either). Reliably: p < 0.05 in a paired t-test over seeds, Holm-corrected over
+the comparisons of the claim. Differences are percentage points with 95 % confidence intervals; "could have seen" is the
+difference that a comparison would have found with a probability of 80 %. The networks and data of small budgets are far
+from the paper's; the studies say which they are."""
 
 
 def _claims(claims: Mapping[str, Any], evidence: Evidence, out: Path) -> Iterator[str]:
@@ -174,15 +200,27 @@ def _measurement(claim: Mapping[str, Any], evidence: Evidence, out: Path) -> lis
     findings: list[Finding] = []
     links = {}
     for part in claim["compare"]:
-        found = evidence.findings(part["study"], part["budget"], part["variant"], part["against"], part.get("networks"))
+        found = evidence.findings(
+            part["study"],
+            part["budget"],
+            part["variant"],
+            part["against"],
+            part.get("networks"),
+            part.get("points"),
+        )
         findings += found
         if found:
             links[_report(part, evidence)] = f"{part['study']} ({part['budget']})"
     lines = [f"**Verdict: {verdict(findings)}.**"]
     if findings:
-        lines.append("\n".join(f"- {finding}" for finding in findings))
+        lines.append("\n".join(f"- {finding}{_published(finding)}" for finding in findings))
         lines.append("Evidence: " + ", ".join(f"[{text}]({_link(path, out)})" for path, text in links.items()))
     return lines
+
+
+def _published(finding: Finding) -> str:
+    paper = finding.contrast.paper
+    return "" if paper is None else f"; the paper's: {points(paper, sign=True)}"
 
 
 def _report(part: Mapping[str, Any], evidence: Evidence) -> Path:
@@ -199,12 +237,11 @@ def _table(title: str, table: Mapping[str, Any], evidence: Evidence, out: Path) 
         for variant in [name for name in paper if name != "plain"]:
             metric = next(iter(paper[variant]))
             difference = paper[variant][metric] - paper["plain"][metric]
-            findings = evidence.findings(table["study"], table["budget"], variant, ["plain"], networks)
+            better, worse = (variant, "plain") if difference > 0 else ("plain", variant)
+            findings = evidence.findings(table["study"], table["budget"], better, [worse], networks, abs(difference))
             ours = "; ".join(str(finding).partition(", ")[2] for finding in findings) or "–"
-            said = verdict(findings if difference > 0 else [])
-            if findings and difference <= 0:  # the claim is that it is not better
-                said = "reproduced" if all(f.sign < 0 for f in findings) else "not reproduced"
-            lines.append(f"| {row} | {variant} | {metric} {points(difference, sign=True)} | {ours} | {said} |")
+            theirs = f"{metric} {points(difference, sign=True)}"
+            lines.append(f"| {row} | {variant} | {theirs} | {ours} | {verdict(findings)} |")
     yield f"## {title}"
     yield "\n".join(lines)
     if evidence.has_records(table["study"], table["budget"]):
