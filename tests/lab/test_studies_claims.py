@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,20 @@ from convofconv.lab.studies.analysis import Contrast
 from convofconv.lab.studies.claims import FILE, VERDICTS, Evidence, Finding, verdict, write_claims
 from convofconv.lab.studies.records import Records
 from convofconv.lab.studies.report import write_report
-from convofconv.lab.studies.statistics import Comparison
+from convofconv.lab.studies.statistics import Comparison, detectable_difference
 from convofconv.lab.studies.study import read_study
 from convofconv.lab.studies.wording import points
 
 pytestmark = pytest.mark.lab
 REPOSITORY = Path(__file__).parents[2]
+_NETWORKS = tuple(read_study("classification", "small").networks)
 
 
 def _finding(
     difference: float, p: float | None, detectable: float | None = None, paper: float | None = None
 ) -> Finding:
-    comparison = Comparison(5, difference, detectable=detectable)
+    deviation = detectable and detectable / detectable_difference(5, 1.0)
+    comparison = Comparison(5, difference, deviation)
     return Finding("study, network", Contrast("coc", "plain", comparison, p, 1, paper))
 
 
@@ -38,16 +41,16 @@ def _finding(
         ([(1.0, None), (2.0, None)], "not testable here"),
         ([(1.0, 0.01), (2.0, 0.04)], "reproduced"),
         ([(1.0, 0.01), (2.0, 0.06)], "direction only"),
-        ([(1.0, 0.5), (2.0, None)], "not reproduced"),
+        ([(1.0, 0.01), (2.0, None)], "not testable here"),
+        ([(-1.0, 0.01), (2.0, None)], "not testable here"),
         ([(1.0, 0.01), (-0.1, 0.9)], "not reproduced"),
-        ([(1.0, 0.9), (-0.1, 0.9)], "not reproduced"),
+        ([(1.0, 0.9), (-0.1, 0.9)], "not testable here"),
         ([(1.0, 0.01), (-1.0, 0.01)], "not reproduced"),
         ([(1.0, 0.9), (-1.0, 0.01)], "refuted"),
         ([(-1.0, 0.01)], "refuted"),
-        ([(-1.0, 0.2)], "not reproduced"),
+        ([(-1.0, 0.2)], "not testable here"),
         ([(0.5, 0.5, 1.0, 2.0)], "not reproduced"),
         ([(0.5, 0.5, 3.0, 2.0)], "not testable here"),
-        ([(0.5, 0.5, 3.0, 2.0), (1.0, None)], "not testable here"),
         ([(0.5, 0.5, 3.0, 2.0), (0.5, 0.5, 1.0, 2.0)], "not reproduced"),
         ([(0.5, 0.5, 3.0, 2.0), (5.0, 0.01, 3.0, 2.0)], "direction only"),
         ([(0.5, 0.5, 3.0, 2.0), (-5.0, 0.01, 3.0, 2.0)], "refuted"),
@@ -80,12 +83,12 @@ def _record(network: str, variant: str, seed: int, score: float) -> dict[str, An
     }
 
 
-def _write_records(results: Path, gain: float, variant: str = "coc") -> None:
+def _write_records(results: Path, gain: float, variant: str = "coc", networks: Sequence[str] = _NETWORKS) -> None:
     folder = results / "classification-small"
     folder.mkdir(parents=True)
     records = Records(folder / "records.jsonl")
     for seed, noise in enumerate((0.0, 0.3, -0.2, 0.1, -0.1)):
-        for network in read_study("classification", "small").networks:
+        for network in networks:
             records.append(_record(network, "plain", seed, 50 + 3 * noise))
             records.append(_record(network, variant, seed, 50 + gain + 4 * noise))
 
@@ -126,10 +129,24 @@ def test_where_the_paper_is_worse_than_plain_that_is_what_is_claimed(tmp_path, g
 def test_comparisons_of_a_claim_are_corrected_together(tmp_path):
     _write_records(tmp_path / "results", 0.4)
     evidence = Evidence(tmp_path / "results")
-    together = evidence.findings("classification", "small", "coc", ["plain"], None)
-    alone = evidence.findings("classification", "small", "coc", ["plain"], ["tiny-resnet18"])
-    assert len(together) == 3
-    assert together[0].contrast.p_holm == pytest.approx(3 * alone[0].contrast.p_holm)
+    part = {"study": "classification", "budget": "small", "variant": "coc", "against": ["plain"]}
+    (alone,) = evidence.findings([{**part, "networks": ["tiny-resnet18"]}])
+    assert alone.contrast.family == 1
+    others = {**part, "networks": ["tiny-shufflenetv2", "cifar10-resnet18"]}
+    for parts in ([part], [{**part, "networks": ["tiny-resnet18"]}, others]):
+        together = evidence.findings(parts)
+        assert [finding.contrast.family for finding in together] == [3] * 3
+        assert together[0].contrast.p_holm == pytest.approx(3 * alone.contrast.p_holm)
+        assert together[0].contrast.detectable > alone.contrast.detectable
+
+
+def test_a_claim_waits_for_all_of_its_comparisons(tmp_path):
+    _write_records(tmp_path / "results", 2.0, networks=("tiny-resnet18",))
+    write_claims(tmp_path / "results", tmp_path / "claims.md")
+    page = (tmp_path / "claims.md").read_text()
+    assert _verdict_of(page, "C7") == "not testable here"
+    assert "**Verdict: not testable here.** 1 of 3 comparisons measured." in page
+    assert "classification, tiny-resnet18: coc − plain +2.02" in page
 
 
 def test_every_verdict_that_is_written_down_has_evidence_that_is_there():

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from .records import Record, runs
-from .statistics import ALPHA, Comparison, Summary, compare, holm, summarize
+from .statistics import ALPHA, Comparison, Summary, compare, detectable_difference, holm, summarize
 from .study import Settings, Study
 
 #: The variant that costs are relative to, and that figures draw a line for.
@@ -65,7 +65,8 @@ class Cell:
     def scores(self, metric: str | None = None) -> dict[int, float]:
         """What the folded networks reached on the test split by seed, in %; by default in the metric that matters."""
         name = metric or self.metric
-        return {seed: float(result["test"]["folded"][name]) for seed, result in self.results.items()}
+        found = ((seed, result["test"]["folded"]) for seed, result in self.results.items())
+        return {seed: float(metrics[name]) for seed, metrics in found if name in metrics}  # older code may lack some
 
     def summary(self, metric: str | None = None) -> Summary:
         """Of the scores."""
@@ -129,6 +130,12 @@ class Contrast:
     def found(self) -> bool:
         """Whether the difference is significant after the correction."""
         return self.p_holm is not None and self.p_holm < ALPHA
+
+    @property
+    def detectable(self) -> float | None:
+        """The true difference that this comparison, corrected, would have found with 80 % power; ``None`` untested."""
+        pairs, deviation = self.comparison.pairs, self.comparison.deviation
+        return detectable_difference(pairs, deviation, self.family) if self.p_holm is not None and deviation else None
 
 
 @dataclasses.dataclass(frozen=True)

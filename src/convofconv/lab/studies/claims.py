@@ -22,9 +22,15 @@ FILE = Path(__file__).with_name("claims.yaml")
 VERDICTS = ("proved", "reproduced", "direction only", "not reproduced", "refuted", "not testable here")
 
 
+#: Comparisons of a claim: ``study``, ``budget``, ``variant`` (claimed to be better), ``against`` (than these), and if
+#: given ``networks`` (of the study, on these alone) and ``points`` (by so many, where the study lacks the paper's
+#: figures).
+Part = Mapping[str, Any]
+
+
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """A measured comparison behind a verdict.
+    """A comparison behind a verdict.
 
     Args:
         where: study and network.
@@ -35,11 +41,15 @@ class Finding:
     contrast: Contrast
 
     @property
+    def measured(self) -> bool:
+        """Whether there were enough seeds for a test."""
+        return self.contrast.p_holm is not None
+
+    @property
     def blind(self) -> bool:
-        """Whether it found nothing and would not have found a difference as large as the paper's either."""
-        contrast, seen = self.contrast, self.contrast.comparison.detectable
-        too_small = seen is not None and contrast.paper is not None and seen > contrast.paper
-        return contrast.p_holm is None or (self.sign == 0 and too_small)
+        """Whether it found nothing, and would not have found a difference as large as the paper's either."""
+        seen, claimed = self.contrast.detectable, self.contrast.paper
+        return self.sign == 0 and (seen is None or claimed is None or seen > abs(claimed))
 
     @property
     def sign(self) -> int:
@@ -56,7 +66,7 @@ class Finding:
         comparison = self.contrast.comparison
         sure = f" ({between(comparison.interval, sign=True)})" if comparison.interval else ""
         p = "" if self.contrast.p_holm is None else f", p {probability(self.contrast.p_holm)}"
-        seen = "" if comparison.detectable is None else f", could have seen {points(comparison.detectable)}"
+        seen = "" if self.contrast.detectable is None else f", could have seen {points(self.contrast.detectable)}"
         named = f"{self.contrast.variant} − {self.contrast.baseline} {points(self.difference, sign=True)}"
         return f"{self.where}: {named}{sure}{p}, {count(comparison.pairs, 'seed')}{seen}"
 
@@ -64,15 +74,16 @@ class Finding:
 def verdict(findings: Sequence[Finding]) -> str:
     """What the comparisons say together of a claim that all of them are positive.
 
-    Reproduced: all are reliably so. Refuted: some are reliably negative and none reliably positive. Direction only: all
-    have the claimed sign and some reliably. Not reproduced: anything else. Where nothing was found and no comparison
-    could have seen a difference of the paper's size, for want of seeds, there is no verdict yet.
+    It is about signs, not sizes. Reproduced: all are reliably so. Refuted: some are reliably negative and none reliably
+    positive. Direction only: all have the claimed sign and some reliably. Not reproduced: anything else. There is no
+    verdict before every comparison is measured, nor where nothing was found and none could have seen a difference of
+    the paper's size.
 
     Examples:
         >>> verdict([])
         'not testable here'
     """
-    if all(finding.blind for finding in findings):
+    if not all(finding.measured for finding in findings) or all(finding.blind for finding in findings):
         return "not testable here"
     signs = [finding.sign for finding in findings]
     if all(sign > 0 for sign in signs):
@@ -106,43 +117,26 @@ class Evidence:
         """Whether the study has any records."""
         return records_of(self.analysis(study, budget).study, self.results).path.is_file()
 
-    def findings(
-        self,
-        study: str,
-        budget: str,
-        variant: str,
-        against: Sequence[str],
-        networks: Sequence[str] | None = None,
-        claimed: float | None = None,
-    ) -> list[Finding]:
-        """Comparisons of a variant with others on some networks, Holm-corrected over all of this list.
-
-        Args:
-            study: its name.
-            budget: of the study.
-            variant: what is claimed to be better.
-            against: what it is compared with.
-            networks: labels; all if not given.
-            claimed: by how many points; what the study's figures of the paper say if not given.
-        """
-        analysis = self.analysis(study, budget)
-        if networks is None:
-            networks = list(analysis.study.networks)
-        found: list[tuple[str, str, Any, float | None]] = []
-        for network in analysis.networks:
-            if network.label in networks and variant in network.cells:
-                mine = network.cells[variant].scores()
-                for baseline in [name for name in against if name in network.cells]:
-                    comparison = compare(mine, network.cells[baseline].scores())
-                    if comparison.pairs:
-                        paper = difference_in(network.paper, variant, baseline) if claimed is None else claimed
-                        found.append((network.label, baseline, comparison, paper))
-        corrected = holm([comparison.p_value for _, _, comparison, _ in found])
-        tested = sum(p is not None for p in corrected)
+    def findings(self, parts: Sequence[Part]) -> list[Finding]:
+        """The comparisons that a claim consists of, measured or not yet, Holm-corrected together."""
+        found = [finding for part in parts for finding in self._uncorrected(part)]
+        corrected = holm([finding.contrast.comparison.p_value for finding in found])
+        family = sum(p is not None for p in corrected)
         return [
-            Finding(f"{study}, {label}", Contrast(variant, baseline, comparison, p, tested, paper))
-            for (label, baseline, comparison, paper), p in zip(found, corrected, strict=True)
+            Finding(finding.where, dataclasses.replace(finding.contrast, p_holm=p, family=family))
+            for finding, p in zip(found, corrected, strict=True)
         ]
+
+    def _uncorrected(self, part: Part) -> Iterator[Finding]:
+        variant = part["variant"]
+        for network in self.analysis(part["study"], part["budget"]).networks:
+            if network.label in part.get("networks", [network.label]) and variant in network.cells:
+                scores = network.cells[variant].scores()
+                for baseline in [name for name in part["against"] if name in network.cells]:
+                    comparison = compare(scores, network.cells[baseline].scores())
+                    paper = part.get("points", difference_in(network.paper, variant, baseline))
+                    contrast = Contrast(variant, baseline, comparison, comparison.p_value, 1, paper)
+                    yield Finding(f"{part['study']}, {network.label}", contrast)
 
 
 def write_claims(results: Path, out: Path, file: Path = FILE) -> None:
@@ -169,11 +163,12 @@ _HEAD = """\
 
 Written by `coc study claims`; do not edit. Verdicts: *proved* (by test), *reproduced* (every comparison reliably as
 claimed), *direction only* (every comparison as claimed, some reliably), *not reproduced* (anything else), *refuted* (by
-proof, or reliably the other way), *not testable here* (nothing measured yet, or with so few seeds that a difference as
-large as the paper's would not have shown either). Reliably: p < 0.05 in a paired t-test over seeds, Holm-corrected over
-the comparisons of the claim. Differences are percentage points with 95 % confidence intervals; "could have seen" is the
-difference that a comparison would have found with a probability of 80 %. The networks and data of small budgets are far
-from the paper's; the studies say which they are."""
+proof, or reliably the other way), *not testable here* (not all measured yet, or with so few seeds that a difference as
+large as the paper's would not have shown either). They judge the signs of differences; sizes stand beside them.
+Reliably: p < 0.05 in a paired t-test over seeds, Holm-corrected over the comparisons of the claim or row. Differences
+are percentage points with 95 % confidence intervals; "could have seen" is the difference that the corrected test would
+have found with a probability of 80 %. The networks and data of small budgets are far from the paper's; the studies say
+which they are."""
 
 
 def _claims(claims: Mapping[str, Any], evidence: Evidence, out: Path) -> Iterator[str]:
@@ -197,30 +192,22 @@ def _proof(name: str, claim: Mapping[str, Any]) -> list[str]:
 
 
 def _measurement(claim: Mapping[str, Any], evidence: Evidence, out: Path) -> list[str]:
-    findings: list[Finding] = []
-    links = {}
-    for part in claim["compare"]:
-        found = evidence.findings(
-            part["study"],
-            part["budget"],
-            part["variant"],
-            part["against"],
-            part.get("networks"),
-            part.get("points"),
-        )
-        findings += found
-        if found:
-            links[_report(part, evidence)] = f"{part['study']} ({part['budget']})"
-    lines = [f"**Verdict: {verdict(findings)}.**"]
-    if findings:
-        lines.append("\n".join(f"- {finding}{_published(finding)}" for finding in findings))
-        lines.append("Evidence: " + ", ".join(f"[{text}]({_link(path, out)})" for path, text in links.items()))
+    findings = evidence.findings(claim["compare"])
+    measured = [finding for finding in findings if finding.contrast.comparison.pairs]
+    tested = sum(finding.measured for finding in findings)
+    partial = f" {tested} of {count(len(findings), 'comparison')} measured." if tested < len(findings) else ""
+    lines = [f"**Verdict: {verdict(findings)}.**{partial}"]
+    if measured:
+        lines.append("\n".join(f"- {finding}{_published(finding)}" for finding in measured))
+        parts = [part for part in claim["compare"] if evidence.has_records(part["study"], part["budget"])]
+        links = {f"[{part['study']} ({part['budget']})]({_link(_report(part, evidence), out)})": None for part in parts}
+        lines.append("Evidence: " + ", ".join(links))
     return lines
 
 
 def _published(finding: Finding) -> str:
     paper = finding.contrast.paper
-    return "" if paper is None else f"; the paper's: {points(paper, sign=True)}"
+    return "" if paper is None else f"; the paper's, on its own data: {points(paper, sign=True)}"
 
 
 def _report(part: Mapping[str, Any], evidence: Evidence) -> Path:
@@ -238,8 +225,10 @@ def _table(title: str, table: Mapping[str, Any], evidence: Evidence, out: Path) 
             metric = next(iter(paper[variant]))
             difference = paper[variant][metric] - paper["plain"][metric]
             better, worse = (variant, "plain") if difference > 0 else ("plain", variant)
-            findings = evidence.findings(table["study"], table["budget"], better, [worse], networks, abs(difference))
-            ours = "; ".join(str(finding).partition(", ")[2] for finding in findings) or "–"
+            part = {**table, "networks": networks, "variant": better, "against": [worse], "points": abs(difference)}
+            findings = evidence.findings([part])
+            measured = [finding for finding in findings if finding.contrast.comparison.pairs]
+            ours = "; ".join(str(finding).partition(", ")[2] for finding in measured) or "–"
             theirs = f"{metric} {points(difference, sign=True)}"
             lines.append(f"| {row} | {variant} | {theirs} | {ours} | {verdict(findings)} |")
     yield f"## {title}"

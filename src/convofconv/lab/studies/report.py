@@ -105,8 +105,8 @@ def _reading(analysis: Analysis) -> Iterator[str]:
         "baseline; below 5 % a difference counts as found, and p is bold. Intervals are not corrected.",
         "g_z is the mean difference over the standard deviation of the differences (Cohen's d_z) with Hedges' "
         "correction for small samples; two pairs are too few for it.",
-        "What a comparison could have seen, alone, is the true difference that its test finds with a probability of "
-        "80 % before the correction, given the spread that was measured.",
+        "What a comparison could have seen is the true difference that its corrected test finds with a probability of "
+        "80 %, given the spread that was measured. A smaller one may be there.",
         "Time is by the clock, which other work on the machine slows down; CPU time is that of the run's process "
         "and leaves out what a GPU does.",
     ]

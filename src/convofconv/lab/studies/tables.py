@@ -41,7 +41,7 @@ def comparisons_csv(analysis: Analysis) -> bytes:
             values = (
                 *(network.label, network.metric, contrast.variant, contrast.baseline, comparison.pairs),
                 *(comparison.difference, low, high, comparison.p_value, contrast.p_holm, contrast.family),
-                *(comparison.d_z, comparison.g_z, comparison.deviation, comparison.detectable, contrast.paper),
+                *(comparison.d_z, comparison.g_z, comparison.deviation, contrast.detectable, contrast.paper),
             )
             shown = [f"{value:.6g}" if isinstance(value, float) else value for value in values]
             rows.append(dict(zip(_COMPARISON, shown, strict=True)))

@@ -104,8 +104,8 @@ def finding(contrast: Contrast) -> str:
         sure = f"{_p(comparison.p_value)} alone but {sure}"
     return (
         f"{variant}: no difference from {baseline} was found ({points(difference, sign=True)} points, 95 % CI "
-        f"{between((low, high), sign=True)}, {sure}); alone, with {comparison.pairs} seeds, this comparison could have "
-        f"seen {points(comparison.detectable)} points."
+        f"{between((low, high), sign=True)}, {sure}); with {comparison.pairs} seeds it could have seen "
+        f"{points(contrast.detectable)} points."
     )
 
 
