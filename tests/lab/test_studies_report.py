@@ -47,7 +47,9 @@ def _study(**changes):
     return Study(**values)
 
 
-def _record(variant, seed, score, network="net", metric="top1", stage="final", tuned=None, lr=0.1, **changes):
+def _record(
+    variant, seed, score, network="net", metric="top1", stage="final", tuned=None, lr=0.1, test_split="", **changes
+):
     tried = [f"{key.rpartition('.')[2]}={value}" for key, value in (tuned or {}).items()]
     values = {metric: score, "second": score / 2}
     history = [{"epoch": epoch, "loss": 1 / epoch, metric: score - 10 / epoch} for epoch in (1, 2, 3)]
@@ -59,13 +61,14 @@ def _record(variant, seed, score, network="net", metric="top1", stage="final", t
         "seed": seed,
         "stage": stage,
         "tuned": tuned or {},
-        "recipe": {"method": variant, "training": {"lr": lr}},
+        "recipe": {"method": variant, "training": {"lr": lr}, "data": {"val_split": "val", "test_split": test_split}},
         "code": "c0de",
         "versions": {"convofconv": "0.1", "git_commit": None, "torch": "2.9"},
         "status": "done",
         "metric": metric,
         "test": {"as_trained": {metric: score + 0.5}, "folded": values},
         "validation": {metric: score - 1},
+        "device": "cpu",
         "best_epoch": 3,
         "history": history,
         "parameters": {"as_trained": 12, "folded": 10},
@@ -343,9 +346,29 @@ def test_where_the_numbers_come_from(tmp_path):
     assert "coc study run 'my studies/example.yaml' --budget small\n" in own
     assert "- code `01d`: 1 run\n- code `c0de`: 5 runs\n" in text
     assert "- convofconv 0.1, torch 2.9: 6 runs" in text
+    assert "- computed on cpu: 6 runs" in text
     assert text.count("results of code `01d` stand beside those of `c0de`: only a comment") == 1
     assert "not used: `net/gone/seed0`" in text
     assert "10 min 0 s of training in 6 runs" in text
+
+
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ("test", "Scored on the split `test`; the epoch was chosen on `val`."),
+        ("", "Scored on the split `val`, which chose the epoch too."),
+    ],
+)
+def test_the_report_says_what_was_scored_on(tmp_path, split, said):
+    assert said in _report(
+        _study(), [_record("plain", seed, 70.0 + seed, test_split=split) for seed in (0, 1)], tmp_path
+    )
+
+
+def test_a_metric_that_only_some_records_have_is_no_obstacle(tmp_path):
+    records = _records()
+    records[0]["test"]["folded"]["third"] = 1.0
+    assert "third" in _report(_study(), records, tmp_path)
 
 
 def test_different_metrics_of_one_network_are_refused():

@@ -97,8 +97,8 @@ def _head(analysis: Analysis) -> Iterator[str]:
 def _reading(analysis: Analysis) -> Iterator[str]:
     yield "## How to read it"
     lines = [
-        "Scores are those of the folded networks on the test split, in per cent, one per seed. Differences are in "
-        "percentage points, paired by seed: only seeds that are done for both count.",
+        "Scores are those of the folded networks, in per cent, one per seed. Differences are in percentage points, "
+        "paired by seed: only seeds that are done for both count.",
         "± is the standard deviation over seeds, CI the 95 % confidence interval by Student's t. Both say what other "
         "seeds may give; they say nothing about other data.",
         "p is of the two-sided paired t-test, corrected by Holm's method over all comparisons of one network with one "
@@ -123,6 +123,7 @@ def _network(study: Study, network: Network) -> Iterator[str]:
     if network.metric is None:
         yield "No run is done yet."
         return
+    yield from _splits(network)
     baselines = [baseline for baseline in study.against if baseline in network.cells]
     yield _scores(network, baselines)
     for baseline in baselines:
@@ -134,6 +135,18 @@ def _network(study: Study, network: Network) -> Iterator[str]:
     yield _secondary(network)
     if study.tuning is not None:
         yield _tuning(study, network)
+
+
+def _splits(network: Network) -> Iterator[str]:
+    """Which pictures scores are of; a network's runs all have the same, or they would not stand beside each other."""
+    used = [run.result["recipe"]["data"] for cell in network.cells.values() for run in cell.runs if run.result]
+    if used and used[0]["test_split"]:
+        yield f"Scored on the split `{used[0]['test_split']}`; the epoch was chosen on `{used[0]['val_split']}`."
+    elif used:
+        yield (
+            f"Scored on the split `{used[0]['val_split']}`, which chose the epoch too. That flatters, most of all scores "
+            "that change much from epoch to epoch."
+        )
 
 
 def _scores(network: Network, baselines: Sequence[str]) -> str:
@@ -208,6 +221,8 @@ def _origin(analysis: Analysis) -> Iterator[str]:
     for versions, number in analysis.identities("versions").items():
         named = ", ".join(f"{key} {value}" for key, value in json.loads(versions).items() if value is not None)
         lines.append(f"- {named}: {count(number, 'run')}")
+    for device, number in analysis.identities("device").items():
+        lines.append(f"- computed on {device}: {count(number, 'run')}")
     for accept in analysis.accepted:
         lines.append(
             f"- results of code `{accept['code']}` stand beside those of `{accept['beside']}`: {accept['reason']}"
