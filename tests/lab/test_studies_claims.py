@@ -173,6 +173,12 @@ def test_a_claim_without_evidence_is_refused(tmp_path, claim):
         write_claims(tmp_path, tmp_path / "claims.md", file)
 
 
+def test_a_folder_without_records_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no study has records there"):
+        write_claims(tmp_path, tmp_path / "claims.md")
+    assert not (tmp_path / "claims.md").exists()
+
+
 def test_the_published_page_is_what_the_published_records_say(tmp_path, monkeypatch):
     """Every verdict in docs/claims.md has records or tests behind it, and no figure is typed by hand."""
     monkeypatch.chdir(REPOSITORY)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 pytest.importorskip("lightning", reason="needs the extra [lab]")
@@ -22,11 +25,14 @@ from convofconv.lab.recipe import Recipe
 from convofconv.lab.runs.folder import plain_values, recipe_of
 from convofconv.lab.runs.options import recipe_from
 from convofconv.lab.studies import run as run_module
+from convofconv.lab.studies import worker
 from convofconv.lab.studies.code import bare, code_identity
-from convofconv.lab.studies.plan import choose_settings, count_runs, plan
+from convofconv.lab.studies.local import one_gpu
+from convofconv.lab.studies.plan import choose_settings, names_of_runs, plan
 from convofconv.lab.studies.records import Records, runs
 from convofconv.lab.studies.run import RunOptions, records_of, run_study
 from convofconv.lab.studies.study import FOLDER, Study, list_studies, read_study
+from convofconv.lab.studies.worker import outcome, run_job, write_job
 
 pytestmark = pytest.mark.lab
 
@@ -92,7 +98,8 @@ def test_failures_are_recorded_and_do_not_stop_the_others(tmp_path, capsys):
         "nothing": {"method": "coc", "model.backbone": "torchvision/alexnett"},  # fails when built
     }
     study = _study(tmp_path, variants=variants)
-    run_study(study, _options(tmp_path, workers=2))
+    with pytest.raises(ConfigError, match="3 of its runs failed"):
+        run_study(study, _options(tmp_path, workers=2))
     done = runs(records_of(study, tmp_path / "results").read())
     status = {record["variant"]: record["status"] for record in done.values()}
     assert status == {"plain": "done", "nonsense": "failed", "diverges": "failed", "nothing": "failed"}
@@ -100,12 +107,18 @@ def test_failures_are_recorded_and_do_not_stop_the_others(tmp_path, capsys):
     assert "the loss is" in done["digits/diverges/seed0"]["reason"]
     assert "alexnett" in done["digits/nothing/seed0"]["reason"]
     assert "1 of 4 runs done, 3 failed" in capsys.readouterr().out
+    output = (tmp_path / "runs/tiny-small/digits/nothing/seed0/output.txt").read_text()
+    assert "Traceback" in output
+    assert "alexnett" in output
     # What is done is skipped, what failed is tried again on request only.
     before = records_of(study, tmp_path / "results").path.read_bytes()
-    run_study(study, _options(tmp_path))
-    assert records_of(study, tmp_path / "results").path.read_bytes() == before
-    run_study(study, _options(tmp_path, retry_failed=True, only=["*/diverges/*"]))
-    assert len(records_of(study, tmp_path / "results").read()) == 5
+    for options in (_options(tmp_path), _options(tmp_path, retry_failed=True, dry_run=True)):
+        with contextlib.suppress(ConfigError):
+            run_study(study, options)
+        assert records_of(study, tmp_path / "results").path.read_bytes() == before
+    with pytest.raises(ConfigError, match="failed"):
+        run_study(study, _options(tmp_path, retry_failed=True, only=["*/diverges/*", "*/nonsense/*"]))
+    assert len(records_of(study, tmp_path / "results").read()) == 6
 
 
 def test_no_possible_run_is_refused_before_anything_is_written(tmp_path):
@@ -169,7 +182,8 @@ def test_a_worker_that_always_dies_is_a_failed_run(tmp_path, monkeypatch):
     killer.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(killer))
     study = _study(tmp_path, variants={"plain": {}})
-    run_study(study, _options(tmp_path))
+    with pytest.raises(ConfigError, match="1 of its runs failed"):
+        run_study(study, _options(tmp_path))
     (record,) = records_of(study, tmp_path / "results").read()
     assert record["status"] == "failed"
     assert "ended 3 times" in record["reason"]
@@ -197,11 +211,98 @@ def test_an_unfinished_run_of_other_code_begins_anew(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     recipe = plan(study, [])[0].build_recipe(tmp_path / "runs", None, 1)
     (folder / "job.json").write_text(json.dumps({"recipe": plain_values(recipe), "code": "older"}))
+    (folder / "last.ckpt").write_text("would be gone on with")
+    (folder / "tensorboard").mkdir()
     (folder / "results.json").write_text("{}")  # would be taken for the result
+    with pytest.raises(ConfigError, match=r"holds a finished run of other settings or code \(older, .*another --runs"):
+        run_study(study, _options(tmp_path))
+    (folder / "results.json").unlink()
     run_study(study, _options(tmp_path))
     (record,) = records_of(study, tmp_path / "results").read()
     assert record["status"] == "done"
     assert record["code"] == code_identity()
+
+
+def test_a_run_that_was_only_planned_is_recorded_under_the_code_that_does_it(tmp_path):
+    recipe = plan(_study(tmp_path), [])[0].build_recipe(tmp_path / "runs", None, 1)
+    assert write_job(tmp_path / "run", recipe, "older", ()) == "older"
+    assert write_job(tmp_path / "run", recipe, "newer", ["older"]) == "newer"
+    (tmp_path / "run/last.ckpt").touch()
+    assert write_job(tmp_path / "run", recipe, "newest", ["newer"]) == "newer"
+    assert (tmp_path / "run/last.ckpt").exists()
+    assert write_job(tmp_path / "run", recipe, "newest", ()) == "newest"
+    assert not (tmp_path / "run/last.ckpt").exists()
+
+
+def test_a_worker_with_other_code_than_the_study_refuses(tmp_path):
+    recipe = plan(_study(tmp_path), [])[0].build_recipe(tmp_path / "runs", None, 1)
+    write_job(tmp_path / "run", recipe, "another", ())
+    run_job(tmp_path / "run")
+    assert re.search("started with code another, here is .*install the same", outcome(tmp_path / "run")["reason"])
+
+
+def test_a_folder_that_is_not_shared_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="a folder that all machines share"):
+        run_job(tmp_path / "run")
+
+
+@pytest.mark.parametrize(("error", "reason"), [(MemoryError(), "MemoryError"), (TypeError("no"), "TypeError: no")])
+def test_every_failure_has_a_reason_and_a_traceback(tmp_path, monkeypatch, error, reason):
+    _stub_run(tmp_path, monkeypatch, error)
+    run_job(tmp_path / "run")
+    assert outcome(tmp_path / "run") == {"status": "failed", "reason": reason}
+    assert "Traceback" in (tmp_path / "run/output.txt").read_text()
+
+
+def test_what_ends_a_process_is_no_failure_of_its_run(tmp_path, monkeypatch):
+    """Lightning makes a SystemExit of the signal that ends a job."""
+    _stub_run(tmp_path, monkeypatch, SystemExit())
+    with pytest.raises(SystemExit):
+        run_job(tmp_path / "run")
+    assert outcome(tmp_path / "run") is None
+
+
+def test_a_run_is_one_process_whatever_launched_the_study(tmp_path, monkeypatch):
+    for name in ("SLURM_NTASKS", "SLURM_NNODES", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.setenv(name, "2")
+    seen = _stub_run(tmp_path, monkeypatch, KeyError())
+    run_job(tmp_path / "run")
+    assert not any(name.startswith(("SLURM", "WORLD", "TORCHELASTIC")) for name in seen)
+
+
+def _stub_run(folder: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> list[str]:
+    """A job whose run only raises; gives the names in its environment."""
+    recipe = plan(_study(folder), [])[0].build_recipe(folder / "runs", None, 1)
+    write_job(folder / "run", recipe, code_identity(), ())
+    seen: list[str] = []
+
+    def fail(*_: Any, **__: Any) -> None:
+        seen.extend(os.environ)
+        raise error
+
+    monkeypatch.setattr(worker, "run_fit", fail)
+    return seen
+
+
+def test_workers_share_the_gpus_that_are_seen(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [one_gpu(slot) for slot in range(3)] == [{"CUDA_VISIBLE_DEVICES": number} for number in "010"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert [one_gpu(slot) for slot in range(3)] == [{"CUDA_VISIBLE_DEVICES": number} for number in "353"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert one_gpu(0) == {}
+    with pytest.raises(ConfigError, match="--gpus is for a cluster"):
+        RunOptions(gpus=1)
+
+
+def test_patterns_that_match_no_run_are_named(tmp_path, capsys):
+    study = _study(tmp_path)
+    with pytest.raises(ConfigError, match=r"no run is called like digits/cok/\*; digits/plain/seed0 is one"):
+        run_study(study, _options(tmp_path, only=["digits/cok/*", "digits/coc/*"]))
+    run_study(study, _options(tmp_path, only=["digits/coc/*"], dry_run=True))
+    assert capsys.readouterr().out == f"digits/coc/seed0  {tmp_path / 'runs/tiny-small/digits/coc/seed0'}\n"
+    assert not records_of(study, tmp_path / "results").path.exists()
 
 
 def test_two_drivers_do_not_write_to_one_file(tmp_path):
@@ -235,7 +336,7 @@ def test_tuning_chooses_by_validation_before_anything_is_compared(tmp_path):
     study = _tuned(tmp_path)
     jobs = plan(study, [])
     assert [job.stage for job in jobs] == ["tuning"] * 8
-    assert count_runs(study) == 12
+    assert len(names_of_runs(study)) == 12
     assert jobs[1].name == "digits/plain/lr=0.2/seed100"
     assert jobs[1].settings["training.epochs"] == 1
 
@@ -256,9 +357,12 @@ def test_tuning_chooses_by_validation_before_anything_is_compared(tmp_path):
     assert [job.name for job in final[:2]] == ["digits/plain/seed0", "digits/coc/seed0"]
     assert final[0].settings["training.lr"] == 0.1
     assert final[0].settings["training.epochs"] == 2
-    failed = [{**one, "status": "failed"} for one in read]
-    with pytest.raises(ConfigError, match="every tuning run of digits/plain failed"):
-        choose_settings(study, failed)
+    failed = [{**one, "status": "failed"} if one["run"].startswith("digits/plain") else one for one in read]
+    assert list(choose_settings(study, failed)) == [("digits", "coc")]
+    assert {job.variant for job in plan(study, failed) if job.stage == "final"} == {"coc"}
+    # What runs were compared with stays.
+    again = {"kind": "run", "run": "digits/coc/seed0", "status": "done", "recipe": {"training": {"lr": 0.2}}}
+    assert choose_settings(study, [*read, again])["digits", "coc"] == {"training.lr": 0.2}
 
 
 def test_a_tuned_study_runs_to_its_end(tmp_path):
@@ -302,16 +406,27 @@ def _rename(path: Path, name: str) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"variants": {}, "against": ["plain"]}, "against: plain is none of the variants"),
+        ({"variants": {}}, "variants: expected keys with values, got {}"),
+        ({"variants": ["plain", "coc"]}, "variants: expected keys with values, got"),
+        ({"against": "plain"}, "against: expected a list, got 'plain'"),
+        ({"question": ""}, "question: expected a text, got ''"),
+        ({"curves": {"a": {1: "cok"}}}, "curves and paper: cok is none of plain, coc"),
+        ({"paper": {"digits": {"cok": {"top1": 1.0}}}}, "curves and paper: cok is none of plain, coc"),
+        ({"budget": {"networks": [1]}}, r"budgets.small.networks: expected keys with values, got \[1\]"),
+        ({"budget": {"networks": {"a": None}}}, "networks.a: expected keys with values, got None"),
+        ({"budget": {"seeds": [0, 1]}}, "seeds: expected a number, or numbers by variant, got"),
+        ({"budget": {"tune": {"grid": {"training.optimizer": "sgd"}, "seeds": [9]}}}, "optimizer: expected a list"),
+        ({"budget": {"tune": {"grid": {"training.lr": [1]}, "seeds": 9}}}, "tune.seeds: expected a list, got 9"),
+        ({"budgets": {"small": None}}, "budgets.small: expected keys with values, got None"),
         ({"against": ["stnd"]}, "against: stnd is none"),
         ({"colour": "red"}, "colour is no key of a study"),
-        ({"budget": {"seeds": 0}}, "budgets.small.seeds: plain needs a number of seeds"),
+        ({"budget": {"seeds": {"others": 0}}}, "budgets.small.seeds: plain needs a number of seeds"),
         ({"budget": {"seeds": {"plain": 2}}}, "seeds: coc needs a number"),
         ({"budget": {"seeds": {"others": 2, "cok": 1}}}, "seeds: cok is none"),
         ({"budget": {"variants": ["cok"]}}, "budgets.small.variants: cok is none"),
-        ({"budget": {"networks": {"a": {}}}}, r"networks.a.recipe is missing"),
+        ({"budget": {"networks": {"a": {"training.lr": 1}}}}, r"networks.a.recipe is missing"),
         ({"budget": {"networks": {"a": {"recipe": "x", "variants": ["y"]}}}}, "networks.a.variants: y is none"),
-        ({"budget": {"tune": {"grid": {}, "seeds": [0]}}}, "tune.seeds must not be among"),
+        ({"budget": {"tune": {"grid": {"training.lr": [1]}, "seeds": [0]}}}, "tune.seeds must not be among"),
         ({"budget": {"tune": {"seeds": [9]}}}, "tune.grid is missing"),
     ],
 )
@@ -368,7 +483,9 @@ def test_code_identity_ignores_what_says_nothing_to_python():
     other = "def f(x):\n    # more\n    return x+1\n"
     assert bare(one) == bare(other)
     assert bare(other) != bare(other.replace("1", "2"))
-    assert bare('x = "# no comment"') == 'x="#nocomment"'
+    assert bare('x = "# no comment"') != bare('x = "#nocomment"')
+    inside, outside = ("for i in x:\n    g(i)\n" + line for line in ("    h(i)\n", "h(i)\n"))
+    assert bare(inside) != bare(outside)
 
 
 def test_ray_cluster_of_two_machines_loses_a_worker_and_no_run(tmp_path):

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 def _study_options(parser: ArgumentParser) -> None:
     parser.add_argument("study", type=str, metavar="STUDY", help="a name from coc study list, or a YAML file")
-    parser.add_argument("--budget", type=str, default="small", metavar="NAME", help="small or full (default: small)")
+    parser.add_argument(
+        "--budget", type=str, default="small", metavar="NAME", help="one that coc study list names (default: small)"
+    )
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="for records, reports (default: results)"
     )
@@ -44,6 +46,7 @@ def _study_run_options(parser: ArgumentParser) -> None:
         metavar="PATTERN",
         help="only runs of such names, with * (default: all)",
     )
+    option("--dry-run", action="store_true", help="only tell which runs would be done")
     option("--retry-failed", action="store_true", help="run again what failed")
     option(
         "--accept-code",
@@ -64,13 +67,17 @@ def _study_run(options: Namespace) -> None:
 
 
 def _study_report(options: Namespace) -> None:
+    from ..errors import ConfigError
     from ..lab.studies.report import write_report
     from ..lab.studies.run import records_of, study_folder
     from ..lab.studies.study import read_study
 
     study = read_study(options.study, options.budget)
     folder = study_folder(study, options.results)
-    write_report(study, records_of(study, options.results).read(), folder)
+    records = records_of(study, options.results)
+    if not records.path.is_file():
+        raise ConfigError(f"{records.path}: no records; coc study run {options.study} makes them, --results says where")
+    write_report(study, records.read(), folder)
     print(folder / "report.md")
 
 

@@ -148,13 +148,16 @@ def write_claims(results: Path, out: Path, file: Path = FILE) -> None:
         file: of the claims.
 
     Raises:
-        ConfigError: a claim has neither a verdict with evidence nor comparisons, or a verdict that is none.
+        ConfigError: there are no records, or a claim has neither a verdict with evidence nor comparisons, or a verdict
+            that is none.
     """
     values = yaml.safe_load(file.read_text(encoding="utf-8"))
     evidence = Evidence(results)
     parts = [_HEAD, *_claims(values["claims"], evidence, out)]
     for title, table in values["tables"].items():
         parts += _table(title, table, evidence, out)
+    if not any(results.glob("*/records.jsonl")):
+        raise ConfigError(f"{results}: no study has records there; --results says where they are")
     write_atomic(out, ("\n\n".join(parts) + "\n").encode())
 
 

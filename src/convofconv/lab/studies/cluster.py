@@ -14,6 +14,8 @@ from .worker import outcome, run_job
 
 #: Times that a run is started again after its worker or machine was lost.
 _RETRIES = 3
+#: A file in the run's folder with a character for each time that it was started.
+_STARTS = "starts"
 
 
 class RayWorkers:
@@ -45,10 +47,13 @@ class RayWorkers:
         self._ray: Any = ray
         # A process of its own for every run: no memory, seed or setting is left over from the one before.
         self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_calls=1, max_retries=_RETRIES)(_run)
+        self._on_gpu = gpus > 0
 
     def run(self, folders: Sequence[Path], tick: Callable[[], None]) -> Iterator[Outcome]:
         """As :meth:`LocalWorkers.run`."""
-        folder_of = {self._task.remote(str(folder.resolve())): folder for folder in folders}
+        for folder in folders:
+            (folder / _STARTS).unlink(missing_ok=True)
+        folder_of = {self._task.remote(str(folder.resolve()), self._on_gpu): folder for folder in folders}
         waiting = list(folder_of)
         try:
             while waiting:
@@ -63,11 +68,22 @@ class RayWorkers:
     def _outcome(self, task: Any) -> Any:
         try:
             return self._ray.get(task)
+        except self._ray.exceptions.RayTaskError as error:  # a RayError too, but the run's own
+            return {"status": "failed", "reason": " ".join(str(error.cause).split())}
         except self._ray.exceptions.RayError as error:
             first = str(error).strip().splitlines()[0]
             return {"status": "failed", "reason": f"lost by the cluster {_RETRIES + 1} times: {first}"}
 
 
-def _run(folder: str) -> Any:
-    run_job(Path(folder))
-    return outcome(Path(folder))
+def _run(name: str, on_gpu: bool) -> Any:
+    folder = Path(name)
+    if not on_gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # or all runs of a machine would take its first GPU
+    # Ray starts a task that its memory monitor has killed again without end.
+    if folder.is_dir():
+        with (folder / _STARTS).open("ab") as starts:
+            starts.write(b".")
+            if starts.tell() > _RETRIES + 1:
+                return {"status": "failed", "reason": f"ended {_RETRIES + 1} times before it was done: lack of memory?"}
+    run_job(folder)
+    return outcome(folder)

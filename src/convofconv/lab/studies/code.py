@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-import io
-import tokenize
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[2]
@@ -43,21 +41,15 @@ def code_identity() -> str:
 
 
 def bare(source: str) -> str:
-    """Source code without comments, docstrings and white space.
+    """What source code does, without comments, docstrings and layout, in the words of the running Python.
 
     Examples:
-        >>> bare("x = 1  # one")
-        'x=1'
+        >>> bare("x=1  # one")
+        'x = 1'
     """
-    lines = source.splitlines(keepends=True)
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column] + "\n"
+    tree = ast.parse(source)
     documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
-            first = node.body[0]
-            for row in range(first.lineno, (first.end_lineno or first.lineno) + 1):
-                lines[row - 1] = "\n"
-    return "".join("".join(lines).split())
+    for node in ast.walk(tree):
+        if isinstance(node, documented) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)

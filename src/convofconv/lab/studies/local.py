@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import queue
 import subprocess
 import sys
 import threading
@@ -10,7 +12,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from .worker import outcome
+import torch
+
+from .worker import OUTPUT, outcome
 
 #: Times that a run is gone on with after something killed its process.
 RETRIES = 2
@@ -27,6 +31,10 @@ class LocalWorkers:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
+        # Of as many GPUs as there are, each worker has one.
+        self._slots: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for slot in range(workers):
+            self._slots.put(slot)
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._stopped = threading.Event()
 
@@ -54,11 +62,20 @@ class LocalWorkers:
                 raise
 
     def _run_one(self, folder: Path) -> Outcome:
+        slot = self._slots.get()
+        try:
+            return self._attempt(folder, {**os.environ, **one_gpu(slot)})
+        finally:
+            self._slots.put(slot)
+
+    def _attempt(self, folder: Path, environment: Mapping[str, str]) -> Outcome:
         code = 0
         for _ in range(RETRIES + 1):
-            with (folder / "output.txt").open("ab") as output:
-                command = [sys.executable, "-m", "convofconv.lab.studies.worker", str(folder)]
-                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            with (folder / OUTPUT).open("ab") as output:
+                command = [sys.executable, "-m", "convofconv.lab.studies.worker", str(folder), str(os.getpid())]
+                process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+                )
                 self._processes.add(process)
                 if self._stopped.is_set():
                     process.kill()
@@ -70,6 +87,14 @@ class LocalWorkers:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         reason = (
             f"its process ended {RETRIES + 1} times before it was done, last with {how}; signal 9 is often a lack of "
-            f"memory. See {folder / 'output.txt'}"
+            f"memory. See {folder / OUTPUT}"
         )
         return folder, {"status": "failed", "reason": reason}
+
+
+def one_gpu(slot: int) -> dict[str, str]:
+    """Environment of a worker that is to see one of the GPUs that this process sees; empty where there are none."""
+    if not (count := torch.cuda.device_count()):
+        return {}
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return {"CUDA_VISIBLE_DEVICES": seen.split(",")[slot % count] if seen else str(slot % count)}

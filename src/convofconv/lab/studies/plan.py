@@ -10,13 +10,17 @@ from typing import Any
 
 from ...errors import ConfigError, listing
 from ..recipe import Recipe
-from ..runs.folder import RunFolder, different_keys, plain_values
+from ..runs.folder import RunFolder, different_keys, flat, plain_values
 from ..runs.options import recipe_from
 from .records import Record, runs
 from .study import Settings, Study
 
 #: Stands in a setting for the folder of all runs, so that a network can start from another study's run.
 _RUNS = "{runs}"
+
+
+class NotYet(ConfigError):
+    """A run that will be possible when another study has been run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +71,15 @@ class Job:
             threads: CPU threads.
 
         Raises:
-            ConfigError: a setting is impossible, the data is missing, or the run that this one starts from.
+            NotYet: the run that this one starts from is not there.
+            ConfigError: a setting is impossible, or the data is missing.
         """
         settings = {**self.settings, "machine.threads": threads, "training.seed": self.seed}
         weights = str(settings.get("model.weights", ""))
         if _RUNS in weights:
             start = runs_folder / self._start(weights).relative_to(_RUNS)
             if not RunFolder(start).results.is_file():
-                raise ConfigError(f"it starts from the run in {start}, which is not there: run its study first")
+                raise NotYet(f"it starts from the run in {start}, which is not there: run its study first")
             settings["model.weights"] = str(start.resolve())
         return recipe_from(self.recipe, settings, data)
 
@@ -120,19 +125,19 @@ def _job(study: Study, network: str, variant: str, seed: int, more: Settings) ->
     return Job(study.name, study.budget, network, variant, seed, study.networks[network]["recipe"], settings)
 
 
-def count_runs(study: Study) -> int:
-    """How many runs the whole study has, those included that wait for tuning."""
-    tuning = len(list(_tuning_jobs(study)))
-    return tuning + sum(len(study.seeds[variant]) for net in study.networks for variant in study.variants_of(net))
+def names_of_runs(study: Study) -> list[str]:
+    """Names of all runs of the whole study, those included that wait for tuning."""
+    cells = [(network, variant) for network in study.networks for variant in study.variants_of(network)]
+    compared = [_job(study, *cell, seed, {}).name for cell in cells for seed in study.seeds[cell[1]]]
+    return [*(job.name for job in _tuning_jobs(study)), *compared]
 
 
 def choose_settings(study: Study, records: Sequence[Record]) -> dict[tuple[str, str], Settings]:
     """The tuned settings of every network and variant whose tuning is complete: the best mean validation metric.
 
-    A point with a failed run, of a rate that diverges for example, is not chosen; of equal ones the first is.
-
-    Raises:
-        ConfigError: every point of a network and variant failed.
+    A point with a failed run, of a rate that diverges for example, is not chosen; of equal ones the first is. A network
+    and variant of which every point failed is left out. What runs were compared with stays, even if a point that failed
+    then has been done since.
     """
     cells = [(network, variant) for network in study.networks for variant in study.variants_of(network)]
     if study.tuning is None:
@@ -140,17 +145,22 @@ def choose_settings(study: Study, records: Sequence[Record]) -> dict[tuple[str, 
     done = runs(records)
     chosen: dict[tuple[str, str], Settings] = {}
     for network, variant in cells:
+        points = list(study.tuning.points())
+        compared = (_job(study, network, variant, seed, {}).name for seed in study.seeds[variant])
+        recipes = [flat(done[name]["recipe"]) for name in compared if name in done and done[name]["recipe"]]
+        if kept := [point for point in points if recipes and point.items() <= recipes[0].items()]:
+            chosen[network, variant] = kept[0]
+            continue
         jobs = [job for job in _tuning_jobs(study) if (job.network, job.variant) == (network, variant)]
         if not all(job.name in done for job in jobs):
             continue
         scores: list[tuple[float, Settings]] = []
-        for point in study.tuning.points():
+        for point in points:
             ours = [done[job.name] for job in jobs if job.tuned == point]
             if all(record["status"] == "done" for record in ours):
                 scores.append((statistics.fmean(r["validation"][r["metric"]] for r in ours), point))
-        if not scores:
-            raise ConfigError(f"{study.name}: every tuning run of {network}/{variant} failed; see their records")
-        chosen[network, variant] = max(scores, key=lambda score: score[0])[1]
+        if scores:
+            chosen[network, variant] = max(scores, key=lambda score: score[0])[1]
     return chosen
 
 
@@ -185,7 +195,7 @@ def check_records(path: Path, recipes: Mapping[str, Any], records: Sequence[Reco
                 f"{path}: {name} was run with other settings: {listing(wrong)}; "
                 "choose another --results, or move the file away to start anew"
             )
-        if record["code"] not in accepted | {code}:
+        if record["status"] == "done" and record["code"] not in accepted | {code}:
             raise ConfigError(
                 f"{path}: {name} was run by other code ({record['code']} at commit {record['versions']['git_commit']}, "
                 f"this is {code}). If the difference cannot change results, say why: --accept-code 'REASON'; "

@@ -144,8 +144,8 @@ def _splits(network: Network) -> Iterator[str]:
         yield f"Scored on the split `{used[0]['test_split']}`; the epoch was chosen on `{used[0]['val_split']}`."
     elif used:
         yield (
-            f"Scored on the split `{used[0]['val_split']}`, which chose the epoch too. That flatters, most of all scores "
-            "that change much from epoch to epoch."
+            f"Scored on the split `{used[0]['val_split']}`, which chose the epoch too. That flatters, most of all "
+            "scores that change much from epoch to epoch."
         )
 
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from ...errors import ConfigError
+from ...errors import ConfigError, listing
 from ..progress import progress_bar
 from ..recipe import Recipe
 from ..runs.finish import versions
 from ..runs.folder import RunFolder
 from .code import code_identity
 from .local import LocalWorkers, Outcome
-from .plan import Job, accepted_code, check_records, count_runs, pending, plan
+from .plan import Job, NotYet, accepted_code, check_records, names_of_runs, pending, plan
 from .records import Records, runs
 from .study import Study
 from .worker import write_job
@@ -44,6 +44,7 @@ class RunOptions:
         address: of a Ray cluster; empty for this machine alone.
         gpus: GPUs per run on the cluster, fractions allowed.
         only: patterns of names of runs, with ``*`` for any text; empty for all.
+        dry_run: only tell which runs would be done.
         retry_failed: run again what failed.
         accept_code: why results of other code may stand beside new ones; empty for a refusal.
     """
@@ -56,6 +57,7 @@ class RunOptions:
     address: str = ""
     gpus: float = 0.0
     only: Sequence[str] = ()
+    dry_run: bool = False
     retry_failed: bool = False
     accept_code: str = ""
 
@@ -65,6 +67,8 @@ class RunOptions:
                 raise ConfigError(f"--{name} must be at least 1, got {getattr(self, name)}")
         if self.gpus < 0:
             raise ConfigError(f"--gpus must be at least 0, got {self.gpus}")
+        if self.gpus and not self.address:
+            raise ConfigError("--gpus is for a cluster (--address); on one machine every worker takes a GPU of its own")
 
 
 def study_folder(study: Study, results: Path) -> Path:
@@ -81,23 +85,29 @@ def run_study(study: Study, options: RunOptions) -> None:
     """Do every run of a study that has no record yet, and record it.
 
     Raises:
-        ConfigError: no run can be started, or one does not belong to the records that are there. Nothing was run then.
+        ConfigError: no run can be started, or one does not belong to the records that are there, and nothing was run;
+            or, at the end, runs have failed.
     """
     records = records_of(study, options.results)
     with records.locked():
-        _accept(records, options.accept_code)
+        if not options.dry_run:
+            _accept(records, options.accept_code)
         tried: set[str] = set()
         workers: Workers | None = None
         # Again, for the runs that are compared are known only when those that tune are done.
         while todo := _to_do(study, options, records, tried):
+            if options.dry_run:
+                print("\n".join(f"{job.name}  {job.folder(options.runs)}" for job, _ in todo))
+                return
             tried.update(job.name for job, _ in todo)
             workers = workers or _workers(options)
             _run_all(study, todo, options, records, workers)
         done = runs(records.read())
-    failed = [name for name, record in done.items() if record["status"] == "failed"]
-    print(f"{len(done) - len(failed)} of {count_runs(study)} runs done, {len(failed)} failed: {records.path}")
-    for name in failed:
-        print(f"  {name}: {done[name]['reason']}")
+    failed = [f"{name}: {record['reason']}" for name, record in done.items() if record["status"] == "failed"]
+    print(f"{len(done) - len(failed)} of {len(names_of_runs(study))} runs done, {len(failed)} failed: {records.path}")
+    if failed:
+        print("\n".join(f"  {line}" for line in failed))
+        raise ConfigError(f"{study.name}: {len(failed)} of its runs failed; --retry-failed does them again")
 
 
 def _accept(records: Records, reason: str) -> None:
@@ -106,8 +116,19 @@ def _accept(records: Records, reason: str) -> None:
         records.append({"kind": "accept", "code": code, "beside": code_identity(), "reason": reason})
 
 
-def _to_do(study: Study, options: RunOptions, records: Records, tried: Collection[str]) -> list[tuple[Job, Recipe]]:
-    """The runs that are to be done, with their recipes; a run whose recipe is impossible is recorded as failed."""
+def _wanted(study: Study, only: Sequence[str]) -> set[str]:
+    names = names_of_runs(study)
+    found = {pattern: fnmatch.filter(names, pattern) for pattern in only or ["*"]}
+    if wrong := [pattern for pattern, matching in found.items() if not matching]:
+        raise ConfigError(f"--only: no run is called like {listing(wrong)}; {names[0]} is one, --dry-run lists them")
+    return {name for matching in found.values() for name in matching}
+
+
+def _to_do(study: Study, options: RunOptions, records: Records, tried: set[str]) -> list[tuple[Job, Recipe]]:
+    """The runs that are to be done, with their recipes; a run whose recipe is impossible is recorded as failed.
+
+    A run that has to wait for another study is neither done nor recorded.
+    """
     read = records.read()
     jobs = plan(study, read)
     recipes: dict[str, Recipe] = {}
@@ -122,15 +143,19 @@ def _to_do(study: Study, options: RunOptions, records: Records, tried: Collectio
     values = {job.name: job.values(recipes[job.name]) for job in jobs if job.name in recipes}
     check_records(records.path, values, read, code_identity())
     todo = []
+    wanted = _wanted(study, options.only)
     for job in pending(jobs, read, options.retry_failed):
-        wanted = not options.only or any(fnmatch.fnmatchcase(job.name, pattern) for pattern in options.only)
-        if job.name in tried or not wanted:
+        if job.name in tried or job.name not in wanted:
             continue
         if job.name in recipes:
             todo.append((job, recipes[job.name]))
-        elif job.name in impossible:
-            outcome = {"status": "failed", "reason": str(impossible[job.name])}
-            records.append(_record(job, {}, code_identity(), outcome))
+            continue
+        tried.add(job.name)
+        reason = impossible[job.name]
+        if isinstance(reason, NotYet):
+            print(f"left out {job.name}: {reason}")
+        elif not options.dry_run:
+            records.append(_record(job, {}, code_identity(), {"status": "failed", "reason": str(reason)}))
     return todo
 
 
@@ -148,13 +173,11 @@ def _run_all(
     by_folder = {job.folder(options.runs): (job, recipe) for job, recipe in todo}
     accepted = accepted_code(records.read(), code_identity())
     codes = {folder: write_job(folder, recipe, code_identity(), accepted) for folder, (_, recipe) in by_folder.items()}
-    started = time.monotonic()
     with _Progress(study.name, {folder: recipe for folder, (_, recipe) in by_folder.items()}) as progress:
         for number, (folder, outcome) in enumerate(workers.run(list(by_folder), progress.update), 1):
             job, recipe = by_folder[folder]
             records.append(_record(job, job.values(recipe), codes[folder], outcome))
-            left = (time.monotonic() - started) / number * (len(todo) - number)
-            progress.tell(f"[{number}/{len(todo)}] {job.name}: {_told(outcome)}; {_duration(left)} left")
+            progress.tell(f"[{number}/{len(todo)}] {job.name}: {_told(outcome)}; {progress.left()}")
 
 
 def _record(job: Job, recipe: Mapping[str, Any], code: str, outcome: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,7 +217,8 @@ class _Progress:
         self._bar = progress_bar(sum(self._epochs.values()), f"{name}, epochs")
 
     def __enter__(self) -> _Progress:
-        self._bar.update(self._done())
+        self._started, self._before = time.monotonic(), self._done()
+        self._bar.update(self._before)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -208,6 +232,14 @@ class _Progress:
     def update(self) -> None:
         if not self._bar.disable:
             self._bar.update(self._done() - self._bar.n)
+
+    def left(self) -> str:
+        """The time that is left, by the epochs that were done since the start."""
+        done = self._done()
+        if done == self._before:
+            return "no telling how long the others take"
+        each = (time.monotonic() - self._started) / (done - self._before)
+        return f"{_duration(each * (sum(self._epochs.values()) - done))} left"
 
     def tell(self, line: str) -> None:
         self.update()

@@ -17,6 +17,28 @@ FOLDER = Path(__file__).parent / "grids"
 _OF_NETWORKS = ("recipe", "variants", "paper")
 #: Dotted keys of a recipe, and their values.
 Settings = Mapping[str, Any]
+#: By key, what its value is to be, and what the values below it are if it has keys.
+Kinds = Mapping[str, tuple[str, ...]]
+_KINDS = {"a text": str, "a list": list, "keys with values": dict, "a number, or numbers by variant": int | dict}
+_NEEDED: Kinds = {
+    "title": ("a text",),
+    "question": ("a text",),
+    "variants": ("keys with values",),
+    "budgets": ("keys with values", "keys with values"),
+}
+_POSSIBLE: Kinds = {
+    "against": ("a list",),
+    "paper": ("keys with values", "keys with values"),
+    "curves": ("keys with values", "keys with values"),
+}
+_NEEDED_OF_BUDGET: Kinds = {
+    "about": ("a text",),
+    "networks": ("keys with values", "keys with values"),
+    "seeds": ("a number, or numbers by variant",),
+}
+_POSSIBLE_OF_BUDGET: Kinds = {"variants": ("a list",), "tune": ("keys with values",), "set": ("keys with values",)}
+_NEEDED_TO_TUNE: Kinds = {"grid": ("keys with values", "a list"), "seeds": ("a list",)}
+_POSSIBLE_TO_TUNE: Kinds = {"set": ("keys with values",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,15 +124,19 @@ def read_study(name: str, budget: str) -> Study:
     """
     path = _find(name)
     values = _read(path)
-    budgets = values.pop("budgets", None)
-    if not isinstance(budgets, dict) or budget not in budgets:
-        raise ConfigError(f"{path}: there is no budget {budget}; it has {', '.join(budgets or ())}")
-    chosen = dict(budgets[budget])
-    _check_keys(f"{path}: ", values, {"title", "question", "variants"}, {"against", "paper", "curves"})
-    _check_keys(f"{path}: budgets.{budget}.", chosen, {"about", "networks", "seeds"}, {"variants", "tune", "set"})
+    _check(f"{path}: ", values, _NEEDED, _POSSIBLE)
+    budgets = values["budgets"]
+    if budget not in budgets:
+        raise ConfigError(f"{path}: there is no budget {budget}; it has {', '.join(budgets)}")
+    chosen = budgets[budget]
+    _check(f"{path}: budgets.{budget}.", chosen, _NEEDED_OF_BUDGET, _POSSIBLE_OF_BUDGET)
     variants = {str(key): dict(settings or {}) for key, settings in values["variants"].items()}
     if unknown := sorted(set(chosen.get("variants", ())) - set(variants)):
         raise ConfigError(f"{path}: budgets.{budget}.variants: {listing(unknown)} is none of {', '.join(variants)}")
+    curves, paper = values.get("curves", {}), values.get("paper", {})
+    named = itertools.chain(*(points.values() for points in curves.values()), *paper.values())
+    if unknown := sorted(set(named) - set(variants)):
+        raise ConfigError(f"{path}: curves and paper: {listing(unknown)} is none of {', '.join(variants)}")
     variants = {key: variants[key] for key in chosen.get("variants", variants)}
     everywhere = chosen.get("set", {})
     networks = {str(key): {**everywhere, **settings} for key, settings in chosen["networks"].items()}
@@ -127,7 +153,7 @@ def read_study(name: str, budget: str) -> Study:
         raise ConfigError(f"{path}: against: {listing(unknown)} is none of the variants {', '.join(variants)}")
     tune = chosen.get("tune", {})
     if tune:
-        _check_keys(f"{path}: budgets.{budget}.tune.", tune, {"grid", "seeds"}, {"set"})
+        _check(f"{path}: budgets.{budget}.tune.", tune, _NEEDED_TO_TUNE, _POSSIBLE_TO_TUNE)
     tuning = Tuning(tune["grid"], tuple(tune["seeds"]), tune.get("set", {})) if tune else None
     seeds = _seeds(f"{path}: budgets.{budget}.seeds", chosen["seeds"], variants)
     if tuning and set(tuning.seeds) & {seed for several in seeds.values() for seed in several}:
@@ -143,8 +169,8 @@ def read_study(name: str, budget: str) -> Study:
         seeds,
         against,
         tuning,
-        _of_networks(values.get("paper", {}), networks),
-        {title: {str(x): name for x, name in points.items()} for title, points in values.get("curves", {}).items()},
+        _of_networks(paper, networks),
+        {title: {str(x): name for x, name in points.items()} for title, points in curves.items()},
         "" if path.parent == FOLDER else path.as_posix(),
     )
 
@@ -190,9 +216,21 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _check_keys(prefix: str, values: Mapping[str, Any], needed: set[str], possible: set[str]) -> None:
-    if missing := sorted(needed - set(values)):
+def _check(prefix: str, values: Any, needed: Kinds, possible: Kinds) -> None:
+    """Refuse missing keys, unknown ones, and values of another kind."""
+    _check_kind(prefix.rstrip(".: "), values, "keys with values")
+    if missing := sorted(set(needed) - set(values)):
         raise ConfigError(f"{prefix}{missing[0]} is missing")
-    if unknown := sorted(set(values) - needed - possible):
-        known = ", ".join(sorted(needed | possible))
+    if unknown := sorted(set(values) - {*needed, *possible}):
+        known = ", ".join(sorted({*needed, *possible}))
         raise ConfigError(f"{prefix}{unknown[0]} is no key of a study; there are {known}")
+    for key, kinds in {**possible, **needed}.items():
+        if key in values:
+            _check_kind(f"{prefix}{key}", values[key], kinds[0])
+            for name, value in values[key].items() if kinds[1:] else ():
+                _check_kind(f"{prefix}{key}.{name}", value, kinds[1])
+
+
+def _check_kind(key: str, value: Any, kind: str) -> None:
+    if not isinstance(value, _KINDS[kind]) or not value:
+        raise ConfigError(f"{key}: expected {kind}, got {value!r}")

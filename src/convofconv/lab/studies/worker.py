@@ -1,29 +1,35 @@
-"""One run of a study in a process of its own: ``python -m convofconv.lab.studies.worker FOLDER``.
+"""One run of a study in a process of its own: ``python -m convofconv.lab.studies.worker FOLDER PARENT``.
 
-The folder holds ``job.json`` (the recipe, and the code that it is for); it gets what every run leaves, or
-``failure.json`` with the reason. A run that was killed goes on where it was.
+The folder holds ``job.json`` (the recipe, the code that began the run and the code that is to do it now); it gets what
+every run leaves, or ``failure.json`` with the reason. A run that was killed goes on where it was.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Collection, Mapping
+import traceback
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from ...errors import ConvOfConvError
+from ...errors import ConfigError, ConvOfConvError
 from ..files import writable_folder, write_atomic
 from ..recipe import Recipe
 from ..runs.fit import run_fit
 from ..runs.folder import RunFolder, different_keys, plain_values, recipe_of
+from .code import code_identity
 
+#: What a run's process prints, in its folder.
+OUTPUT = "output.txt"
+_LOCK = ".lock"
 #: What a record takes over from ``results.json``; those of older code may lack some.
 _TAKEN = (
     "metric",
@@ -40,8 +46,12 @@ _TAKEN = (
 )
 
 
+#: What launchers of several processes leave in the environment, which Lightning would go by: a study's run is one.
+_LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
+
+
 def write_job(folder: Path, recipe: Recipe, code: str, accepted: Collection[str]) -> str:
-    """Write down what a worker shall run in a folder; what is left there of another recipe or code is removed.
+    """Write down what a worker shall run in a folder; what is begun there of another recipe or code is removed.
 
     Args:
         folder: of the run.
@@ -51,38 +61,79 @@ def write_job(folder: Path, recipe: Recipe, code: str, accepted: Collection[str]
 
     Returns:
         Identity of the code that the run is recorded under: of the code that began it.
+
+    Raises:
+        ConfigError: a finished run of another recipe or code is there, or somebody is at work on it.
     """
-    values, job = plain_values(recipe), folder / "job.json"
-    if job.exists():
-        theirs = json.loads(job.read_text(encoding="utf-8"))
-        if not different_keys(theirs["recipe"], values) and theirs["code"] in {code, *accepted}:
-            code = theirs["code"]
-        else:
-            shutil.rmtree(folder)
     writable_folder(folder)
-    write_atomic(job, (json.dumps({"recipe": values, "code": code}, indent=2) + "\n").encode())
-    return code
+    own, job, begun_by = RunFolder(folder), folder / "job.json", code
+    with _at_work(folder, timeout=5):
+        if own.last.exists() or own.results.exists():
+            theirs: dict[str, Any] = {"recipe": {}, "code": "unknown"}
+            if job.exists():
+                theirs = json.loads(job.read_text(encoding="utf-8"))
+            if not different_keys(theirs["recipe"], plain_values(recipe)) and theirs["code"] in {code, *accepted}:
+                begun_by = theirs["code"]
+            elif own.results.exists():
+                raise ConfigError(
+                    f"{folder} holds a finished run of other settings or code ({theirs['code']}, this is {code}); "
+                    "choose another --runs, or remove it"
+                )
+            else:
+                _empty(folder)
+        values = {"recipe": plain_values(recipe), "code": begun_by, "runs_on": code}
+        write_atomic(job, (json.dumps(values, indent=2) + "\n").encode())
+    return begun_by
 
 
-def read_job(folder: Path) -> Recipe:
-    """The recipe that :func:`write_job` wrote."""
-    values = json.loads((folder / "job.json").read_text(encoding="utf-8"))["recipe"]
-    return recipe_of(values)
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != _LOCK:
+            path.unlink()
+
+
+@contextlib.contextmanager
+def _at_work(folder: Path, timeout: float) -> Iterator[None]:
+    try:
+        with FileLock(folder / _LOCK, timeout=timeout):
+            yield
+    except Timeout as error:
+        raise ConfigError(
+            f"{folder}: another study is at work on this run; wait for it, or choose another --runs"
+        ) from error
 
 
 def run_job(folder: Path) -> None:
-    """Do the run of a folder, or go on with it; what fails is written down as ``failure.json``."""
+    """Do the run of a folder, or go on with it; what fails is written down as ``failure.json``.
+
+    Raises:
+        ConfigError: there is no job in the folder.
+    """
+    if not (folder / "job.json").is_file():
+        raise ConfigError(f"{folder} has no job.json: --runs must be a folder that all machines share")
+    for name in [name for name in os.environ if name.startswith(_LAUNCHERS)]:
+        del os.environ[name]
     failure = folder / "failure.json"
     # Whoever is at it already is finished with it, or dead, when the lock is free.
-    with FileLock(folder / ".lock"):
+    with _at_work(folder, timeout=-1):
         failure.unlink(missing_ok=True)
         if RunFolder(folder).results.is_file():
             return
         try:
-            run_fit(read_job(folder), folder, resume=True)
-        except (Exception, SystemExit) as error:
+            job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+            if job["runs_on"] != code_identity():
+                raise ConfigError(
+                    f"the study was started with code {job['runs_on']}, here is {code_identity()}: install the same on "
+                    "every machine, and leave it alone while a study runs"
+                )
+            run_fit(recipe_of(job["recipe"]), folder, resume=True)
+        except Exception as error:  # not what ends a process, a signal for instance: then it is started again
             known = isinstance(error, ConvOfConvError | OSError | MemoryError)
-            reason = f"{'' if known else type(error).__name__ + ': '}{error or type(error).__name__}"
+            reason = f"{'' if known else type(error).__name__ + ': '}{str(error) or type(error).__name__}"
+            with (folder / OUTPUT).open("a", encoding="utf-8") as output:
+                traceback.print_exc(file=output)
             write_atomic(failure, json.dumps({"reason": " ".join(reason.split())}).encode())
 
 
@@ -98,12 +149,12 @@ def outcome(folder: Path) -> Mapping[str, Any] | None:
 
 
 def _die_with(parent: int) -> None:
-    """End this process when the one that started it is gone, however it went."""
+    """End this process when the one that started it is gone, however and whenever it went."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_die_with, args=(int(sys.argv[2]),), daemon=True).start()
     run_job(Path(sys.argv[1]))
