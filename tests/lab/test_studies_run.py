@@ -226,7 +226,9 @@ def test_an_unfinished_run_of_other_code_begins_anew(tmp_path, monkeypatch):
 def test_a_run_that_was_only_planned_is_recorded_under_the_code_that_does_it(tmp_path):
     recipe = plan(_study(tmp_path), [])[0].build_recipe(tmp_path / "runs", None, 1)
     assert write_job(tmp_path / "run", recipe, "older", ()) == "older"
+    (tmp_path / "run/recipe.json").write_text("{}")  # it was killed before its first checkpoint
     assert write_job(tmp_path / "run", recipe, "newer", ["older"]) == "newer"
+    assert not (tmp_path / "run/recipe.json").exists()
     (tmp_path / "run/last.ckpt").touch()
     assert write_job(tmp_path / "run", recipe, "newest", ["newer"]) == "newer"
     assert (tmp_path / "run/last.ckpt").exists()

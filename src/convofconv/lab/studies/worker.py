@@ -67,20 +67,19 @@ def write_job(folder: Path, recipe: Recipe, code: str, accepted: Collection[str]
     """
     writable_folder(folder)
     own, job, begun_by = RunFolder(folder), folder / "job.json", code
+    theirs: dict[str, Any]
     with _at_work(folder, timeout=5):
-        if own.last.exists() or own.results.exists():
-            theirs: dict[str, Any] = {"recipe": {}, "code": "unknown"}
-            if job.exists():
-                theirs = json.loads(job.read_text(encoding="utf-8"))
-            if not different_keys(theirs["recipe"], plain_values(recipe)) and theirs["code"] in {code, *accepted}:
-                begun_by = theirs["code"]
-            elif own.results.exists():
-                raise ConfigError(
-                    f"{folder} holds a finished run of other settings or code ({theirs['code']}, this is {code}); "
-                    "choose another --runs, or remove it"
-                )
-            else:
-                _empty(folder)
+        theirs = json.loads(job.read_text(encoding="utf-8")) if job.exists() else {"recipe": {}, "code": "unknown"}
+        same = not different_keys(theirs["recipe"], plain_values(recipe)) and theirs["code"] in {code, *accepted}
+        if same and (own.last.exists() or own.results.exists()):
+            begun_by = theirs["code"]
+        elif own.results.exists():
+            raise ConfigError(
+                f"{folder} holds a finished run of other settings or code ({theirs['code']}, this is {code}); choose "
+                "another --runs, or remove it"
+            )
+        else:
+            _empty(folder)
         values = {"recipe": plain_values(recipe), "code": begun_by, "runs_on": code}
         write_atomic(job, (json.dumps(values, indent=2) + "\n").encode())
     return begun_by
