@@ -124,6 +124,20 @@ def test_bad_masks_are_named_when_they_are_read(tmp_path: Path) -> None:
         list(evaluation_loader(data.val, 1, workers=0, collate=collate_masks))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_picture_is_named_in_one_line_whatever_process_reads_it(workers: int, tmp_path: Path) -> None:
+    write_voc(tmp_path, {"train": ["a", "b"], "val": ["c"]})
+    broken = tmp_path / "VOCdevkit" / "VOC2012" / "JPEGImages" / "b.jpg"
+    broken.write_bytes(b"nothing")
+    data = build_data(DataRecipe("voc", tmp_path, classes=21, val_split="train"), "segmentation", 0)
+    for loader in (training_loader(data.train, 2, 0, workers), evaluation_loader(data.val, 1, workers, collate_masks)):
+        with pytest.raises(ConfigError) as error:
+            list(loader)
+        told = str(error.value)
+        assert told.startswith(f"{broken}: not a readable picture, repair or remove it (")
+        assert "\n" not in told
+
+
 def test_collating_pads_right_and_bottom() -> None:
     sizes = [(3, 7), (5, 2), (4, 4)]
     items = [(torch.rand(3, *size) + 1, torch.full(size, number)) for number, size in enumerate(sizes)]

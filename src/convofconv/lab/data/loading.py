@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from ...errors import ConfigError
+from ...errors import ConfigError, ConvOfConvError
 
 #: Makes a batch of items.
 Collate = Callable[[list[Any]], Any]
@@ -103,7 +103,44 @@ class EvaluationOrder(Sampler[int]):
         return iter(self.order)
 
 
-class ResumableLoader(DataLoader[Any]):
+class _Batches(Dataset[Any]):
+    """A data set that is asked for whole batches; an error of this package takes the place of the batch."""
+
+    def __init__(self, dataset: Dataset[Any], collate: Collate | None) -> None:
+        self.dataset, self.collate = dataset, collate or default_collate
+
+    def __len__(self) -> int:
+        assert isinstance(self.dataset, Sized)
+        return len(self.dataset)
+
+    def __getitems__(self, keys: Sequence[Any]) -> Any:
+        try:
+            return self.collate([self.dataset[key] for key in keys])
+        except ConvOfConvError as error:
+            return error
+
+
+class Loader(DataLoader[Any]):
+    """A loader that raises what is wrong with a picture as it was said, also where a worker process reads it.
+
+    Torch would raise an error of a worker with that process's traceback as its message.
+    """
+
+    def __init__(self, dataset: Dataset[Any], collate_fn: Collate | None = None, **options: Any) -> None:
+        super().__init__(_Batches(dataset, collate_fn), collate_fn=_as_it_is, **options)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, ConvOfConvError):
+                raise batch
+            yield batch
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+class ResumableLoader(Loader):
     """A loader of training batches that Lightning's checkpoints can put back to where it was in an epoch."""
 
     def __init__(self, dataset: Dataset[Any], order: TrainingOrder, **options: Any) -> None:
@@ -145,8 +182,8 @@ def training_loader(
 
 def evaluation_loader(
     dataset: Dataset[Any], batch: int, workers: int, collate: Collate | None = None, rank: int = 0, world: int = 1
-) -> DataLoader[Any]:
+) -> Loader:
     """Loader of this process's share of an evaluation set."""
     assert isinstance(dataset, Sized)
     order = EvaluationOrder(len(dataset), rank, world)
-    return DataLoader(dataset, batch_size=batch, sampler=order, num_workers=workers, collate_fn=collate)
+    return Loader(dataset, batch_size=batch, sampler=order, num_workers=workers, collate_fn=collate)

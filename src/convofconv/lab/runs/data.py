@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
 
 from ..data.build import DataSets
-from ..data.loading import ResumableLoader, evaluation_loader, training_loader
+from ..data.loading import Loader, ResumableLoader, evaluation_loader, training_loader
 from ..recipe import Recipe
 
 
@@ -42,12 +41,12 @@ class RunData(LightningDataModule):
         batches = len(self.sets.train) // (training.batch // training.accumulate)
         return max(1, -(-batches // training.accumulate))
 
-    def val_dataloader(self) -> DataLoader[Any]:
+    def val_dataloader(self) -> Loader:
         return self._evaluation(self.sets.val)
 
-    def test_dataloader(self) -> DataLoader[Any]:
+    def test_dataloader(self) -> Loader:
         return self._evaluation(self.sets.test)
 
-    def _evaluation(self, dataset: Any) -> DataLoader[Any]:
+    def _evaluation(self, dataset: Any) -> Loader:
         batch, workers = self.recipe.training.eval_batch, self.recipe.data.workers
         return evaluation_loader(dataset, batch, workers, self.sets.collate, **self._place)
