@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,21 @@ def test_splits_can_be_sent_to_workers_and_changed_targets_change_nothing(tmp_pa
     split = pickle.loads(pickle.dumps(read_coco(*write_coco(tmp_path, content()))))
     split[1][1].boxes[:] = 0
     assert split[1][1].boxes.any()
+
+
+@pytest.mark.parametrize(("segmentation", "size"), [(SQUARE, 64), ([*SQUARE, *SQUARE], 2 * 64 + 8), (COMPRESSED, 5)])
+def test_masks_take_little_more_memory_than_their_numbers(tmp_path: Path, segmentation: Any, size: int) -> None:
+    """Besides the mask: a box, a label, an area, whether it is a crowd, an id; a flag and two offsets of the mask."""
+    count = 2000
+    data = {**content(), "annotations": [annotation(number, 3, 2, segmentation) for number in range(count)]}
+    file, folder = write_coco(tmp_path, data)
+    read_coco(file, folder)  # what is imported and kept for good is there now
+    tracemalloc.start()
+    split = read_coco(file, folder)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(split) == 3
+    assert taken < 1.2 * count * (16 + 8 + 4 + 1 + 8 + 17 + size) + 20_000
 
 
 @pytest.mark.parametrize("seed", range(20))

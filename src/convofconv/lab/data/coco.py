@@ -22,7 +22,7 @@ from PIL import Image
 from ...errors import ConfigError, listing
 from .images import open_picture
 from .objects import Objects, ObjectSplit, Picture
-from .segments import Segment, encode, kind_of, parse_segment
+from .segments import Segments, kind_of, parse_segment
 
 _NUMBER = (int, float)
 #: What is needed of every entry, and of what kind it must be.
@@ -48,7 +48,7 @@ class _Columns:
     area: NDArray[np.float32]
     crowd: NDArray[np.bool_]
     ids: NDArray[np.int64]
-    segments: Sequence[Segment] | None
+    segments: Segments | None
 
 
 def read_coco(annotations: Path, pictures: Path, masks: bool = True) -> ObjectSplit:
@@ -147,7 +147,7 @@ def _columns(
         members[entry["image_id"]].append(entry)
     ordered: list[dict[str, Any]] = []
     boxes: list[tuple[float, ...]] = []
-    segments: list[Segment] = []
+    segments = Segments()
     short: list[int] = []  # ids of annotations
     spans = {}
     for number, own in members.items():
@@ -211,11 +211,11 @@ def _read(columns: _Columns, picture: Picture) -> tuple[Image.Image, Objects]:
             f"{picture.path}: the picture is {image.width}×{image.height}, but image {picture.id} of {columns.file} is "
             f"{picture.width}×{picture.height}; its boxes would not fit, use the picture that was annotated"
         )
-    own = slice(*columns.spans[picture.id])
+    start, end = columns.spans[picture.id]
     run_lengths = None
     if columns.segments is not None:
-        run_lengths = tuple(encode(segment, picture) for segment in columns.segments[own])
+        run_lengths = tuple(columns.segments.encode(number, picture) for number in range(start, end))
     names = ("boxes", "labels", "area", "crowd", "ids")
     # Copies, for what is done to a target must not be done to the data set.
-    arrays: dict[str, Any] = {name: getattr(columns, name)[own].copy() for name in names}
+    arrays: dict[str, Any] = {name: getattr(columns, name)[start:end].copy() for name in names}
     return image, Objects(picture, **arrays, run_lengths=run_lengths)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from array import array
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,40 @@ from .objects import Picture, RunLengths
 Segment = tuple[NDArray[np.float64], ...] | RunLengths
 
 
+class Segments:
+    """The masks of a file by number, in few pieces of memory.
+
+    For a million of Python's objects would be copied into every process that reads pictures, and are many times as
+    large as what is in them. A mask has one part, its run lengths, or one or more, its polygons.
+    """
+
+    def __init__(self) -> None:
+        self._content = bytearray()
+        #: Where every part begins in the content, and every mask in the parts; and where the last one ends.
+        self._parts, self._masks = array("q", [0]), array("q", [0])
+        self._polygons = bytearray()  # by mask, whether it is of polygons
+
+    def append(self, segment: Segment) -> None:
+        """Add the mask of the next number."""
+        for part in [segment["counts"]] if isinstance(segment, dict) else segment:
+            self._content += bytes(part)
+            self._parts.append(len(self._content))
+        self._masks.append(len(self._parts) - 1)
+        self._polygons.append(not isinstance(segment, dict))
+
+    def encode(self, number: int, picture: Picture) -> RunLengths:
+        """The run lengths of a mask, exactly as pycocotools' own annToRLE gives them."""
+        places = self._parts[self._masks[number] : self._masks[number + 1] + 1]
+        parts = [self._content[start:end] for start, end in itertools.pairwise(places)]
+        if not self._polygons[number]:
+            return {"size": [picture.height, picture.width], "counts": bytes(parts[0])}
+        polygons = [np.frombuffer(part, np.float64) for part in parts]
+        merged: RunLengths = coco_mask.merge(coco_mask.frPyObjects(polygons, picture.height, picture.width))
+        return merged
+
+
 def parse_segment(segmentation: Any, picture: Picture) -> tuple[Segment, bool]:
-    """Check the mask of an annotation and bring it into little memory.
+    """Check the mask of an annotation.
 
     Returns:
         the mask, and whether all its parts have three corners; those that have not are left out.
@@ -33,14 +67,6 @@ def parse_segment(segmentation: Any, picture: Picture) -> tuple[Segment, bool]:
     if not kept:
         raise ValueError("its mask has no polygon of three or more corners; draw it anew or remove it")
     return kept, len(kept) == len(parts)
-
-
-def encode(segment: Segment, picture: Picture) -> RunLengths:
-    """The run lengths of a mask, exactly as pycocotools' own annToRLE gives them."""
-    if isinstance(segment, dict):
-        return segment
-    merged: RunLengths = coco_mask.merge(coco_mask.frPyObjects(list(segment), picture.height, picture.width))
-    return merged
 
 
 def kind_of(value: Any) -> str:
