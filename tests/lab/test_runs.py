@@ -179,8 +179,8 @@ def by_torchrun(arguments, out):
     return subprocess.run([*launcher, *command(arguments, out)[1:]], capture_output=True, text=True, timeout=300)
 
 
-def by_slurm(arguments, out):
-    """What srun does: two processes that know each other by SLURM's variables alone."""
+def by_slurm(arguments, out, places=(None, None)):
+    """What srun does: two processes that know each other by SLURM's variables alone, each in its own place."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -189,6 +189,7 @@ def by_slurm(arguments, out):
     processes = [
         subprocess.Popen(
             command(arguments, out),
+            cwd=places[rank],
             env={**os.environ, **common, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -225,6 +226,18 @@ def test_two_processes_train_as_one_does(recipe, limit, launch, tmp_path):
         assert (both[key].double() - value.double()).abs().max() <= 1e-4 * value.double().abs().max() + 1e-6, key
     assert results(tmp_path / "two")["test"] == results(tmp_path / "one")["test"]
     assert results(tmp_path / "two")["recipe"]["machine"]["devices"] == 2
+
+
+def test_machines_that_share_no_folder_are_told_before_they_train(tmp_path):
+    places = [tmp_path / "first", tmp_path / "second"]
+    for place in places:
+        place.mkdir()
+    done = by_slurm([*CLASSIFY, "--training.epochs=1"], "run", places)
+    assert done.returncode == 2, done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("coc: ")]
+    assert len(told) == 2
+    assert all(line.startswith("coc: --out must be a folder that all processes share") for line in told)
+    assert not (places[0] / "run" / "last.ckpt").exists()
 
 
 def test_a_finished_run_is_not_run_over(tmp_path, capsys):

@@ -139,7 +139,7 @@ def _trainer(recipe: Recipe, folder: RunFolder | None) -> Trainer:
     watched = sys.stdout.isatty() and sys.stderr.isatty()
     callbacks: list[Callback] = [TQDMProgressBar(leave=True)] if watched else []
     if folder is not None:
-        callbacks += [_WriteHistory(folder), KeepLastAndBest(folder, training.checkpoint_steps)]
+        callbacks += [_CheckShared(folder), _WriteHistory(folder), KeepLastAndBest(folder, training.checkpoint_steps)]
     logger = TensorBoardLogger(folder.path, name="", version="tensorboard") if folder is not None else False
     return Trainer(
         accelerator=machine.accelerator,
@@ -159,6 +159,21 @@ def _trainer(recipe: Recipe, folder: RunFolder | None) -> Trainer:
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+
+
+class _CheckShared(Callback):
+    """Before anything is trained: the first process writes the checkpoints that all of them read."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def setup(self, trainer: Trainer, module: Any, stage: str) -> None:
+        # Lightning waits for all processes before this, and the first one wrote the recipe before it.
+        if not trainer.strategy.reduce_boolean_decision(self.folder.recipe.exists()):
+            raise ConfigError(
+                f"--out must be a folder that all processes share, but not all of them see what the first one wrote to "
+                f"{self.folder.path}; give a path on a file system that all machines mount"
+            )
 
 
 class _WriteHistory(Callback):
