@@ -15,7 +15,7 @@ from data_files import SHARED, write_image_folder, write_voc
 from torch.utils.data import DataLoader
 
 from convofconv import ConfigError
-from convofconv.lab.data.build import DataSets, build_data, collate_masks
+from convofconv.lab.data.build import DataSets, build_data, build_evaluation, collate_masks
 from convofconv.lab.data.loading import evaluation_loader, training_loader
 from convofconv.lab.recipe import DataRecipe
 
@@ -67,6 +67,20 @@ def test_mistakes_in_every_split_are_found_at_once(tmp_path: Path) -> None:
     for key in ("train_split", "val_split", "test_split"):
         with pytest.raises(ConfigError, match=r"dev\.txt: no such file"):
             build_data(DataRecipe("voc", tmp_path, classes=21, **{key: "dev"}), "segmentation", 0)
+
+
+def test_one_split_is_evaluated_without_the_others(tmp_path: Path) -> None:
+    data = varied(tmp_path)
+    for split in ("train", "test"):
+        (tmp_path / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / f"{split}.txt").unlink()
+    found = build_evaluation(DataRecipe("voc", tmp_path, classes=21), "segmentation", "val")
+    assert (found.classes, found.collate) == (data.classes, collate_masks)
+    assert len(found.pictures) == 2
+    assert same(found.pictures[1], data.val[1])
+    write_image_folder(tmp_path, {"train": {"ant": 0, "bee": 0}, "val": {"bee": 2}})
+    pictures = build_evaluation(DataRecipe("image_folder", tmp_path, classes=2), "classification", "val")
+    assert (pictures.classes, pictures.collate) == (("ant", "bee"), None)
+    assert [pictures.pictures[index][1] for index in range(2)] == [1, 1]
 
 
 def test_seed_epoch_and_index_decide_an_item(tmp_path: Path) -> None:

@@ -110,7 +110,9 @@ def test_splits_that_do_not_fit_are_refused(
         build_data(recipe(root, **changes), "instance_segmentation", 0)
 
 
-def test_the_command_line_names_a_broken_file_before_it_trains(tmp_path: Path, capsys: Any) -> None:
+def test_the_command_line_names_a_broken_file_and_needs_none_for_training_to_evaluate(
+    tmp_path: Path, capsys: Any
+) -> None:
     root = write_splits(tmp_path / "data", train=json.dumps(content())[:-40], val=content())
     arguments = ["nuclei-retinanet-resnet18-w16", f"--data.root={root}", "--data.classes=4"]
     assert main(["fit", *arguments, f"--out={tmp_path / 'run'}"]) == 2
@@ -119,6 +121,11 @@ def test_the_command_line_names_a_broken_file_before_it_trains(tmp_path: Path, c
     assert told.count("\n") == 1
     # What never began is no run, and the same command works once the file is mended.
     (root / "annotations" / "instances_train.json").write_text(json.dumps(content()))
-    tiny = ["--training.epochs=1", "--training.batch=2", "--model.fpn_channels=8", "--data.eval_resize=32"]
-    tiny += ["--data.shorter=[32]", "--machine.threads=1", "--machine.accelerator=cpu"]
-    assert main(["fit", *arguments, *tiny, f"--out={tmp_path / 'run'}"]) == 0
+    arguments += ["--training.epochs=1", "--training.batch=2", "--model.fpn_channels=8", "--data.eval_resize=32"]
+    arguments += ["--data.shorter=[32]", "--machine.threads=1", "--machine.accelerator=cpu"]
+    assert main(["fit", *arguments, f"--out={tmp_path / 'run'}"]) == 0
+    # A finished run is evaluated where the training split is not.
+    (root / "annotations" / "instances_train.json").unlink()
+    shutil.rmtree(root / "train")
+    assert main(["test", *arguments, f"--out={tmp_path / 'run'}"]) == 0
+    assert "test AP: " in capsys.readouterr().out

@@ -22,7 +22,7 @@ from .datasets import Split, read_split
 from .images import VOID
 from .loading import Collate, seed_of
 from .object_datasets import check_has_objects, read_objects
-from .objects import TargetSplit, collate_objects, orientations
+from .objects import ObjectSplit, TargetSplit, collate_objects, orientations
 
 #: A picture ``(3, h, w)``, and its label, its mask ``(h, w)`` of int64, or its objects; normalised but for detectors.
 Item = tuple[Tensor, Any]
@@ -49,6 +49,21 @@ class DataSets:
     collate: Collate | None = None
     groups: Sequence[int] | None = None
     categories: tuple[int | None, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationData:
+    """What a finished run is evaluated on.
+
+    Args:
+        pictures: by index.
+        classes: names.
+        collate: makes a batch; ``None`` for torch's own way.
+    """
+
+    pictures: EvaluationSet
+    classes: tuple[str, ...]
+    collate: Collate | None
 
 
 class TrainingSet(Dataset[Item]):
@@ -98,8 +113,32 @@ def build_data(recipe: DataRecipe, task: str, seed: int) -> DataSets:
     evaluate = evaluation_transform(recipe, task)
     val = EvaluationSet(read_split(recipe, recipe.val_split), evaluate)
     test = EvaluationSet(read_split(recipe, recipe.test_split), evaluate) if recipe.test_split else val
-    collate: Any = collate_masks if task == "segmentation" else None
-    return DataSets(TrainingSet(train, training_transform(recipe, task), seed), val, test, train.classes, collate)
+    vary = TrainingSet(train, training_transform(recipe, task), seed)
+    return DataSets(vary, val, test, train.classes, _collate(task))
+
+
+def build_evaluation(recipe: DataRecipe, task: str, split: str) -> EvaluationData:
+    """Find one split of the recipe's data to evaluate on; others need not be there.
+
+    Of ``image_folder``, the folders of the training split still name the classes.
+
+    Raises:
+        ConfigError: see :func:`build_data`.
+    """
+    if task in DETECTION_TASKS:
+        objects = read_objects(recipe, split, masks=task == "instance_segmentation")
+        return EvaluationData(_evaluated_objects(objects, split), objects.classes, collate_objects)
+    found = read_split(recipe, split)
+    return EvaluationData(EvaluationSet(found, evaluation_transform(recipe, task)), found.classes, _collate(task))
+
+
+def _collate(task: str) -> Collate | None:
+    return collate_masks if task == "segmentation" else None
+
+
+def _evaluated_objects(split: ObjectSplit, name: str) -> EvaluationSet:
+    check_has_objects(split, name)
+    return EvaluationSet(TargetSplit(split, training=False), detection_augment.evaluation_transform())
 
 
 def _build_objects(recipe: DataRecipe, masks: bool, seed: int) -> DataSets:
@@ -113,8 +152,7 @@ def _build_objects(recipe: DataRecipe, masks: bool, seed: int) -> DataSets:
                 f"data.root: {name} has the classes {listing(split.classes)}, {recipe.train_split} has "
                 f"{listing(train.classes)}; they must be the same"
             )
-        check_has_objects(split, name)
-        return EvaluationSet(TargetSplit(split, training=False), detection_augment.evaluation_transform())
+        return _evaluated_objects(split, name)
 
     check_has_objects(train, recipe.train_split)
     val = evaluation(recipe.val_split)

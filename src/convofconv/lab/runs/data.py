@@ -1,27 +1,40 @@
-"""The data of a run as a LightningDataModule."""
+"""The data of a run as a LightningDataModule, all of it or one split to evaluate."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from lightning.pytorch import LightningDataModule
 
-from ..data.build import DataSets
+from ..data.build import DataSets, EvaluationData, EvaluationSet
 from ..data.loading import Loader, ResumableLoader, evaluation_loader, training_loader
 from ..recipe import Recipe
 
 
-class RunData(LightningDataModule):
-    """Loaders of every process, sharded here: training batches without overlap, evaluation pictures exactly once."""
+class SplitData(LightningDataModule):
+    """One split to evaluate, sharded here over all processes: every picture exactly once."""
 
-    def __init__(self, recipe: Recipe, sets: DataSets) -> None:
+    def __init__(self, recipe: Recipe, data: EvaluationData) -> None:
         super().__init__()
-        self.recipe, self.sets = recipe, sets
+        self.recipe, self.data = recipe, data
 
     @property
     def _place(self) -> dict[str, int]:
         assert self.trainer is not None
         return {"rank": self.trainer.global_rank, "world": self.trainer.world_size}
+
+    def test_dataloader(self) -> Loader:
+        return self._evaluation(self.data.pictures)
+
+    def _evaluation(self, pictures: EvaluationSet) -> Loader:
+        batch, workers = self.recipe.training.eval_batch, self.recipe.data.workers
+        return evaluation_loader(pictures, batch, workers, self.data.collate, **self._place)
+
+
+class RunData(SplitData):
+    """Loaders of every process, sharded here: training batches without overlap, evaluation pictures exactly once."""
+
+    def __init__(self, recipe: Recipe, sets: DataSets) -> None:
+        super().__init__(recipe, EvaluationData(sets.test, sets.classes, sets.collate))
+        self.sets = sets
 
     def train_dataloader(self) -> ResumableLoader:
         training = self.recipe.training
@@ -43,10 +56,3 @@ class RunData(LightningDataModule):
 
     def val_dataloader(self) -> Loader:
         return self._evaluation(self.sets.val)
-
-    def test_dataloader(self) -> Loader:
-        return self._evaluation(self.sets.test)
-
-    def _evaluation(self, dataset: Any) -> Loader:
-        batch, workers = self.recipe.training.eval_batch, self.recipe.data.workers
-        return evaluation_loader(dataset, batch, workers, self.sets.collate, **self._place)

@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from ...errors import ConfigError
 from ..checkpoints import read_state_dict
-from ..data.build import DataSets, build_data
+from ..data.build import build_data, build_evaluation
 from ..models.build import build_network
 from ..recipe import DETECTION_TASKS, Recipe
 from ..tasks.module import Training
 from .checkpoints import AtomicCheckpoints, KeepLastAndBest
-from .data import RunData
+from .data import RunData, SplitData
 from .finish import finish, write_history
 from .folder import RunFolder, begin_run, check_folder, check_same_recipe, plain_values
 from .profile import profile
@@ -51,7 +51,8 @@ def run_fit(recipe: Recipe, out: Path, resume: bool, profile_only: bool = False)
     folder = RunFolder(out)
     if _leads() and not profile_only:
         check_folder(folder, recipe, resume)
-    training, data = _build(recipe)
+    sets = build_data(recipe.data, recipe.task, recipe.training.seed)
+    training, data = _training(recipe, sets.classes), RunData(recipe, sets)
     if profile_only:
         print(profile(training, data))
         return
@@ -83,34 +84,33 @@ def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
         raise ConfigError(f"{out} holds no finished run of this recipe; train it first: coc fit ... --out {out}")
     check_same_recipe(folder, json.loads(folder.recipe.read_text(encoding="utf-8")), plain_values(recipe))
     without_weights = dataclasses.replace(recipe.model, weights="")
-    training, data = _build(dataclasses.replace(recipe, method="plain", model=without_weights))
+    name = recipe.data.val_split if split == "val" else recipe.data.test_split or recipe.data.val_split
+    data = build_evaluation(recipe.data, recipe.task, name)
+    training = _training(dataclasses.replace(recipe, method="plain", model=without_weights), data.classes)
     training.network.load_state_dict(read_state_dict(folder.model, training.network.state_dict().keys()))
     with _quiet():
         trainer = _trainer(recipe, None)
-        if split == "val":
-            data.sets = dataclasses.replace(data.sets, test=data.sets.val)
-        (values,) = trainer.test(training, datamodule=data, verbose=False)
+        (values,) = trainer.test(training, datamodule=SplitData(recipe, data), verbose=False)
         by_class = training.metrics.by_class() if recipe.task != "classification" else {}
     if trainer.is_global_zero:
         for name, value in values.items():
             print(f"{name.replace('test/', split + ' ')}: {value:.2f}")
         for name, of_classes in by_class.items():
-            for label, value in zip(data.sets.classes, of_classes, strict=True):
+            for label, value in zip(data.classes, of_classes, strict=True):
                 if not math.isnan(value):  # of classes that occur
                     print(f"{split} {name} of {label}: {value:.2f}")
 
 
-def _build(recipe: Recipe) -> tuple[Training, RunData]:
+def _training(recipe: Recipe, classes: Sequence[str]) -> Training:
     if recipe.machine.threads:
         torch.set_num_threads(recipe.machine.threads)
-    sets: DataSets = build_data(recipe.data, recipe.task, recipe.training.seed)
-    network = build_network(recipe, len(sets.classes))
+    network = build_network(recipe, len(classes))
     if recipe.training.channels_last:
         network = network.to(memory_format=torch.channels_last)
     if recipe.training.compile:
         # What a detector does behind its backbone depends on how many boxes there are, and would be compiled anew.
         (network.get_submodule("backbone") if recipe.task in DETECTION_TASKS else network).compile()
-    return Training(recipe, network, sets.classes), RunData(recipe, sets)
+    return Training(recipe, network, classes)
 
 
 def _as_launched(recipe: Recipe) -> Recipe:
