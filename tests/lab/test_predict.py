@@ -16,7 +16,7 @@ pytest.importorskip("lightning", reason="needs the extra [lab]")
 from PIL import ExifTags, Image, ImageChops
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision.transforms.v2.functional import to_image
 
@@ -348,11 +348,27 @@ def test_a_picture_that_the_network_cannot_take_is_told(here, monkeypatch, capsy
     assert "no number" in reasons["in/5.png"]
 
 
-def test_a_strip_is_not_resized_to_more_than_the_memory(runs, here, capsys):
-    Image.new("L", (9000, 1)).save("strip.png")
-    run = changed(runs("classification"), here / "run", eval_resize=256, eval_crop=224)
+@pytest.mark.parametrize("task", RUNS)
+def test_a_strip_is_not_resized_to_more_than_the_memory(runs, here, capsys, task):
+    Image.new("L", (9000, 4)).save("strip.png")
+    run = changed(runs(task), here / "run", eval_resize=256)
     assert predict(run, "strip.png") == 2
-    assert "9000×1 pixels are too many when the shorter side is 256 (data.eval_resize)" in capsys.readouterr().err
+    assert "9000×4 pixels are too many when the shorter side is 256 (data.eval_resize)" in capsys.readouterr().err
+    if task == "instance_segmentation":
+        assert predict(changed(run, here / "limited", longest=9000), "strip.png") == 0
+
+
+@pytest.mark.parametrize("task", RUNS)
+def test_a_network_whose_weights_are_no_numbers_is_named(runs, here, capsys, task):
+    """A detector would seem to find no objects."""
+    blank("a.png")
+    run = changed(runs(task), here / "run")
+    weights = load_file(run / "model.safetensors")
+    name = next(name for name in weights if name.endswith("conv1.weight"))
+    weights[name][0] = float("nan")
+    save_file(weights, run / "model.safetensors")
+    assert predict(run, "a.png") == 2
+    assert f"model.safetensors: weights that are no numbers, in {name}" in capsys.readouterr().err
 
 
 def test_the_data_set_and_the_first_weights_need_not_be_there(runs, here):

@@ -92,6 +92,7 @@ def _segment(run: FinishedRun, image: Image.Image, wishes: Wishes) -> Answer:
 
 
 def _detect(run: FinishedRun, image: Image.Image, wishes: Wishes) -> Answer:
+    _refuse_strips(run, image)
     (said,) = run.network([to_dtype(to_image(image), torch.float32, scale=True).to(run.device)])
     objects, shown = [], []
     for number, score in enumerate(said["scores"].tolist()):
@@ -119,17 +120,24 @@ _ANSWERS: dict[str, Callable[[FinishedRun, Image.Image, Wishes], Answer]] = {
 }
 
 
-def _logits(run: FinishedRun, image: Image.Image) -> Tensor:
-    """Of the picture as it is prepared when the run is evaluated, a batch of one."""
-    data, task = run.recipe.data, run.recipe.task
+def _refuse_strips(run: FinishedRun, image: Image.Image) -> None:
+    """One pixel high and resized by its shorter side, a picture would take all memory."""
+    data = run.recipe.data
     growth = data.eval_resize / min(image.size) if data.eval_resize else 1.0
+    if data.longest:
+        growth = min(growth, data.longest / max(image.size))
     limit = Image.MAX_IMAGE_PIXELS or float("inf")
-    if image.width * image.height * growth**2 > limit:  # a strip of one pixel's height would take all memory
+    if image.width * image.height * growth**2 > limit:
         raise ConfigError(
             f"{image.width}×{image.height} pixels are too many when the shorter side is {data.eval_resize} "
             "(data.eval_resize); cut the picture"
         )
-    prepared, _ = evaluation_transform(data, task)(to_image(image), 0)
+
+
+def _logits(run: FinishedRun, image: Image.Image) -> Tensor:
+    """Of the picture as it is prepared when the run is evaluated, a batch of one."""
+    _refuse_strips(run, image)
+    prepared, _ = evaluation_transform(run.recipe.data, run.recipe.task)(to_image(image), 0)
     logits: Tensor = run.network(prepared[None].to(run.device))
     if not logits.isfinite().all():
         raise ConfigError("the network puts out what is no number for this picture")

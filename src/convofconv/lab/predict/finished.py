@@ -66,6 +66,9 @@ def load_finished(path: Path, device: torch.device) -> FinishedRun:
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:4]]
         raise ConfigError(f"{folder.model}: not the network of {folder.results.name}: {' '.join(lines)}") from error
+    if wrong := [name for name, value in network.state_dict().items() if not value.isfinite().all()]:
+        # A detector would just find nothing.
+        raise ConfigError(f"{folder.model}: weights that are no numbers, in {listing(wrong)}; train the network anew")
     return FinishedRun(recipe, classes, categories, network.to(device).eval(), device)
 
 
