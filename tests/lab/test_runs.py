@@ -395,8 +395,33 @@ def test_a_network_that_only_evaluation_breaks_is_told(tmp_path, monkeypatch, ca
 
 def test_the_profile_trains_nothing(tmp_path, capsys):
     assert fit([*DETECT, "--profile"], tmp_path / "run") == 0
-    assert "limited by" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "limited by" in told
+    assert "processes" not in told
     assert not (tmp_path / "run").exists()
+
+
+def test_the_profile_computes_as_the_run_does(tmp_path, capsys, monkeypatch):
+    from convofconv.lab.tasks.module import Training
+
+    honest, seen = Training.loss, set()
+
+    def loss(self, images, target):
+        found = honest(self, images, target)
+        seen.add((len(images), torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")))
+        return found
+
+    monkeypatch.setattr(Training, "loss", loss)
+    options = [
+        "--training.precision=bf16-mixed",
+        "--training.batch=32",
+        "--training.accumulate=2",
+        "--machine.devices=2",
+        "--machine.nodes=2",
+    ]
+    assert fit([*CLASSIFY, *options, "--profile"], tmp_path / "run") == 0
+    assert seen == {(4, torch.bfloat16)}
+    assert "one of 4 processes" in capsys.readouterr().out
 
 
 def test_converted_weights_load_into_a_converted_network(tmp_path):

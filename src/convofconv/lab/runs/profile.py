@@ -13,15 +13,19 @@ from lightning.fabric.utilities import move_data_to_device
 from ..tasks.module import Training
 from .data import RunData
 
+_LOWER_PRECISION = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
 
 def profile(training: Training, data: RunData, batches: int = 20) -> str:
     """Pictures per second of the loader alone and of training steps on one batch, in a few lines.
 
-    On the machine's first GPU, if it has one.
+    Those of one process with its share of the batch, on the machine's first GPU, if it has one.
     """
     recipe = training.recipe
+    processes = recipe.machine.devices * recipe.machine.nodes
     device = torch.device("cuda" if torch.cuda.is_available() and recipe.machine.accelerator != "cpu" else "cpu")
-    batch_size = recipe.training.batch // recipe.training.accumulate
+    batch_size = recipe.training.batch // (recipe.training.accumulate * processes)
+    lower = _LOWER_PRECISION.get(recipe.training.precision)
     loader = data.training_loader(batch_size)
     first, *_ = itertools.islice(loader, 1)
     batches = min(batches, len(loader))
@@ -32,7 +36,9 @@ def profile(training: Training, data: RunData, batches: int = 20) -> str:
 
     def step(_: int) -> None:
         optimizer.zero_grad()
-        training.loss(images, target).backward()
+        with torch.autocast(device.type, lower, enabled=lower is not None):
+            loss = training.loss(images, target)
+        loss.backward()
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -40,9 +46,10 @@ def profile(training: Training, data: RunData, batches: int = 20) -> str:
     step(0)
     learning = _seconds(lambda: _exhaust(map(step, range(batches)))) / batches
     slower = "the loader: raise data.workers" if loading > learning else "the network"
+    of_one = f", one of {processes} processes" if processes > 1 else ""
     return (
         f"loader:  {batch_size / loading:10.1f} pictures/s with {recipe.data.workers} workers\n"
-        f"network: {batch_size / learning:10.1f} pictures/s on {device}, forward, backward and update\n"
+        f"network: {batch_size / learning:10.1f} pictures/s on {device}, forward, backward and update{of_one}\n"
         f"limited by {slower}"
     )
 
