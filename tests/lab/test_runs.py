@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -391,6 +392,29 @@ def test_a_network_that_only_evaluation_breaks_is_told(tmp_path, monkeypatch, ca
     assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 2
     assert "statistics of batch norm lag behind" in capsys.readouterr().err
     assert not (tmp_path / "run/results.json").exists()
+
+
+def test_a_run_is_verified_where_it_was_trained(tmp_path, monkeypatch):
+    """There need be no GPU for this: the strategy says where, and all but the moving itself is as it would be."""
+    from convofconv.lab.runs import finish as module
+    from convofconv.lab.runs import fit as caller
+    from convofconv.lab.tasks.module import Training
+
+    gpu, done = torch.device("cuda", 0), []
+
+    def finish(trainer, *rest):
+        place = SimpleNamespace(root_device=gpu)
+        fake = SimpleNamespace(strategy=place, test=trainer.test, is_global_zero=True)
+        with monkeypatch.context() as patched:
+            patched.setattr(Training, "to", lambda self, *to: done.append(to[0]))
+            patched.setattr(module, "verify", lambda *_, **__: done.append("verified") or 0.0)
+            honest(fake, *rest)
+
+    honest = caller.finish
+    monkeypatch.setattr(caller, "finish", finish)
+    assert fit([*CLASSIFY, "--training.epochs=1", "--method=coc"], tmp_path / "run") == 0
+    assert done[:2] == [gpu, "verified"]
+    assert results(tmp_path / "run")["device"] == "cuda"
 
 
 def test_the_profile_trains_nothing(tmp_path, capsys):
