@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,32 @@ def test_training_gives_losses_and_evaluation_gives_objects_in_the_pictures_pixe
         assert (boxes <= torch.tensor([width, height, width, height])).all()
         if task == TASKS[1]:
             assert objects["masks"].shape[1:] == (1, height, width)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_bfloat16_rounds_no_boxes_scores_or_losses(task: Task) -> None:
+    """Behind 256 pixels it has even numbers alone. Copies and pickles are as careful."""
+    network = pickle.loads(pickle.dumps(copy.deepcopy(small(task))))
+    seen: dict[str, Any] = {}
+    for name, part in network.named_modules():
+        if name in ("rpn", "anchor_generator", "rpn.anchor_generator"):
+            part.register_forward_hook(lambda module, inputs, found, name=name[-9:]: seen.update({name: found}))
+    pictures, targets = [torch.rand(3, 300, 620)], [target(task == TASKS[1])]
+    if "masks" in targets[0]:
+        targets[0]["masks"] = torch.ones(1, 300, 620, dtype=torch.uint8)
+    network(pictures, targets)
+    expected = seen["generator"]
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = network(pictures, targets)
+        assert {loss.dtype for loss in losses.values()} == {torch.float32}
+        assert all(torch.equal(*pair) for pair in zip(seen["generator"], expected, strict=True))
+        if "rpn" in seen:
+            assert seen["rpn"][0][0].dtype == torch.float32, "proposals"
+        getattr(network, "roi_heads", network).score_thresh = 0
+        (found,) = network.eval()(pictures)
+        assert len(found["boxes"])
+        assert {found[name].dtype for name in found if name != "labels"} == {torch.float32}
+        assert {output.dtype for output in BeforeSelection(network)(pictures)} == {torch.float32}
 
 
 @pytest.mark.parametrize("convert", ["backbone", "all"])

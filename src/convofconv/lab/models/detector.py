@@ -6,8 +6,9 @@ import math
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -22,6 +23,8 @@ from ...errors import ConfigError
 from ..architectures import find_architecture
 from ..recipe import DataRecipe, ModelRecipe
 from .library import architecture, build_from_library
+
+DetectorT = TypeVar("DetectorT", RetinaNet, MaskRCNN)
 
 _RATIOS = (0.5, 1.0, 2.0)
 _ROI_SIDE = 7  # of the features that a box is pooled to, torchvision's default
@@ -135,12 +138,38 @@ def build_detector(recipe: ModelRecipe, data: DataRecipe, classes: int, masks: b
     }
     sides = [recipe.smallest_anchor * 2**level for level in range(5)]
     if masks:
-        return _mask_rcnn(backbone, sides, classes, norm, box_batch_size_per_image=recipe.rois, **transform)
+        detector = _mask_rcnn(backbone, sides, classes, norm, box_batch_size_per_image=recipe.rois, **transform)
+        return _in_float32(detector, "backbone", "rpn.head", "roi_heads.box_predictor", "roi_heads.mask_predictor")
     anchors = AnchorGenerator(
         tuple(tuple(round(side * 2 ** (third / 3)) for third in range(3)) for side in sides), (_RATIOS,) * len(sides)
     )
     head = RetinaNetHead(channels, anchors.num_anchors_per_location()[0], classes, norm)
-    return RetinaNet(backbone, classes, anchor_generator=anchors, head=head, **transform)
+    retinanet = RetinaNet(backbone, classes, anchor_generator=anchors, head=head, **transform)
+    return _in_float32(retinanet, "backbone", "head")
+
+
+def _in_float32(detector: DetectorT, *parts: str) -> DetectorT:
+    """Let these parts put out float32 under autocast too.
+
+    torchvision takes anchors, proposals and ground truth in their outputs' dtype, and bfloat16 has multiples of 8 alone
+    behind 1024 pixels; nor do scores near 0 or 1 and their losses survive it.
+    """
+    for part in parts:
+        detector.get_submodule(part).register_forward_hook(_widen_outputs)
+    return detector
+
+
+def _widen_outputs(module: nn.Module, inputs: Any, outputs: Any) -> Any:
+    """A hook; a function of the module, so that networks can be copied and pickled."""
+    return _widened(outputs)
+
+
+def _widened(outputs: Any) -> Any:
+    if isinstance(outputs, Tensor):
+        return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    if isinstance(outputs, dict):
+        return type(outputs)((name, _widened(value)) for name, value in outputs.items())
+    return type(outputs)(map(_widened, outputs))  # a list or a tuple
 
 
 def _mask_rcnn(
