@@ -164,40 +164,60 @@ def test_raw_outputs_hold_every_part_of_the_network(task: Task) -> None:
             parameter.copy_(saved)
 
 
+_DEFAULTS: dict[str, Any] = {"fpn_channels": 256, "smallest_anchor": 32, "head_norm": "none", "rois": 512}
+
+
+def classifier_run(folder: Path, method: str = "coc", **model: Any) -> nn.Module:
+    """What the run of a classifier leaves, and its network."""
+    recipe = Recipe("classification", method, model=dataclasses.replace(SMALL, **_DEFAULTS, **model))
+    network = build_network(recipe, 10)
+    save_file({key: v.contiguous() for key, v in network.state_dict().items()}, folder / "converted.safetensors")
+    plain = reparameterize(network).state_dict()
+    save_file({key: v.contiguous() for key, v in plain.items()}, folder / "model.safetensors")
+    (folder / "results.json").write_text(json.dumps({"recipe": plain_values(recipe)}))
+    return network
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv3_small_050"], ids=["plain", "with activation"])
 @pytest.mark.parametrize("task", TASKS)
-def test_frozen_norms_neither_learn_nor_look_at_batches(task: Task) -> None:
-    frozen = small(task)
-    model = dataclasses.replace(SMALL, freeze_norm=True)
-    frozen = build_network(Recipe(task, "coc", data=SCENES, model=model), 11)
+def test_frozen_norms_neither_learn_nor_look_at_batches(task: Task, backbone: str, tmp_path: Path) -> None:
+    options = SMALL.options if backbone == "resnet18" else {}
+    classifier_run(tmp_path, backbone=backbone, options=options)
+    model = dataclasses.replace(SMALL, backbone=backbone, options=options, weights=str(tmp_path))
+    recipe = Recipe(task, "coc", data=SCENES, model=model)
+    learning = build_network(recipe, 11)
+    frozen = build_network(dataclasses.replace(recipe, model=dataclasses.replace(model, freeze_norm=True)), 11)
+    assert list(frozen.state_dict()) == list(learning.state_dict())
+    frozen = copy.deepcopy(frozen).train()
     body = frozen.get_submodule("backbone.body")
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in body.modules())
-    before = {key: value.clone() for key, value in body.state_dict().items() if "bn" in key}
-    assert before
-    frozen([torch.rand(3, 64, 64)], [{**target(False), "masks": torch.ones(1, 64, 64, dtype=torch.uint8)}])
-    assert all(torch.equal(value, before[key]) for key, value in body.state_dict().items() if "bn" in key)
-    assert not any("bn" in name for name, _ in body.named_parameters())
+    norms = {name: module for name, module in body.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    before = {name: copy.deepcopy(module.state_dict()) for name, module in norms.items()}
+    seen = []
+    for norm in norms.values():
+        norm.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    with torch.autocast("cpu", torch.bfloat16):
+        frozen([torch.rand(3, 64, 64)], [{**target(False), "masks": torch.ones(1, 64, 64, dtype=torch.uint8)}])
+    assert seen == [(torch.bfloat16, torch.bfloat16)] * len(norms)
+    for name, norm in norms.items():
+        assert all(torch.equal(value, before[name][key]) for key, value in norm.state_dict().items())
+        assert not any(parameter.requires_grad for parameter in norm.parameters())
     # The heads' norms go on learning.
-    assert any(isinstance(module, nn.GroupNorm) for module in frozen.modules())
+    assert any(module.training for module in frozen.modules() if isinstance(module, nn.GroupNorm))
+    plain = reparameterize(frozen)
+    assert verify(BeforeSelection(frozen), BeforeSelection(plain), [torch.rand(3, 60, 50)] * 2, 1e-4) < 1e-4
 
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("freeze", [False, True])
 def test_a_detector_starts_from_a_classifiers_run(task: Task, freeze: bool, tmp_path: Path) -> None:
-    classifier = Recipe("classification", "coc", model=dataclasses.replace(SMALL, **_DEFAULTS))
-    network = build_network(classifier, 10)
-    save_file({key: v.contiguous() for key, v in network.state_dict().items()}, tmp_path / "converted.safetensors")
-    (tmp_path / "results.json").write_text(json.dumps({"recipe": plain_values(classifier)}))
+    theirs = classifier_run(tmp_path).state_dict()
     model = dataclasses.replace(SMALL, weights=str(tmp_path), freeze_norm=freeze)
     training = TrainingRecipe(seed=5)
     detector = build_network(Recipe(task, "coc", data=SCENES, model=model, training=training), 11)
-    theirs = network.state_dict()
     ours = {key.removeprefix("backbone.body."): v for key, v in detector.state_dict().items() if ".body." in key}
     assert len(ours) > 50
     for key, value in ours.items():
         assert torch.equal(value, theirs[key]), key
-
-
-_DEFAULTS: dict[str, Any] = {"fpn_channels": 256, "smallest_anchor": 32, "head_norm": "none", "rois": 512}
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from timm.layers import freeze_batch_norm_2d
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from ...errors import ConfigError
@@ -62,10 +64,32 @@ def _build(recipe: Recipe, classes: int) -> nn.Module:
     return network
 
 
+class _Frozen(nn.Module):
+    """Stays in evaluation mode whatever the network around it is set to.
+
+    timm's and torchvision's frozen norms compute in float32 under autocast, and have other keys.
+    """
+
+    def train(self, mode: bool = True) -> Any:
+        return super().train(False)
+
+
+class FrozenBatchNorm2d(_Frozen, nn.BatchNorm2d):
+    """A batch norm that neither learns nor looks at batches."""
+
+
+class FrozenBatchNormAct2d(_Frozen, BatchNormAct2d):  # type: ignore[misc]
+    """The same with an activation in it."""
+
+
 def _freeze_norms(network: nn.Module) -> None:
     """Let the backbone's batch norms neither learn nor look at batches."""
     name, _, _ = backbone_prefix(network).rpartition(".")
-    backbone = network.get_submodule(name)
-    if not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()):
+    norms = [module for module in network.get_submodule(name).modules() if isinstance(module, nn.BatchNorm2d)]
+    if not norms:
         raise ConfigError("model.freeze_norm: the backbone has no batch norms; leave it out")
-    freeze_batch_norm_2d(backbone)
+    for norm in norms:
+        norm.__class__ = FrozenBatchNormAct2d if isinstance(norm, BatchNormAct2d) else FrozenBatchNorm2d
+        norm.eval()
+        for parameter in norm.parameters(recurse=False):
+            parameter.requires_grad_(False)
