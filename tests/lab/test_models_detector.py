@@ -208,12 +208,12 @@ def test_frozen_norms_neither_learn_nor_look_at_batches(task: Task, backbone: st
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("freeze", [False, True])
-def test_a_detector_starts_from_a_classifiers_run(task: Task, freeze: bool, tmp_path: Path) -> None:
-    theirs = classifier_run(tmp_path).state_dict()
+@pytest.mark.parametrize(("method", "freeze"), [("coc", False), ("coc", True), ("coc+stnd", True)])
+def test_a_detector_starts_from_a_classifiers_run(task: Task, method: str, freeze: bool, tmp_path: Path) -> None:
+    theirs = classifier_run(tmp_path, method).state_dict()
     model = dataclasses.replace(SMALL, weights=str(tmp_path), freeze_norm=freeze)
     training = TrainingRecipe(seed=5)
-    detector = build_network(Recipe(task, "coc", data=SCENES, model=model, training=training), 11)
+    detector = build_network(Recipe(task, method, data=SCENES, model=model, training=training), 11)
     ours = {key.removeprefix("backbone.body."): v for key, v in detector.state_dict().items() if ".body." in key}
     assert len(ours) > 50
     for key, value in ours.items():
@@ -226,13 +226,41 @@ def test_a_detector_starts_from_a_classifiers_run(task: Task, freeze: bool, tmp_
         ({"backbone": "torchvision/resnet18"}, "model.backbone: torchvision/resnet18 gives no feature maps"),
         ({"backbone": "vit_tiny_patch16_224", "options": {}}, "model.backbone: .* no map of stride 4"),
         ({"backbone": "resnot", "options": {}}, "no architecture|resnot"),
-        ({"freeze_norm": True, "options": {"norm_layer": "groupnorm"}}, "model.freeze_norm: the backbone has no batch"),
     ],
 )
 def test_impossible_backbones_are_named(changes: dict[str, Any], message: str) -> None:
     model = dataclasses.replace(SMALL, **changes)
     with pytest.raises(ConfigError, match=message):
         build_network(Recipe("instance_segmentation", data=SCENES, model=model), 11)
+
+
+def test_norms_are_only_frozen_behind_the_kernels_that_they_have_seen(tmp_path: Path) -> None:
+    """Otherwise the maps of later layers have many times the deviation that these expect."""
+    classifier_run(tmp_path)
+    model = dataclasses.replace(SMALL, weights=str(tmp_path), freeze_norm=True)
+    kept: list[tuple[str, dict[str, Any]]] = [("plain", {}), ("coc", {}), ("coc", {"grid_side": 3}), ("doconv", {})]
+    changed: list[tuple[str, dict[str, Any]]] = [
+        (method, {}) for method in ("stnd", "orth", "norm", "coc+stnd", "coc+orth")
+    ]
+    changed += [("coc", {"kernel_norm": True}), ("coc", {"init": "kaiming"})]
+    for method, association in kept:
+        build_network(Recipe("detection", method, association=association, data=SCENES, model=model), 11)
+    for method, association in changed:
+        recipe = Recipe("detection", method, association=association, data=SCENES, model=model)
+        with pytest.raises(
+            ConfigError, match=r"model.freeze_norm: .* changes pretrained kernels.*freeze_norm to false"
+        ):
+            build_network(recipe, 11)
+        free = dataclasses.replace(recipe, model=dataclasses.replace(model, freeze_norm=False))
+        build_network(free, 11)
+
+
+def test_there_must_be_norms_to_freeze(tmp_path: Path) -> None:
+    options = {"channels": [8, 8, 8, 8], "norm_layer": "groupnorm1"}
+    classifier_run(tmp_path, options=options)
+    model = dataclasses.replace(SMALL, weights=str(tmp_path), freeze_norm=True, options=options)
+    with pytest.raises(ConfigError, match=r"model.freeze_norm: the backbone has no batch norms"):
+        build_network(Recipe("detection", data=SCENES, model=model), 11)
 
 
 @pytest.mark.parametrize(
@@ -242,6 +270,7 @@ def test_impossible_backbones_are_named(changes: dict[str, Any], message: str) -
         ("data", {"crop": (64, 64)}, "data.crop says nothing to detection"),
         ("data", {"shorter": (0,)}, "data.shorter must be lengths of at least 1"),
         ("model", {"dropout": 0.5}, "model.dropout says nothing to detection"),
+        ("model", {"freeze_norm": True}, "model.freeze_norm needs model.weights"),
         ("model", {"rois": 0}, "model.rois must be at least 1"),
         ("training", {"label_smoothing": 0.1}, "training.label_smoothing says nothing"),
     ],

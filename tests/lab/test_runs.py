@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 import convofconv as coc
@@ -168,6 +170,9 @@ def test_killed_three_times_and_resumed_equals_never_killed(recipe, tmp_path):
     assert results(broken) == results(whole)
 
 
+_GROUP_NORM = (
+    "--model.options={'channels': [8, 8, 8, 8], 'stem_type': 'deep', 'stem_width': 4, 'norm_layer': 'groupnorm1'}"
+)
 _WITHOUT_NORM = [
     *CLASSIFY,
     "--model.backbone=resnet18",
@@ -208,7 +213,7 @@ def by_slurm(arguments, out, places=(None, None)):
     [
         (_WITHOUT_NORM, 95, by_torchrun),
         (_WITHOUT_NORM, 95, by_slurm),
-        ([*DETECT, "--model.freeze_norm=true", "--data.flip=false"], 15, by_torchrun),
+        ([*DETECT, _GROUP_NORM, "--data.flip=false"], 15, by_torchrun),
     ],
     ids=["classification", "slurm", "detection"],
 )
@@ -239,6 +244,21 @@ def test_machines_that_share_no_folder_are_told_before_they_train(tmp_path):
     assert len(told) == 2
     assert all(line.startswith("coc: --out must be a folder that all processes share") for line in told)
     assert not (places[0] / "run" / "last.ckpt").exists()
+
+
+def test_a_detector_with_frozen_norms_starts_from_a_classifier_and_is_evaluated_without_it(tmp_path, capsys):
+    options = next(option for option in DETECT if option.startswith("--model.options"))
+    first = [*CLASSIFY, "--model.backbone=resnet18", options, "--method=stnd", "--training.epochs=1"]
+    assert fit(first, tmp_path / "first") == 0
+    arguments = [*DETECT, "--method=stnd", f"--model.weights={tmp_path / 'first'}", "--model.freeze_norm=true"]
+    assert fit([*arguments, "--training.epochs=1"], tmp_path / "run") == 0
+    started, ended = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "run"))
+    for entry in ("weight", "bias", "running_mean", "running_var"):
+        assert torch.equal(ended[f"backbone.body.bn1.{entry}"], started[f"bn1.{entry}"])
+    shutil.move(tmp_path / "run", tmp_path / "elsewhere")
+    assert main(["test", *arguments, "--training.epochs=1", f"--out={tmp_path / 'elsewhere'}"]) == 0
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    assert main(["predict", str(tmp_path / "elsewhere"), str(tmp_path / "a.png"), f"--out={tmp_path / 'found'}"]) == 0
 
 
 def test_a_finished_run_is_not_run_over(tmp_path, capsys):

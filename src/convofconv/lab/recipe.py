@@ -146,7 +146,8 @@ class ModelRecipe:
         smallest_anchor: side of the smallest boxes that a detector starts from; every level of the pyramid doubles it.
         head_norm: norms in a detector's pyramid and heads; without pretrained weights it learns far better with them.
         rois: boxes of a training picture that Mask R-CNN's heads learn from.
-        freeze_norm: leave the backbone's batch norms as they are, for pretrained ones and small batches.
+        freeze_norm: leave the backbone's batch norms as they are, for pretrained ones and small batches; the kernels
+            must be those that they were trained with, or a method that changes them a run of the same method.
         convert: convert the backbone only, as the paper does, or the whole network.
         pointwise: also convert 1×1 convs, c1x1 in the paper.
     """
@@ -174,6 +175,8 @@ class ModelRecipe:
         _at_least(self, "model", [("head_channels", 0), ("fpn_channels", 1), ("smallest_anchor", 1), ("rois", 1)])
         if self.weights not in ("", "timm") and not Path(self.weights).is_dir():
             raise ConfigError(f'model.weights must be empty, "timm" or the folder of a run; {self.weights} is none')
+        if self.freeze_norm and not self.weights:
+            raise ConfigError("model.freeze_norm needs model.weights: norms of random weights have seen no pictures")
 
 
 @dataclasses.dataclass(frozen=True)

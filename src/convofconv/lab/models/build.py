@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
-from torch import nn
+from torch import Tensor, nn
 
 from ...errors import ConfigError
+from ...maps import SpatialAssociation
 from ...selection import Selection
-from ...surgery import convert
+from ...surgery import convert, maps_for
 from ..recipe import DETECTION_TASKS, Recipe
 from .classifier import build_classifier
 from .detector import build_detector
@@ -39,6 +41,8 @@ def build_network(recipe: Recipe, classes: int) -> nn.Module:
     torch.manual_seed(recipe.training.seed)
     network = _build(recipe, classes)
     weights = None if recipe.model.weights in ("", "timm") else read_run(recipe, network)
+    if recipe.model.freeze_norm and not (weights and weights.converted):
+        _check_kernels_stay(recipe)
     if weights and not weights.converted:
         load_run(network, weights, classes)
     if recipe.method != "plain":
@@ -64,22 +68,34 @@ def _build(recipe: Recipe, classes: int) -> nn.Module:
     return network
 
 
-class _Frozen(nn.Module):
-    """Stays in evaluation mode whatever the network around it is set to.
+def _check_kernels_stay(recipe: Recipe) -> None:
+    """Refuse to freeze norms behind kernels other than those whose statistics they hold."""
+    maps = [] if recipe.method == "plain" else maps_for(recipe.method, recipe.config)
+    drawn = SpatialAssociation in maps and recipe.config.init == "kaiming"
+    if drawn or any(kernel_map.changes_scale for kernel_map in maps):
+        raise ConfigError(
+            f"model.freeze_norm: {recipe.method} (preset {recipe.preset}) changes pretrained kernels, and frozen norms "
+            "cannot adapt to that; take a run of the same method and preset as model.weights, or set "
+            "model.freeze_norm to false"
+        )
 
-    timm's and torchvision's frozen norms compute in float32 under autocast, and have other keys.
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """A batch norm that does in training what it does in evaluation.
+
+    Others' frozen norms compute in float32 under autocast, and have other keys.
     """
 
-    def train(self, mode: bool = True) -> Any:
-        return super().train(False)
+    def forward(self, input: Tensor) -> Tensor:
+        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
-class FrozenBatchNorm2d(_Frozen, nn.BatchNorm2d):
-    """A batch norm that neither learns nor looks at batches."""
-
-
-class FrozenBatchNormAct2d(_Frozen, BatchNormAct2d):  # type: ignore[misc]
+class FrozenBatchNormAct2d(FrozenBatchNorm2d, BatchNormAct2d):  # type: ignore[misc]
     """The same with an activation in it."""
+
+    def forward(self, x: Tensor) -> Any:
+        own: Any = self
+        return own.act(own.drop(super().forward(x)))
 
 
 def _freeze_norms(network: nn.Module) -> None:
@@ -90,6 +106,5 @@ def _freeze_norms(network: nn.Module) -> None:
         raise ConfigError("model.freeze_norm: the backbone has no batch norms; leave it out")
     for norm in norms:
         norm.__class__ = FrozenBatchNormAct2d if isinstance(norm, BatchNormAct2d) else FrozenBatchNorm2d
-        norm.eval()
         for parameter in norm.parameters(recurse=False):
             parameter.requires_grad_(False)

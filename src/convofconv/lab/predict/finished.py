@@ -76,5 +76,5 @@ def _plain_recipe(values: dict[str, dict[str, object]], path: Path) -> Recipe:
     """The run's recipe without what its training alone needed: kernel maps, first weights, the data set."""
     # The data set may be on another machine, and nothing reads it here: any folder that exists will do.
     data = {**values["data"], "root": str(path)}
-    model = {**values["model"], "weights": ""}
+    model = {**values["model"], "weights": "", "freeze_norm": False}
     return recipe_of({**plain_values(Recipe()), **values, "method": "plain", "data": data, "model": model})

@@ -83,7 +83,7 @@ def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
     if not folder.model.exists():
         raise ConfigError(f"{out} holds no finished run of this recipe; train it first: coc fit ... --out {out}")
     check_same_recipe(folder, json.loads(folder.recipe.read_text(encoding="utf-8")), plain_values(recipe))
-    without_weights = dataclasses.replace(recipe.model, weights="")
+    without_weights = dataclasses.replace(recipe.model, weights="", freeze_norm=False)
     name = recipe.data.val_split if split == "val" else recipe.data.test_split or recipe.data.val_split
     data = build_evaluation(recipe.data, recipe.task, name)
     training = _training(dataclasses.replace(recipe, method="plain", model=without_weights), data.classes)
