@@ -39,7 +39,7 @@ TASKS: tuple[Task, ...] = ("detection", "instance_segmentation")
 
 
 def small(task: Task, **changes: Any) -> Any:
-    recipe = Recipe(task, data=SCENES, model=SMALL, **changes)
+    recipe = Recipe(task, **{"data": SCENES, "model": SMALL, **changes})
     return build_network(recipe, 11)
 
 
@@ -77,6 +77,19 @@ def test_levels_have_their_strides(backbone: str, masks: bool, strides: list[int
     network = build_detector(model, SCENES, 11, masks).eval()
     levels = network.backbone(torch.zeros(1, 3, 256, 128))
     assert [tuple(level.shape) for level in levels.values()] == [(1, 16, 256 // s, 128 // s) for s in strides]
+
+
+@pytest.mark.parametrize(
+    "backbone", ["resnet18", "hrnet_w18_small", "mobilenetv3_small_050", "regnetx_002", "convnext_atto"]
+)
+@pytest.mark.parametrize("task", TASKS)
+def test_all_that_learns_has_a_gradient(task: Task, backbone: str) -> None:
+    """Processes that share gradients refuse a network with parameters that get none."""
+    options = SMALL.options if backbone == "resnet18" else {}
+    network = small(task, method="coc", model=dataclasses.replace(SMALL, backbone=backbone, options=options))
+    losses = network([torch.rand(3, 48, 64)] * 2, [target(task == TASKS[1])] * 2)
+    sum(losses.values()).backward()
+    assert not [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -228,4 +228,7 @@ def _pyramid(
     if getattr(body, "output_fmt", "NCHW") != "NCHW":
         raise ConfigError(f"model.backbone: the maps of {name} have their channels last. {advice}")
     levels = [len(found) - 1 - found[::-1].index(stride) for stride in strides]  # the last one of a stride
+    if name.startswith("timm/hrnet") and 4 not in strides:
+        # Processes that share gradients wait for all that learn; what only makes the map of stride 4 never gets one.
+        cast(Any, body).stage4[-1].fuse_layers[0].requires_grad_(False)
     return PyramidBackbone(body, levels, recipe.fpn_channels, extra, norm)
