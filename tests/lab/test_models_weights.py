@@ -94,6 +94,15 @@ def test_another_method_starts_from_the_folded_network(tmp_path, theirs, ours):
             assert not kernels.any(), "kernel maps start anew"
 
 
+@pytest.mark.parametrize("backbones", [("resnet18", "resnet18.tv_in1k"), ("resnet18.a1_in1k", "timm/resnet18")])
+def test_which_of_timms_weights_a_backbone_names_does_not_matter_to_a_run(tmp_path, backbones):
+    theirs, ours = (
+        dataclasses.replace(CLASSIFIER, model=dataclasses.replace(RESNET, backbone=name)) for name in backbones
+    )
+    network = finish(tmp_path, theirs)
+    assert torch.equal(output(start(tmp_path, ours)), output(network))
+
+
 def test_another_preset_starts_from_the_folded_network(tmp_path):
     folded = coc.reparameterize(finish(tmp_path, dataclasses.replace(CLASSIFIER, method="coc")))
     with pytest.warns(coc.ConversionWarning, match="looks trained"):

@@ -53,7 +53,8 @@ def read_run(recipe: Recipe, network: nn.Module) -> RunWeights:
         association, pointwise = theirs.get("association", {}), theirs["model"].get("pointwise", False)
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"model.weights: {folder.results} tells of no recipe ({error!r})") from error
-    if architecture(backbone) != architecture(recipe.model.backbone):
+    # Behind the dot, timm names whose weights of an architecture are meant, and these are the run's.
+    if architecture(backbone).partition(".")[0] != architecture(recipe.model.backbone).partition(".")[0]:
         raise ConfigError(
             f"model.weights: the run in {folder.path} has the backbone {backbone}, not {recipe.model.backbone}"
         )
