@@ -14,7 +14,7 @@ pytest.importorskip("torchvision")
 pytest.importorskip("mlxtend")
 pytest.importorskip("pycocotools")
 
-from coco_files import content, write_coco
+from coco_files import SQUARE, annotation, content, write_coco
 
 from convofconv import ConfigError
 from convofconv.cli import main
@@ -44,14 +44,15 @@ def test_cocos_layout_is_read_and_batched(tmp_path: Path) -> None:
     data = build_data(recipe(root, test_split="more"), "instance_segmentation", 0)
     assert data.classes == ("background", "ant", "bee", "cat")
     assert data.categories == (None, 2, 41, 90)
-    assert [len(part) for part in (data.train, data.val, data.test)] == [3, 3, 3]
-    assert data.groups == [1, 1, 1]
-    images, targets = next(iter(training_loader(data.train, 3, 0, 0, collate=data.collate, groups=data.groups)))
-    assert sorted(target["image_id"] for target in targets) == [3, 5, 7]
+    # Of those to train with, one has no objects.
+    assert [len(part) for part in (data.train, data.val, data.test)] == [2, 3, 3]
+    assert data.groups == [1, 1]
+    images, targets = next(iter(training_loader(data.train, 2, 0, 0, collate=data.collate, groups=data.groups)))
+    assert sorted(target["image_id"] for target in targets) == [3, 7]
     assert all(image.shape == (3, 10, 20) and image.dtype == torch.float32 for image in images)
     by_picture = {target["image_id"]: target for target in targets}
     assert by_picture[3]["labels"].tolist() == [2, 3]  # without the crowd
-    assert by_picture[5]["masks"].shape == (0, 10, 20)
+    assert by_picture[7]["masks"].shape == (1, 10, 20)
     assert data.val[1][1]["iscrowd"].sum() == 1
     boxes_alone = build_data(recipe(root), "detection", 0)
     assert "masks" not in boxes_alone.val[0][1]
@@ -63,6 +64,22 @@ def test_training_pictures_are_resized_and_the_others_are_not(tmp_path: Path) ->
     sizes = {tuple(data.train[epoch, 0][0].shape) for epoch in range(20)}
     assert sizes == {(3, 30, 60), (3, 35, 70)}
     assert data.val[0][0].shape == (3, 10, 20)
+
+
+def test_pictures_with_nothing_to_learn_from_are_left_out_of_training_alone(tmp_path: Path) -> None:
+    """Picture 5 has no objects, 3 is given a crowd alone, and 7 a box without area besides its whole one."""
+    some = crowds()
+    some["annotations"] += [annotation(200, 7, 41, SQUARE, bbox=[4, 4, 0, 3]), annotation(201, 7, 41, SQUARE)]
+    root = write_splits(tmp_path, train=some, val=some)
+    with pytest.warns(UserWarning, match="no area"):
+        data = build_data(recipe(root), "detection", 0)
+    assert [data.train[0, number][1]["image_id"] for number in range(len(data.train))] == [7]
+    assert data.groups == [1]
+    assert [data.val[number][1]["image_id"] for number in range(len(data.val))] == [7, 3, 5]
+    some["annotations"].pop()
+    (root / "annotations" / "instances_train.json").write_text(json.dumps(some))
+    with pytest.warns(UserWarning, match="no area"), pytest.raises(ConfigError, match=r"split train .* to learn from"):
+        build_data(recipe(root), "detection", 0)
 
 
 def test_a_limit_is_spread_over_the_split() -> None:

@@ -21,7 +21,7 @@ from .augment import Transform, evaluation_transform, training_transform
 from .datasets import Split, read_split
 from .images import VOID
 from .loading import Collate, seed_of
-from .object_datasets import check_has_objects, read_objects
+from .object_datasets import check_has_objects, read_objects, with_objects
 from .objects import ObjectSplit, TargetSplit, collate_objects, orientations
 
 #: A picture ``(3, h, w)``, and its label, its mask ``(h, w)`` of int64, or its objects; normalised but for detectors.
@@ -142,7 +142,7 @@ def _evaluated_objects(split: ObjectSplit, name: str) -> EvaluationSet:
 
 
 def _build_objects(recipe: DataRecipe, masks: bool, seed: int) -> DataSets:
-    train = read_objects(recipe, recipe.train_split, masks)
+    train = with_objects(read_objects(recipe, recipe.train_split, masks), recipe.train_split)
     vary = detection_augment.training_transform(recipe.shorter, recipe.longest or None, recipe.flip)
 
     def evaluation(name: str) -> EvaluationSet:
@@ -154,7 +154,6 @@ def _build_objects(recipe: DataRecipe, masks: bool, seed: int) -> DataSets:
             )
         return _evaluated_objects(split, name)
 
-    check_has_objects(train, recipe.train_split)
     val = evaluation(recipe.val_split)
     return DataSets(
         TrainingSet(TargetSplit(train, training=True), vary, seed),

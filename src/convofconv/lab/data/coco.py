@@ -21,7 +21,7 @@ from PIL import Image
 
 from ...errors import ConfigError, listing
 from .images import open_picture
-from .objects import Objects, ObjectSplit, Picture
+from .objects import Objects, ObjectSplit, Picture, to_learn
 from .segments import Segments, kind_of, parse_segment
 
 _NUMBER = (int, float)
@@ -75,11 +75,13 @@ def read_coco(annotations: Path, pictures: Path, masks: bool = True) -> ObjectSp
     labels = {number: label for label, number in enumerate(sorted(entry["id"] for entry in categories), start=1)}
     names = {labels[entry["id"]]: entry["name"] for entry in categories}
     columns = _columns(annotations, found, labels, entries, masks)
+    learnt = to_learn(columns.boxes, columns.crowd)
     return ObjectSplit(
         ("background", *(names[label] for label in sorted(names))),
         {label: number for number, label in labels.items()},
         tuple(found.values()),
         functools.partial(_read, columns),
+        frozenset(number for number, (start, end) in columns.spans.items() if not learnt[start:end].any()),
     )
 
 

@@ -42,6 +42,23 @@ def read_objects(recipe: DataRecipe, split: str, masks: bool) -> ObjectSplit:
     return found
 
 
+def with_objects(split: ObjectSplit, name: str) -> ObjectSplit:
+    """Only the pictures with something to learn from.
+
+    A picture without would drown the others: RetinaNet's loss is a mean over every picture's own objects.
+
+    Raises:
+        ConfigError: there is none.
+
+    Source:
+        filter_empty_gt of mmdetection; torchvision's detection references leave them out too
+    """
+    pictures = tuple(picture for picture in split.pictures if picture.id not in split.empty)
+    if not pictures:
+        raise ConfigError(f"the {len(split)} pictures of the split {name} have no objects to learn from")
+    return dataclasses.replace(split, pictures=pictures)
+
+
 def check_has_objects(split: ObjectSplit, name: str) -> None:
     """Refuse a split in which there is nothing to find; reads pictures up to the first with an object.
 

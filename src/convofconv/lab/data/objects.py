@@ -86,12 +86,14 @@ class ObjectSplit:
         categories: what the data set itself calls every label, the ids of a COCO file for example.
         pictures: those that belong to the split.
         read: decodes a picture and gives its objects.
+        empty: ids of pictures in which there is nothing to learn from.
     """
 
     classes: tuple[str, ...]
     categories: Mapping[int, int]
     pictures: Sequence[Picture]
     read: Callable[[Picture], tuple[Image.Image, Objects]]
+    empty: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -115,10 +117,20 @@ class TargetSplit:
         return picture, training_target(objects) if self.training else evaluation_target(objects)
 
 
+def to_learn(boxes: NDArray[np.float32], crowd: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which objects a detector learns from: no crowds, and no boxes without area, which torchvision's refuse.
+
+    Shape:
+        - boxes: ``(N, 4)``
+        - crowd: ``(N,)``
+        - returns: ``(N,)``
+    """
+    return ~crowd & (boxes[:, 2:] > boxes[:, :2]).all(1)
+
+
 def training_target(objects: Objects) -> Target:
-    """What a detector learns from: no crowds, and no boxes without area, which torchvision's detectors refuse."""
-    sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
-    return _target(objects.keep(~objects.crowd & (sides > 0).all(1)))
+    """What a detector learns from, see :func:`to_learn`."""
+    return _target(objects.keep(to_learn(objects.boxes, objects.crowd)))
 
 
 def evaluation_target(objects: Objects) -> Target:
