@@ -64,6 +64,9 @@ def test_training_pictures_are_resized_and_the_others_are_not(tmp_path: Path) ->
     sizes = {tuple(data.train[epoch, 0][0].shape) for epoch in range(20)}
     assert sizes == {(3, 30, 60), (3, 35, 70)}
     assert data.val[0][0].shape == (3, 10, 20)
+    for longest, side in ((0, 30), (40, 20)):
+        as_in_evaluation = build_data(recipe(root, eval_resize=30, longest=longest), "detection", 0)
+        assert as_in_evaluation.train[0, 0][0].shape == (3, side, 2 * side)
 
 
 def test_pictures_with_nothing_to_learn_from_are_left_out_of_training_alone(tmp_path: Path) -> None:

@@ -74,8 +74,7 @@ class DataRecipe:
         random_resized_crop: crop a random part of random shape (ImageNet's augmentation) in place of a plain crop.
         padding: pixels added on every side before cropping.
         flip: mirror half of the pictures.
-        shorter: of a detector's training pictures, lengths of the shorter side to choose from; none to leave
-            pictures as they are.
+        shorter: of a detector's training pictures, lengths of the shorter side to choose from; none for eval_resize.
         longest: of a detector's pictures, the most of the longer side, in training and evaluation; 0 for no limit.
         photometric: vary brightness, contrast, saturation and hue.
         mean: mean of the channels, for normalisation.

@@ -24,7 +24,7 @@ def training_transform(shorter: Sequence[int] = SHORTER, longest: int | None = L
     torchvision's detectors leave out their own resizing in training, not in evaluation, with ``_skip_resize=True``.
 
     Args:
-        shorter: lengths of the shorter side to choose from; none to leave pictures as they are.
+        shorter: lengths of the shorter side to choose from.
         longest: of the longer side, which wins over ``shorter``.
         flip: mirror half of the pictures.
 
@@ -34,8 +34,7 @@ def training_transform(shorter: Sequence[int] = SHORTER, longest: int | None = L
     steps: list[Any] = []
     if flip:
         steps.append(v2.RandomHorizontalFlip())
-    if shorter:
-        steps.append(v2.RandomShortestSize(list(shorter), longest, antialias=True))
+    steps.append(v2.RandomShortestSize(list(shorter), longest, antialias=True))
     # A box at the edge may lie behind it by a rounding error now, and would be removed.
     steps += [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(labels_getter=_per_object)]
     return _prepared(steps)
