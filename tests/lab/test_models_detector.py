@@ -20,10 +20,13 @@ from safetensors.torch import save_file
 from torchvision.models import detection
 
 from convofconv import ConfigError, reparameterize, summary, verify
+from convofconv.lab.data.build import build_data
+from convofconv.lab.data.objects import collate_objects
 from convofconv.lab.models.build import build_network
 from convofconv.lab.models.detector import BeforeSelection, build_detector
 from convofconv.lab.recipe import Convert, DataRecipe, ModelRecipe, Recipe, Task, TrainingRecipe
 from convofconv.lab.runs.folder import plain_values
+from convofconv.lab.tasks.detection_metrics import DetectionMetrics
 
 pytestmark = pytest.mark.lab
 
@@ -134,6 +137,36 @@ def test_bfloat16_rounds_no_boxes_scores_or_losses(task: Task) -> None:
         assert len(found["boxes"])
         assert {found[name].dtype for name in found if name != "labels"} == {torch.float32}
         assert {output.dtype for output in BeforeSelection(network)(pictures)} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("task", "side", "width", "rate", "steps", "figures"),
+    [
+        ("detection", 64, 8, 0.005, 40, {"AP50"}),
+        ("instance_segmentation", 96, 16, 0.003, 60, {"AP50", "mask_AP50"}),
+    ],
+)
+def test_a_few_scenes_are_learned_by_heart(
+    task: Task, side: int, width: int, rate: float, steps: int, figures: set[str]
+) -> None:
+    """Which needs the same labels, boxes and masks in training and in evaluation, whatever size pictures are given."""
+    options = {"channels": [width] * 4, "stem_type": "deep", "stem_width": width // 2, "norm_layer": "groupnorm1"}
+    model = dataclasses.replace(SMALL, options=options, fpn_channels=2 * width, rois=64)
+    data = dataclasses.replace(SCENES, eval_resize=side, val_split="train", limit=2)
+    sets, masks = build_data(data, task, 0), task == TASKS[1]
+    network = small(task, method="coc", model=model, data=data)
+    optimizer = torch.optim.AdamW(network.parameters(), rate)
+    for step in range(steps):
+        losses = network(*collate_objects(sets.train[step, number] for number in range(2)))
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+    metrics = DetectionMetrics(11, masks)
+    with torch.no_grad():
+        images, targets = collate_objects(sets.val[number] for number in range(2))
+        metrics.update(network.eval()(images), targets)
+    found = metrics.compute()
+    assert min(found[name] for name in figures) > 50, found
 
 
 @pytest.mark.parametrize("convert", ["backbone", "all"])

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from coco_files import write_squares
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -48,7 +49,8 @@ SEGMENT = [
 ]
 
 _SMALL_DETECTOR = [
-    "--model.options={'channels': [8, 8, 8, 8], 'stem_type': 'deep', 'stem_width': 4}",
+    # Without batch norm, whose running averages lag behind in so few steps.
+    "--model.options={'channels': [8, 8, 8, 8], 'stem_type': 'deep', 'stem_width': 4, 'norm_layer': 'groupnorm1'}",
     "--model.fpn_channels=16",
     "--data.eval_resize=64",
     "--data.limit=16",
@@ -68,6 +70,14 @@ def fit(arguments, out):
     return main(["fit", *arguments, f"--out={out}"])
 
 
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory):
+    """Data that a small detector learns to find something in within an epoch, so that its figures are no zeros."""
+    root = write_squares(tmp_path_factory.mktemp("squares"), train=128, val=8)
+    options = ["--data.name=coco", f"--data.root={root}", "--data.classes=3", "--data.limit=128"]
+    return [*options, "--training.batch=2", "--training.schedule=constant"]
+
+
 def results(out):
     found = json.loads((Path(out) / "results.json").read_text())
     return {key: value for key, value in found.items() if key not in ("seconds", "cpu_seconds", "command", "versions")}
@@ -79,10 +89,13 @@ def results(out):
     [CLASSIFY, SEGMENT, DETECT, INSTANCES],
     ids=["classification", "segmentation", "detection", "instance_segmentation"],
 )
-def test_every_task_and_method_trains_folds_and_evaluates(recipe, method, tmp_path, capsys):
+def test_every_task_and_method_trains_folds_and_evaluates(recipe, method, squares, tmp_path, capsys):
+    if detects := recipe in (DETECT, INSTANCES):
+        recipe = [*recipe, *squares]
     assert fit([*recipe, f"--method={method}", "--training.epochs=1"], tmp_path / "run") == 0
     found = results(tmp_path / "run")
     assert found["recipe"]["method"] == method
+    assert not detects or found["test"]["folded"][f"{found['metric']}50"] > 10
     assert found["test"]["folded"] == pytest.approx(found["test"]["as_trained"], abs=2)
     assert found["largest_difference_after_folding"] < 1e-4
     assert all(len(values) == len(found["classes"]) for values in found["test_by_class"].values())
@@ -170,9 +183,6 @@ def test_killed_three_times_and_resumed_equals_never_killed(recipe, tmp_path):
     assert results(broken) == results(whole)
 
 
-_GROUP_NORM = (
-    "--model.options={'channels': [8, 8, 8, 8], 'stem_type': 'deep', 'stem_width': 4, 'norm_layer': 'groupnorm1'}"
-)
 _WITHOUT_NORM = [
     *CLASSIFY,
     "--model.backbone=resnet18",
@@ -213,24 +223,28 @@ def by_slurm(arguments, out, places=(None, None)):
     [
         (_WITHOUT_NORM, 95, by_torchrun),
         (_WITHOUT_NORM, 95, by_slurm),
-        ([*DETECT, _GROUP_NORM, "--data.flip=false"], 15, by_torchrun),
+        (DETECT, 63, by_torchrun),
     ],
     ids=["classification", "slurm", "detection"],
 )
-def test_two_processes_train_as_one_does(recipe, limit, launch, tmp_path):
+def test_two_processes_train_as_one_does(recipe, limit, launch, squares, tmp_path):
     """With the same global batch and without batch norm: only the order of sums differs.
 
     An odd number of pictures, that a sampler which pads would round up. Mask R-CNN draws the boxes that it learns from
     at random in every process, so its two cannot equal one.
     """
-    arguments = [*recipe, "--method=coc", "--training.epochs=1", f"--data.limit={limit}"]
+    # So many steps let rounding grow, and a box may cross a threshold of overlap.
+    data, rounding, slack = (squares, 1e-3, 2) if recipe == DETECT else ([], 1e-4, 0)
+    arguments = [*recipe, *data, "--method=coc", "--training.epochs=1", f"--data.limit={limit}"]
     alone = subprocess.run(command(arguments, tmp_path / "one"), capture_output=True, text=True, timeout=300)
     for done in (alone, launch(arguments, tmp_path / "two")):
         assert done.returncode == 0, done.stderr
     one, both = (load_file(tmp_path / name / "converted.safetensors") for name in ("one", "two"))
     for key, value in one.items():
-        assert (both[key].double() - value.double()).abs().max() <= 1e-4 * value.double().abs().max() + 1e-6, key
-    assert results(tmp_path / "two")["test"] == results(tmp_path / "one")["test"]
+        assert (both[key].double() - value.double()).abs().max() <= rounding * value.double().abs().max() + 1e-6, key
+    for kind, found in results(tmp_path / "two")["test"].items():
+        assert found == pytest.approx(results(tmp_path / "one")["test"][kind], abs=slack)
+        assert recipe != DETECT or found["AP50"] > 10
     assert results(tmp_path / "two")["recipe"]["machine"]["devices"] == 2
 
 
@@ -247,10 +261,10 @@ def test_machines_that_share_no_folder_are_told_before_they_train(tmp_path):
 
 
 def test_a_detector_with_frozen_norms_starts_from_a_classifier_and_is_evaluated_without_it(tmp_path, capsys):
-    options = next(option for option in DETECT if option.startswith("--model.options"))
+    options = "--model.options={'channels': [8, 8, 8, 8]}"
     first = [*CLASSIFY, "--model.backbone=resnet18", options, "--method=stnd", "--training.epochs=1"]
     assert fit(first, tmp_path / "first") == 0
-    arguments = [*DETECT, "--method=stnd", f"--model.weights={tmp_path / 'first'}", "--model.freeze_norm=true"]
+    arguments = [*DETECT, options, "--method=stnd", f"--model.weights={tmp_path / 'first'}", "--model.freeze_norm=true"]
     assert fit([*arguments, "--training.epochs=1"], tmp_path / "run") == 0
     started, ended = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "run"))
     for entry in ("weight", "bias", "running_mean", "running_var"):
