@@ -83,10 +83,17 @@ def associate_as(module: coc.SpatialAssociation, weight: Tensor) -> Tensor:
         return found
     config = module.config
     supers = module.super_kernel.detach().to(weight)
+    if config.share == "none":
+        supers = rearrange(supers, "l (o i) ... -> l o i ...", o=weight.shape[1])
     if config.standardize_super_kernel:
         supers = torch.stack([standardize(layer) for layer in supers])
         if module.gain is not None:
-            supers = supers * module.gain.detach().to(weight)
+            supers = torch.stack(
+                [
+                    torch.stack([gain * kernel for gain, kernel in zip(gains.flatten(), layer, strict=True)])
+                    for gains, layer in zip(module.gain.detach().to(weight), supers, strict=True)
+                ]
+            )
     norm = None
     if module.norm_weight is not None and module.norm_bias is not None:
         norm = (module.norm_weight.detach().to(weight), module.norm_bias.detach().to(weight))

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import associate_as, relative, standardize
+from reference import associate_as, randomize, relative, standardize
 from torch import nn
 
 import convofconv as coc
@@ -25,6 +25,7 @@ CONFIGS = {
     "one for the layer": coc.Config(share="both", standardize_super_kernel=True),
     "dense": coc.Config(share="none"),
     "dense, no skip": coc.Config(share="none", skip=False),
+    "dense, standardized, stacked": coc.Config(share="none", standardize_super_kernel=True, depth=2),
     "within conv groups": coc.Config(within_conv_groups=True),
     "random groups": coc.Config(grouping="random"),
     "random groups within conv groups, normed": coc.Config(grouping="random", within_conv_groups=True, grid_norm=True),
@@ -76,6 +77,17 @@ def test_random_parameters_equal_the_literal_steps(config, shape):
     for parameter in association.parameters():
         nn.init.normal_(parameter)
     assert relative(association(weight), associate_as(association, weight)) < 1e-12
+
+
+@all_configs
+def test_a_network_goes_to_channels_last(config):
+    model = nn.Sequential(coc.CoC2d(3, 8, 3, config=config), coc.CoC2d(8, 5, (2, 3), config=config)).double()
+    randomize(model)
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    expected = model(images)
+    model.to(memory_format=torch.channels_last)
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert relative(model(images), expected) < 1e-12
 
 
 @pytest.mark.parametrize("share", ["input", "output", "both", "none"])

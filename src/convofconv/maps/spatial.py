@@ -31,8 +31,9 @@ class SpatialAssociation(KernelMap):
 
     Attributes:
         super_kernel: ``(depth, m, s_1, ..., s_d)``, with ``m`` the number of groups ``G`` (``share="input"``), of input
-            channels (``"output"``) or 1 (``"both"``); ``(depth, ci, ci, s_1, ..., s_d)`` for ``"none"``.
-        gain: ``(depth, m, 1, ..., 1)``, the scale of standardized super kernels that no norm follows, else ``None``.
+            channels (``"output"``), 1 (``"both"``) or ``ci²`` (``"none"``).
+        gain: ``(depth, f, 1, ..., 1)``, the scale of the ``f`` filters of standardized super kernels that no norm
+            follows, else ``None``; ``f = m``, but ``ci`` for ``"none"``.
         norm_weight, norm_bias: ``(G, sa^d, k_1, ..., k_d)`` with ``config.grid_norm``, else ``None``.
         order: ``(co,)``, which kernel stands at which place when they are divided into groups, else ``None`` (for
             ``config.grouping="consecutive"``). It is chosen when the map is built and then stays, since super kernels
@@ -74,8 +75,8 @@ class SpatialAssociation(KernelMap):
         blocks = groups if config.within_conv_groups else 1
         self.grid = grid = Grid.build(shape, config.grid_side, config.extra_width, config.dilated, blocks)
         self.way = choose_way(grid, config.share)
-        super_shape = grid.super_shape(config.share)
-        if config.standardize_super_kernel and math.prod(super_shape[1:]) == 1:
+        filters, *per_filter = grid.super_shape(config.share)
+        if config.standardize_super_kernel and math.prod(per_filter) == 1:
             raise ConfigError(
                 f"a super kernel of one tap (kernel size {grid.kernel}, extra_width {config.extra_width}) cannot be "
                 "standardized; set extra_width to 2 or more, or standardize_super_kernel=False"
@@ -90,10 +91,12 @@ class SpatialAssociation(KernelMap):
             return nn.Parameter(torch.empty(shape, device=device, dtype=dtype)) if wanted else None
 
         affine = (grid.groups, grid.cells, *grid.kernel)
-        self.super_kernel = nn.Parameter(torch.empty(config.depth, *super_shape, device=device, dtype=dtype))
+        # d + 2 axes in every way of sharing: Module.to(memory_format=torch.channels_last) takes five for a video's.
+        kernels = filters * math.prod(per_filter) // grid.taps
+        self.super_kernel = nn.Parameter(torch.empty(config.depth, kernels, *grid.size, device=device, dtype=dtype))
         # Standardizing fixes the scale of a super kernel; where no norm with a gain of its own follows, this one does.
         lone = config.standardize_super_kernel and not config.grid_norm
-        self.gain = parameter(lone, config.depth, super_shape[0], *[1] * (len(super_shape) - 1))
+        self.gain = parameter(lone, config.depth, filters, *[1] * len(grid.size))
         self.norm_weight = parameter(config.grid_norm, *affine)
         self.norm_bias = parameter(config.grid_norm, *affine)
         if config.grouping == "consecutive":
@@ -128,7 +131,7 @@ class SpatialAssociation(KernelMap):
             places = torch.arange(len(self.order), device=self.order.device)
             if not torch.equal(self.order.sort().values, places):
                 self.order.copy_(places)
-        stacked: Tensor = self.super_kernel
+        stacked: Tensor = self._filters()
         if self.config.init == "identity" and not self.config.normalized:
             stacked = stacked[:-1]  # the last one is about to be overwritten: leave the random stream alone
         for layer in stacked:
@@ -151,7 +154,7 @@ class SpatialAssociation(KernelMap):
             return
         self.super_kernel.zero_()
         at_centre: tuple[Any, ...] = (..., *self.grid.centre)
-        centre = self.super_kernel[at_centre]
+        centre = self._filters()[at_centre]
         if self.config.share == "none":
             torch.diagonal(centre, dim1=-2, dim2=-1).fill_(1)
         else:
@@ -184,11 +187,21 @@ class SpatialAssociation(KernelMap):
         return self.order is None and c.share == "input" and c.depth == 1 and not c.grid_norm and self.way == "matmul"
 
     def effective_super_kernel(self) -> Tensor:
-        """The super kernels as they are applied: standardized and scaled where configured, shaped ``super_kernel``."""
+        """The super kernels as they are applied: standardized and scaled where configured.
+
+        Shape:
+            ``(depth, *grid.super_shape(share))``
+        """
+        filters = self._filters()
         if not self.config.standardize_super_kernel:
-            return self.super_kernel
-        normal = standardize(self.super_kernel.flatten(0, 1)).view_as(self.super_kernel)
-        return normal if self.gain is None else self.gain * normal
+            return filters
+        normal: Tensor = standardize(filters.flatten(0, 1)).unflatten(0, filters.shape[:2])
+        return normal if self.gain is None else self.gain.view(*filters.shape[:2], *[1] * (filters.dim() - 2)) * normal
+
+    def _filters(self) -> Tensor:
+        """The super kernels; dense ones have one axis more, like a convolution's weight."""
+        dense = self.config.share == "none"
+        return self.super_kernel.unflatten(1, (self.grid.channels, -1)) if dense else self.super_kernel
 
     def forward(self, weight: Tensor) -> Tensor:
         norm = None
