@@ -414,6 +414,7 @@ def _rename(path: Path, name: str) -> Path:
         ({"question": ""}, "question: expected a text, got ''"),
         ({"curves": {"a": {1: "cok"}}}, "curves and paper: cok is none of plain, coc"),
         ({"paper": {"digits": {"cok": {"top1": 1.0}}}}, "curves and paper: cok is none of plain, coc"),
+        ({"variants": {"plain": 3}}, "variants.plain: expected settings by key, or nothing, got 3"),
         ({"budget": {"networks": [1]}}, r"budgets.small.networks: expected keys with values, got \[1\]"),
         ({"budget": {"networks": {"a": None}}}, "networks.a: expected keys with values, got None"),
         ({"budget": {"seeds": [0, 1]}}, "seeds: expected a number, or numbers by variant, got"),

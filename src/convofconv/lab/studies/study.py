@@ -19,11 +19,17 @@ _OF_NETWORKS = ("recipe", "variants", "paper")
 Settings = Mapping[str, Any]
 #: By key, what its value is to be, and what the values below it are if it has keys.
 Kinds = Mapping[str, tuple[str, ...]]
-_KINDS = {"a text": str, "a list": list, "keys with values": dict, "a number, or numbers by variant": int | dict}
+_KINDS = {
+    "a text": str,
+    "a list": list,
+    "keys with values": dict,
+    "settings by key, or nothing": dict | None,
+    "a number, or numbers by variant": int | dict,
+}
 _NEEDED: Kinds = {
     "title": ("a text",),
     "question": ("a text",),
-    "variants": ("keys with values",),
+    "variants": ("keys with values", "settings by key, or nothing"),
     "budgets": ("keys with values", "keys with values"),
 }
 _POSSIBLE: Kinds = {
@@ -232,5 +238,5 @@ def _check(prefix: str, values: Any, needed: Kinds, possible: Kinds) -> None:
 
 
 def _check_kind(key: str, value: Any, kind: str) -> None:
-    if not isinstance(value, _KINDS[kind]) or not value:
+    if not isinstance(value, _KINDS[kind]) or not (value or kind.endswith("nothing")):
         raise ConfigError(f"{key}: expected {kind}, got {value!r}")
