@@ -164,7 +164,8 @@ example:
                 """\
 coc study claims [--results DIR] [--out FILE]
 
-Write a page with every claim of the paper, how it was tested, the figures from the studies' records, and a verdict.
+Write a page with every claim of the paper, how it was tested, the figures from the studies' records, and a verdict. It
+begins with what each method adds on every network; the picture of that, overview.png, goes beside the records.
 
 example:
   coc study claims --results docs/results --out docs/claims.md""",

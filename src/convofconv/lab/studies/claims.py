@@ -13,6 +13,8 @@ import yaml
 from ...errors import ConfigError
 from ..files import write_atomic
 from .analysis import Analysis, Contrast, analyse, difference_in
+from .figures import encode
+from .overview import draw_overview, tabulate
 from .run import records_of
 from .statistics import ALPHA, compare, holm
 from .study import read_study
@@ -153,7 +155,7 @@ def write_claims(results: Path, out: Path, file: Path = FILE) -> None:
     """
     values = yaml.safe_load(file.read_text(encoding="utf-8"))
     evidence = Evidence(results)
-    parts = [_HEAD, *_claims(values["claims"], evidence, out)]
+    parts = [_HEAD, *_overview(values.get("overview", {}), evidence, out), *_claims(values["claims"], evidence, out)]
     for title, table in values["tables"].items():
         parts += _table(title, table, evidence, out)
     if not any(results.glob("*/records.jsonl")):
@@ -172,6 +174,24 @@ Reliably: p < 0.05 in a paired t-test over seeds, Holm-corrected over the compar
 are percentage points with 95 % confidence intervals; "could have seen" is the difference that the corrected test would
 have found with a probability of 80 %. The networks and data of small budgets are far from the paper's; the studies say
 which they are."""
+
+
+def _overview(overview: Mapping[str, Any], evidence: Evidence, out: Path) -> Iterator[str]:
+    """What each method adds on every network, drawn into the folder of the results."""
+    answers = {}
+    for question, part in overview.get("questions", {}).items():
+        parts = [{**part, "study": study, "budget": overview["budget"]} for study in overview["studies"]]
+        found = {finding.where: finding.contrast for finding in evidence.findings(parts)}
+        if found := {where: contrast for where, contrast in found.items() if contrast.comparison.pairs}:
+            answers[question] = found
+    if answers:
+        figure = draw_overview(answers)
+        for ending in ("png", "svg"):
+            write_atomic(evidence.results / f"overview.{ending}", encode(figure, ending))
+        yield "## At a glance"
+        yield overview["about"].strip()
+        yield f"![What each method adds on every network]({_link(evidence.results / 'overview.png', out)})"
+        yield tabulate(answers)
 
 
 def _claims(claims: Mapping[str, Any], evidence: Evidence, out: Path) -> Iterator[str]:

@@ -15,12 +15,12 @@ from .analysis import CLOCKS, PLAIN, Analysis, Cell, Network
 from .statistics import Summary
 from .study import Study
 
-_GREY = "#555555"
+GREY = "#555555"
 _PAPER = "#999999"
 _PAPER_LABEL = "paper: difference to its plain, from ours"
-_BLUE = "#0072B2"
+BLUE = "#0072B2"
 #: Inches per line of text.
-_LINE = 0.3
+LINE = 0.3
 _MOST_COLUMNS = 3
 
 #: The figures by name.
@@ -82,16 +82,16 @@ def _half_widths(cells: Sequence[Cell]) -> list[float]:
 
 def _scores(study: Study, networks: Sequence[Network]) -> Figure:
     most = max(len(_shown(network)) for network in networks)
-    figure, panels = _panels(networks, width=6, height=1.2 + _LINE * most)
+    figure, panels = _panels(networks, width=6, height=1.2 + LINE * most)
     for axes, network in zip(panels, networks, strict=True):
         cells = _shown(network)
         for place, (cell, half) in enumerate(zip(cells, _half_widths(cells), strict=True)):
-            colour = _GREY if cell.variant == PLAIN else _BLUE
+            colour = GREY if cell.variant == PLAIN else BLUE
             scores = list(cell.scores().values())
             axes.plot(scores, [place + 0.25] * len(scores), "o", color=colour, ms=4, alpha=0.5, markeredgewidth=0)
             axes.errorbar(cell.summary().mean, place, xerr=half, fmt="D", color=colour, markersize=5, capsize=3)
         if (plain := _plain_mean(network)) is not None:
-            axes.axvline(plain, color=_GREY, linestyle=":")
+            axes.axvline(plain, color=GREY, linestyle=":")
         axes.set_yticks(range(len(cells)), [cell.variant for cell in cells])
         axes.set_ylim(len(cells) - 0.5, -0.5)
         axes.set_xlabel(f"{network.metric}, %")
@@ -128,7 +128,7 @@ def _legend(figure: Figure, panels: Sequence[Any], **where: Any) -> None:
 def _curve(axes: Any, network: Network, points: Sequence[tuple[str, str]], joined: bool) -> None:
     plain = _plain_mean(network)
     if plain is not None:
-        axes.axhline(plain, color=_GREY, linestyle=":", label=PLAIN)
+        axes.axhline(plain, color=GREY, linestyle=":", label=PLAIN)
         if PLAIN in network.paper:
             shifted = [plain + network.paper.get(name, float("nan")) - network.paper[PLAIN] for _, name in points]
             style = "s-" if joined else "s"
@@ -139,9 +139,9 @@ def _curve(axes: Any, network: Network, points: Sequence[tuple[str, str]], joine
         places, cells = [x for x, _ in found], [cell for _, cell in found]
         means = np.array([cell.summary().mean for cell in cells])
         if not joined and plain is not None:  # bars begin at plain: at zero they would all look the same
-            axes.bar(places, means - plain, 0.6, plain, color=_BLUE, alpha=0.3)
+            axes.bar(places, means - plain, 0.6, plain, color=BLUE, alpha=0.3)
         style = "o-" if joined else "o"
-        axes.errorbar(places, means, _half_widths(cells), fmt=style, color=_BLUE, ms=5, capsize=3, label="this study")
+        axes.errorbar(places, means, _half_widths(cells), fmt=style, color=BLUE, ms=5, capsize=3, label="this study")
     axes.set_xticks(range(len(points)), [x for x, _ in points], rotation=0 if joined else 90)
     axes.set_xlim(-0.5, len(points) - 0.5)
     axes.grid(alpha=0.3)
@@ -170,19 +170,19 @@ def _learning_panels(panels: Sequence[Any], network: Network) -> None:
     plain = network.cells.get(PLAIN)
     first, *rest = panels
     for cell in _others(network):
-        _band(first, cell.learning(), _BLUE)
+        _band(first, cell.learning(), BLUE)
     if plain:
-        _band(first, plain.learning(), _GREY)
+        _band(first, plain.learning(), GREY)
     first.set_title("all variants", fontsize=9)
     first.set_ylabel(f"validation {network.metric}, %", fontsize=9)
     first.xaxis.get_major_locator().set_params(integer=True)
     for axes, cell in zip(rest, _others(network), strict=False):
         if axes is not rest[0]:
             axes.sharey(rest[0])
-        _band(axes, cell.learning(plain), _BLUE)
+        _band(axes, cell.learning(plain), BLUE)
         axes.set_title(cell.variant, fontsize=9)
         if plain:
-            axes.axhline(0, color=_GREY, linestyle=":")
+            axes.axhline(0, color=GREY, linestyle=":")
     rest[0].set_ylabel(f"− {PLAIN}, points" if plain else f"validation {network.metric}, %", fontsize=9)
     for number, axes in enumerate(panels):
         axes.grid(alpha=0.3)
@@ -215,7 +215,7 @@ def _cost(study: Study, networks: Sequence[Network]) -> Figure | None:
     clocks = [clock for clock in CLOCKS if any(_gains(network, clock) for network in networks)]
     if not networks:
         return None
-    height = max(3.6, 1.4 + _LINE * max(len(_gains(network, "seconds")) for network in networks))
+    height = max(3.6, 1.4 + LINE * max(len(_gains(network, "seconds")) for network in networks))
     figure = Figure(figsize=(6 * len(clocks), height * len(networks)), layout="constrained")
     rows = figure.subplots(len(networks), len(clocks), squeeze=False, sharey="row")
     for row, network in zip(rows, networks, strict=True):
@@ -233,11 +233,11 @@ def _cost_panel(axes: Any, network: Network, clock: str) -> None:
     for name, cost, gain in _gains(network, clock):
         low, high = network.gain(name).interval or (gain, gain)
         left, right = network.cost(name, clock).interval or (cost, cost)
-        axes.plot([left, right], [gain, gain], color=_BLUE, alpha=0.25, lw=1)
-        axes.plot([cost, cost], [low, high], color=_BLUE, alpha=0.25, lw=1)
-        axes.plot(cost, gain, "o", color=_BLUE, markersize=5)
-    axes.plot(1, 0, "s", color=_GREY, markersize=6)
-    axes.axhline(0, color=_GREY, linestyle=":")
+        axes.plot([left, right], [gain, gain], color=BLUE, alpha=0.25, lw=1)
+        axes.plot([cost, cost], [low, high], color=BLUE, alpha=0.25, lw=1)
+        axes.plot(cost, gain, "o", color=BLUE, markersize=5)
+    axes.plot(1, 0, "s", color=GREY, markersize=6)
+    axes.axhline(0, color=GREY, linestyle=":")
     axes.margins(x=0.08, y=0.08)
     axes.grid(alpha=0.3)
 
@@ -255,7 +255,7 @@ def _name_points(axes: Any, points: Sequence[tuple[str, float, float]], gap: flo
             textcoords="axes fraction",
             va="center",
             fontsize=9,
-            color=_GREY if name == PLAIN else "black",
+            color=GREY if name == PLAIN else "black",
             arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": _PAPER, "lw": 0.5, "shrinkA": 0, "shrinkB": 3},
         )
 

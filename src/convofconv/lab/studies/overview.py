@@ -1,0 +1,66 @@
+"""What a method adds on every network that it was measured on: a picture and a table, across studies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from .analysis import Contrast
+from .figures import BLUE, GREY, LINE
+from .statistics import summarize
+from .wording import NOTHING, between, points
+
+#: By question, a comparison on each network that was measured; networks are named by their study and label.
+Answers = Mapping[str, Mapping[str, Contrast]]
+#: An interval of two pairs of runs is so wide that nothing beside it could be read.
+_FEWEST = 3
+
+
+def draw_overview(answers: Answers) -> Figure:
+    """A panel per question, a row per network: mean difference and its 95 % confidence interval, and their mean."""
+    networks = list(dict.fromkeys(name for found in answers.values() for name in found))
+    figure = Figure(figsize=(2.4 + 2.2 * len(answers), 1.3 + LINE * (len(networks) + 1)), layout="constrained")
+    panels = figure.subplots(1, len(answers), squeeze=False, sharex=True, sharey=True)[0]
+    for axes, (question, found) in zip(panels, answers.items(), strict=True):
+        for name, contrast in found.items():
+            comparison, row = contrast.comparison, networks.index(name)
+            if comparison.interval and comparison.pairs >= _FEWEST:
+                axes.plot(comparison.interval, [row, row], color=BLUE, lw=1.5)
+            axes.plot(comparison.difference, row, "o", color=BLUE, ms=5)
+        overall = summarize(_differences(found))
+        if overall.interval and overall.n >= _FEWEST:
+            axes.plot(overall.interval, [len(networks)] * 2, color="black", lw=1.5)
+        if overall.n > 1:
+            axes.plot(overall.mean, len(networks), "D", color="black", ms=6)
+        axes.axvline(0, color=GREY, linestyle=":")
+        axes.set_title(f"{question}\n{_named(found)}", fontsize=9)
+        axes.set_xlabel("points", fontsize=9)
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelsize=8)
+    panels[0].set_yticks(range(len(networks) + 1), [*networks, "mean of networks"])
+    panels[0].set_ylim(len(networks) + 0.5, -0.5)
+    return figure
+
+
+def tabulate(answers: Answers) -> str:
+    """A row per question: the mean over networks, how sure it is, and on how many networks the sign is that."""
+    lines = ["| | difference | networks | mean | 95 % CI over networks | positive on |", "|---|---|---|---|---|---|"]
+    for question, found in answers.items():
+        differences = _differences(found)
+        overall = summarize(differences)
+        sure = between(overall.interval, sign=True) if overall.n >= _FEWEST else NOTHING
+        above = f"{sum(difference > 0 for difference in differences)} of {overall.n}"
+        lines.append(
+            f"| {question} | {_named(found)} | {overall.n} | {points(overall.mean, sign=True)} | {sure} | {above} |"
+        )
+    return "\n".join(lines)
+
+
+def _named(found: Mapping[str, Contrast]) -> str:
+    contrast = next(iter(found.values()))
+    return f"{contrast.variant} − {contrast.baseline}"
+
+
+def _differences(found: Mapping[str, Contrast]) -> list[float]:
+    return [float(contrast.comparison.difference or 0.0) for contrast in found.values()]
