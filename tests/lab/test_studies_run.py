@@ -22,7 +22,7 @@ pytest.importorskip("lightning", reason="needs the extra [lab]")
 
 from convofconv.errors import ConfigError
 from convofconv.lab.recipe import Recipe
-from convofconv.lab.runs.folder import plain_values, recipe_of
+from convofconv.lab.runs.folder import different_keys, plain_values, recipe_of
 from convofconv.lab.runs.options import recipe_from
 from convofconv.lab.studies import run as run_module
 from convofconv.lab.studies import worker
@@ -30,6 +30,7 @@ from convofconv.lab.studies.code import bare, code_identity
 from convofconv.lab.studies.local import one_gpu
 from convofconv.lab.studies.plan import choose_settings, names_of_runs, plan
 from convofconv.lab.studies.records import Records, runs
+from convofconv.lab.studies.report import write_report
 from convofconv.lab.studies.run import RunOptions, records_of, run_study
 from convofconv.lab.studies.study import FOLDER, Study, list_studies, read_study
 from convofconv.lab.studies.worker import outcome, run_job, write_job
@@ -209,7 +210,7 @@ def test_an_unfinished_run_of_other_code_begins_anew(tmp_path, monkeypatch):
     study = _study(tmp_path, variants={"plain": {}})
     folder = tmp_path / "runs/tiny-small/digits/plain/seed0"
     folder.mkdir(parents=True)
-    recipe = plan(study, [])[0].build_recipe(tmp_path / "runs", None, 1)
+    recipe = plan(study, [])[0].build_recipe(tmp_path / "runs")
     (folder / "job.json").write_text(json.dumps({"recipe": plain_values(recipe), "code": "older"}))
     (folder / "last.ckpt").write_text("would be gone on with")
     (folder / "tensorboard").mkdir()
@@ -224,7 +225,7 @@ def test_an_unfinished_run_of_other_code_begins_anew(tmp_path, monkeypatch):
 
 
 def test_a_run_that_was_only_planned_is_recorded_under_the_code_that_does_it(tmp_path):
-    recipe = plan(_study(tmp_path), [])[0].build_recipe(tmp_path / "runs", None, 1)
+    recipe = plan(_study(tmp_path), [])[0].build_recipe(tmp_path / "runs")
     assert write_job(tmp_path / "run", recipe, "older", ()) == "older"
     (tmp_path / "run/recipe.json").write_text("{}")  # it was killed before its first checkpoint
     assert write_job(tmp_path / "run", recipe, "newer", ["older"]) == "newer"
@@ -237,7 +238,7 @@ def test_a_run_that_was_only_planned_is_recorded_under_the_code_that_does_it(tmp
 
 
 def test_a_worker_with_other_code_than_the_study_refuses(tmp_path):
-    recipe = plan(_study(tmp_path), [])[0].build_recipe(tmp_path / "runs", None, 1)
+    recipe = plan(_study(tmp_path), [])[0].build_recipe(tmp_path / "runs")
     write_job(tmp_path / "run", recipe, "another", ())
     run_job(tmp_path / "run")
     assert re.search("started with code another, here is .*install the same", outcome(tmp_path / "run")["reason"])
@@ -274,7 +275,7 @@ def test_a_run_is_one_process_whatever_launched_the_study(tmp_path, monkeypatch)
 
 def _stub_run(folder: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> list[str]:
     """A job whose run only raises; gives the names in its environment."""
-    recipe = plan(_study(folder), [])[0].build_recipe(folder / "runs", None, 1)
+    recipe = plan(_study(folder), [])[0].build_recipe(folder / "runs")
     write_job(folder / "run", recipe, code_identity(), ())
     seen: list[str] = []
 
@@ -296,6 +297,17 @@ def test_workers_share_the_gpus_that_are_seen(monkeypatch):
     assert one_gpu(0) == {}
     with pytest.raises(ConfigError, match="--gpus is for a cluster"):
         RunOptions(gpus=1)
+
+
+def test_the_machine_is_not_the_recipes(tmp_path):
+    (job, *_) = plan(_study(tmp_path), [])
+    recipe = job.build_recipe(tmp_path, machine=RunOptions(threads=2, data_workers=3).machine)
+    assert (recipe.machine.threads, recipe.data.workers) == (2, 3)
+    own = job.build_recipe(tmp_path, machine=RunOptions().machine)
+    assert own.data.workers == job.build_recipe(tmp_path).data.workers
+    assert not different_keys(plain_values(own), plain_values(recipe))
+    with pytest.raises(ConfigError, match="--data-workers must be at least 0, got -1"):
+        RunOptions(data_workers=-1)
 
 
 def test_patterns_that_match_no_run_are_named(tmp_path, capsys):
@@ -396,6 +408,9 @@ def test_a_network_starts_from_the_run_of_another_study(tmp_path):
             runs="{runs}", variant=record["variant"], seed=record["seed"]
         )
         assert record["history"][0]["loss"] < begun[name]["history"][0]["loss"]
+        assert record["start_code"] == begun[name]["code"] == code_identity()
+    write_report(second, list(gone_on.values()), tmp_path / "report")
+    assert f"- started from networks of code `{code_identity()}`: 2 runs" in (tmp_path / "report/report.md").read_text()
     missing = RunOptions(results=tmp_path / "third", runs=tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match=r"starts from the run in .*elsewhere.*run its study first"):
         run_study(second, missing)

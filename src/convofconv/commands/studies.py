@@ -31,6 +31,9 @@ def _study_run_options(parser: ArgumentParser) -> None:
     option("--workers", type=int, default=1, metavar="N", help="runs at a time on this machine (default: 1)")
     option("--threads", type=int, default=1, metavar="N", help="CPU threads of a run (default: 1)")
     option(
+        "--data-workers", type=int, metavar="N", help="processes of a run that read pictures (default: the recipe's)"
+    )
+    option(
         "--address",
         type=str,
         default="",

@@ -198,7 +198,7 @@ class Analysis:
         return float(sum(run.result["seconds"] for run in self.runs if run.result))
 
     def identities(self, key: str) -> Counter[str]:
-        """How many runs have which ``code``, ``versions`` or ``device``, as text in the order of the study."""
+        """How many runs have which ``code``, ``start_code``, ``versions`` or ``device``, in the order of the study."""
         return Counter(_text(run.record[key]) for run in self.runs if run.record is not None and key in run.record)
 
 

@@ -62,36 +62,40 @@ class Job:
         """Folder of the run."""
         return runs_folder / f"{self.study}-{self.budget}" / self.name
 
-    def build_recipe(self, runs_folder: Path, data: Path | None, threads: int) -> Recipe:
+    def build_recipe(self, runs_folder: Path, data: Path | None = None, machine: Settings | None = None) -> Recipe:
         """The run's recipe on this machine.
 
         Args:
             runs_folder: where runs have their folders.
             data: folder that takes the place of ``data`` in the recipe's ``data.root``.
-            threads: CPU threads.
+            machine: settings that suit this machine and decide no result.
 
         Raises:
             NotYet: the run that this one starts from is not there.
             ConfigError: a setting is impossible, or the data is missing.
         """
-        settings = {**self.settings, "machine.threads": threads, "training.seed": self.seed}
-        weights = str(settings.get("model.weights", ""))
-        if _RUNS in weights:
-            start = runs_folder / self._start(weights).relative_to(_RUNS)
+        settings = {**self.settings, **(machine or {}), "training.seed": self.seed}
+        if start := self.start(runs_folder):
             if not RunFolder(start).results.is_file():
                 raise NotYet(f"it starts from the run in {start}, which is not there: run its study first")
             settings["model.weights"] = str(start.resolve())
         return recipe_from(self.recipe, settings, data)
 
-    def _start(self, weights: str) -> Path:
-        return Path(weights.replace("{variant}", self.variant).replace("{seed}", str(self.seed)))
+    def start(self, runs_folder: Path) -> Path | None:
+        """Folder of the run, of another study, whose network this one starts from; ``None`` if there is no such run."""
+        weights = self._weights()
+        return runs_folder / Path(weights).relative_to(_RUNS) if _RUNS in weights else None
+
+    def _weights(self) -> str:
+        weights = str(self.settings.get("model.weights", ""))
+        return weights.replace("{variant}", self.variant).replace("{seed}", str(self.seed))
 
     def values(self, recipe: Recipe) -> dict[str, Any]:
         """The recipe for the record: plain values, that name no folder of this machine."""
         values = plain_values(recipe)
         values["data"]["root"] = None
-        if _RUNS in (weights := str(self.settings.get("model.weights", ""))):
-            values["model"]["weights"] = str(self._start(weights))
+        if _RUNS in (weights := self._weights()):
+            values["model"]["weights"] = weights
         return values
 
 

@@ -218,6 +218,8 @@ def _origin(analysis: Analysis) -> Iterator[str]:
         "comparison one of [comparisons.csv](comparisons.csv)."
     )
     lines = [f"- code `{code}`: {count(number, 'run')}" for code, number in analysis.identities("code").items()]
+    for code, number in analysis.identities("start_code").items():
+        lines.append(f"- started from networks of code `{code}`: {count(number, 'run')}")
     for versions, number in analysis.identities("versions").items():
         named = ", ".join(f"{key} {value}" for key, value in json.loads(versions).items() if value is not None)
         lines.append(f"- {named}: {count(number, 'run')}")

@@ -21,7 +21,7 @@ from .local import LocalWorkers, Outcome
 from .plan import Job, NotYet, accepted_code, check_records, names_of_runs, pending, plan
 from .records import Records, runs
 from .study import Study
-from .worker import write_job
+from .worker import code_of, write_job
 
 
 class Workers(Protocol):
@@ -41,6 +41,7 @@ class RunOptions:
         data: folder that takes the place of ``data`` in the recipes' ``data.root``.
         workers: runs at a time on this machine.
         threads: CPU threads per run.
+        data_workers: processes per run that read pictures; ``None`` for as many as the recipe has.
         address: of a Ray cluster; empty for this machine alone.
         gpus: GPUs per run on the cluster, fractions allowed.
         only: patterns of names of runs, with ``*`` for any text; empty for all.
@@ -54,6 +55,7 @@ class RunOptions:
     data: Path | None = None
     workers: int = 1
     threads: int = 1
+    data_workers: int | None = None
     address: str = ""
     gpus: float = 0.0
     only: Sequence[str] = ()
@@ -65,10 +67,20 @@ class RunOptions:
         for name in ("workers", "threads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        if self.data_workers is not None and self.data_workers < 0:
+            raise ConfigError(f"--data-workers must be at least 0, got {self.data_workers}")
         if self.gpus < 0:
             raise ConfigError(f"--gpus must be at least 0, got {self.gpus}")
         if self.gpus and not self.address:
             raise ConfigError("--gpus is for a cluster (--address); on one machine every worker takes a GPU of its own")
+
+    @property
+    def machine(self) -> dict[str, int]:
+        """Settings of every run's recipe that suit this machine."""
+        return {
+            "machine.threads": self.threads,
+            **({} if self.data_workers is None else {"data.workers": self.data_workers}),
+        }
 
 
 def study_folder(study: Study, results: Path) -> Path:
@@ -135,7 +147,7 @@ def _to_do(study: Study, options: RunOptions, records: Records, tried: set[str])
     impossible: dict[str, ConfigError] = {}
     for job in jobs:
         try:
-            recipes[job.name] = job.build_recipe(options.runs, options.data, options.threads)
+            recipes[job.name] = job.build_recipe(options.runs, options.data, options.machine)
         except ConfigError as error:
             impossible[job.name] = error
     if not recipes and jobs:
@@ -176,7 +188,8 @@ def _run_all(
     with _Progress(study.name, {folder: recipe for folder, (_, recipe) in by_folder.items()}) as progress:
         for number, (folder, outcome) in enumerate(workers.run(list(by_folder), progress.update), 1):
             job, recipe = by_folder[folder]
-            records.append(_record(job, job.values(recipe), codes[folder], outcome))
+            begun = {"start_code": code_of(start)} if (start := job.start(options.runs)) else {}
+            records.append(_record(job, job.values(recipe), codes[folder], {**begun, **outcome}))
             progress.tell(f"[{number}/{len(todo)}] {job.name}: {_told(outcome)}; {progress.left()}")
 
 

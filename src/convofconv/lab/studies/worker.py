@@ -85,6 +85,12 @@ def write_job(folder: Path, recipe: Recipe, code: str, accepted: Collection[str]
     return begun_by
 
 
+def code_of(folder: Path) -> str:
+    """Identity of the code that began a folder's run; ``"unknown"`` of one that no study has run."""
+    job = folder / "job.json"
+    return str(json.loads(job.read_text(encoding="utf-8"))["code"]) if job.is_file() else "unknown"
+
+
 def _empty(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_dir():
