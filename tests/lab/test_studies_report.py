@@ -277,6 +277,17 @@ def test_a_variant_without_common_seeds_is_drawn_and_not_compared(tmp_path):
     assert "Against **plain** – not tested: coc." in _report(_study(), records, tmp_path)
 
 
+def test_intervals_of_two_seeds_do_not_dwarf_the_scores(tmp_path):
+    """With two seeds an interval is nine times as wide as they are apart."""
+    study = _study(curves={"one": {"1": "coc"}})
+    analysis = analyse(study, _records(plain=[70.0, 71.0], coc=[71.0, 73.0]))
+    (scores,) = draw("scores", analysis).axes
+    assert scores.get_xlim() == pytest.approx((69.7, 73.3))
+    assert draw("curves", analysis).axes[0].get_ylim() == pytest.approx((69.7, 73.3))
+    for axes in draw("cost", analysis).axes:
+        assert axes.get_ylim() == pytest.approx((-0.45, 1.95))  # a gain of 1.5 and plain's 0
+
+
 def test_networks_have_their_own_variants_metrics_and_families(tmp_path):
     study = _study(
         variants=("plain", "coc", "stnd"),
@@ -480,7 +491,7 @@ def _texts(figure):
 def test_no_text_in_a_figure_is_clipped_or_lies_on_another(name):
     figure = draw(name, analyse(*_many()))
     texts = list(_texts(figure))
-    assert len(texts) > 30
+    assert len(texts) > 20
     for text, box in texts:
         assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1, text
         assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1, text

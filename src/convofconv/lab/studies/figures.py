@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -25,7 +25,8 @@ _MOST_COLUMNS = 3
 
 #: The figures by name.
 CAPTIONS = {
-    "scores": "Scores: a small dot per seed, mean and 95 % confidence interval per variant; dotted: mean of plain.",
+    "scores": "Scores: a small dot per seed, mean and 95 % confidence interval per variant; dotted: mean of plain. "
+    "Here and below, intervals of few seeds may leave the frame.",
     "curves": "Hyper-parameters: mean and 95 % confidence interval; dotted: mean of plain. Grey: what the paper's "
     "variants differ from its plain network by, drawn from our plain network.",
     "learning": "Learning curves: validation metric per epoch, mean over seeds in a band of one standard deviation, "
@@ -80,6 +81,13 @@ def _half_widths(cells: Sequence[Cell]) -> list[float]:
     return [float("nan") if interval is None else (interval[1] - interval[0]) / 2 for interval in intervals]
 
 
+def _around(values: Iterable[float], margin: float) -> tuple[float, float]:
+    """Limits of an axis: the range of some values and a margin. Intervals of few seeds would make all else small."""
+    found = list(values)
+    gap = margin * ((max(found) - min(found)) or 1.0)
+    return min(found) - gap, max(found) + gap
+
+
 def _scores(study: Study, networks: Sequence[Network]) -> Figure:
     most = max(len(_shown(network)) for network in networks)
     figure, panels = _panels(networks, width=6, height=1.2 + LINE * most)
@@ -94,6 +102,7 @@ def _scores(study: Study, networks: Sequence[Network]) -> Figure:
             axes.axvline(plain, color=GREY, linestyle=":")
         axes.set_yticks(range(len(cells)), [cell.variant for cell in cells])
         axes.set_ylim(len(cells) - 0.5, -0.5)
+        axes.set_xlim(_around((score for cell in cells for score in cell.scores().values()), margin=0.1))
         axes.set_xlabel(f"{network.metric}, %")
     return figure
 
@@ -112,10 +121,20 @@ def _curves(study: Study, networks: Sequence[Network]) -> Figure:
         row[0].set_ylabel(f"{network.label}\n{network.metric}, %")
         for axes, (title, points) in zip(row, titles.items(), strict=True):
             _curve(axes, network, points, joined=title in study.curves)
+        row[0].set_ylim(_around(_heights(network, titles.values()), margin=0.1))
     for axes, title in zip(rows[0], titles, strict=True):
         axes.set_title(title, fontsize=10)
     _legend(figure, list(rows.flat), loc="outside lower center", ncols=3)
     return figure
+
+
+def _heights(network: Network, curves: Iterable[Sequence[tuple[str, str]]]) -> Iterator[float]:
+    """All scores and all of the paper's points that curves show, plain included."""
+    plain = _plain_mean(network)
+    for name in {PLAIN, *(name for points in curves for _, name in points)} & set(network.cells):
+        yield from network.cells[name].scores().values()
+        if plain is not None and {PLAIN, name} <= set(network.paper):
+            yield plain + network.paper[name] - network.paper[PLAIN]
 
 
 def _legend(figure: Figure, panels: Sequence[Any], **where: Any) -> None:
@@ -238,7 +257,8 @@ def _cost_panel(axes: Any, network: Network, clock: str) -> None:
         axes.plot(cost, gain, "o", color=BLUE, markersize=5)
     axes.plot(1, 0, "s", color=GREY, markersize=6)
     axes.axhline(0, color=GREY, linestyle=":")
-    axes.margins(x=0.08, y=0.08)
+    axes.set_xlim(_around([1.0, *(cost for _, cost, _ in _gains(network, clock))], margin=0.3))
+    axes.set_ylim(_around([0.0, *(gain for _, _, gain in _gains(network, clock))], margin=0.3))
     axes.grid(alpha=0.3)
 
 
