@@ -6,10 +6,12 @@ a bare KeyError, ``conv.reset_parameters()`` and ``nn.init`` change a temporary 
 
 from __future__ import annotations
 
+import dis
+import re
 import sys
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import CodeType
 from typing import Any, cast
@@ -27,6 +29,8 @@ _MAPS = "parametrizations.weight."
 _FOLD_FIRST = "fold the model first: plain = convofconv.reparameterize(model)"
 _INITIALISERS = frozenset(name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_"))
 _WRITERS = _INITIALISERS | {"copy_", "fill_", "zero_"}
+#: What ends in an underscore, as torch's in-place methods do, and leaves the values alone.
+_NO_WRITERS = frozenset({"requires_grad_", "share_memory_", "detach_"})
 
 
 def teach(conv: nn.Module) -> None:
@@ -82,7 +86,7 @@ def _reset_parameters(self: nn.Module) -> None:
 
 
 def _register_parameter(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
-    if name == "weight":
+    if name == "weight" and parametrize.is_parametrized(self, "weight"):  # not while torch takes its maps away
         raise SurgeryError(
             f"the weight of a converted {parametrize.type_before_parametrizations(self).__name__} is computed by "
             "kernel maps, so no parameter can replace it (fusing batch norms and quantizing try to). Either "
@@ -126,9 +130,9 @@ def _warn_of_writing(getter: Any) -> Any:
             code = sys._getframe(1).f_code
             if code not in _looked_at:
                 _looked_at.add(code)
-                if writers := sorted(_WRITERS.intersection(code.co_names)):
+                if writers := _writers(code):
                     warnings.warn(
-                        f"{code.co_name}() reads the weight of a converted conv and calls {', '.join(writers)}: "
+                        f"{code.co_name}() reads the weight of a converted conv and uses {', '.join(writers)}: "
                         "writing into that weight has no effect, because it is computed. Initialise before convert(), "
                         "call conv.reset_parameters(), or write into conv.parametrizations.weight.original",
                         ConversionWarning,
@@ -143,12 +147,34 @@ def _warn_of_writing(getter: Any) -> Any:
     return get_weight
 
 
-def _accept_plain(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
+def _writers(code: CodeType) -> list[str]:
+    """What a function may write into ``conv.weight`` with: initialisers anywhere, in-place methods right behind it."""
+    found = set(_WRITERS.intersection(code.co_names))
+    steps = [(step.opname, step.argval) for step in dis.get_instructions(code)]
+    for place, (_, name) in enumerate(steps):
+        behind = steps[place + 1 :]
+        if name == "weight" and behind:
+            behind = behind[1:] if behind[0][0] == "LOAD_ATTR" and behind[0][1] == "data" else behind
+            operation, used = behind[0] if behind else ("", None)
+            if operation == "STORE_ATTR" and used == "data":
+                found.add("data = ...")
+            elif isinstance(used, str) and re.fullmatch(r"[a-z]\w*[a-z]_", used) and used not in _NO_WRITERS:
+                found.add(used)
+    return sorted(found)
+
+
+def _accept_plain(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: Mapping[str, Any], *_: object
+) -> None:
     """Let a plain checkpoint load strictly: its kernels become the basic kernels, the maps keep what they have."""
     registered = weight_maps(module)
     if registered is None or prefix + "weight" not in state_dict:
         return
     weight = state_dict.pop(prefix + "weight")
+    if local_metadata.get("assign_to_params_buffers"):
+        for kernel_map in kernel_maps(module):
+            if any(tensor.is_meta for tensor in (*kernel_map.parameters(), *kernel_map.buffers())):
+                kernel_map.to_empty(device=weight.device).reset_parameters()  # nothing else would give them values
     for name, value in registered.state_dict(prefix=prefix + _MAPS).items():
         state_dict.setdefault(name, value)
     state_dict[prefix + _MAPS + "original"] = weight

@@ -22,9 +22,9 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Split a model's trainable parameters into groups for a torch optimizer.
 
-    Weights are decayed; biases, the parameters of normalisation layers and those of norms and gains inside kernel maps
-    are not (everything of at most one dimension, too). Super kernels are decayed like weights, as the paper's released
-    settings do, unless told otherwise.
+    Weights are decayed; biases, the parameters of normalisation layers and those of norms and gains inside this
+    package's kernel maps are not (everything of at most one dimension, too). Super kernels are decayed like weights, as
+    the paper's released settings do, unless told otherwise.
 
     Args:
         model: converted or not.

@@ -153,8 +153,11 @@ def parse_where(model: nn.Module, where: Where | None) -> Callable[[str, Conv], 
     elif not isinstance(where, Selection):
         if not isinstance(where, Iterable):
             raise ArgumentTypeError(f"where takes a Selection, name patterns or a function, got {where!r}")
+        patterns = where if isinstance(where, str) else tuple(where)
+        if not patterns:  # a filtered list that came out empty must not take everything
+            raise ConfigError("where: no name patterns are given; leave it out for the default choice")
         # Who names a layer means it, whatever its kind.
-        where = Selection(pointwise=True, predictions=True, include=cast(Sequence[str], where))
+        where = Selection(pointwise=True, predictions=True, include=cast(Sequence[str], patterns))
     selection = where
     check_patterns(model, (*selection.include, *selection.exclude), "where")
     stem = next((conv for _, conv in convs(model)), None)

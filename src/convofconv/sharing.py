@@ -249,18 +249,22 @@ def _registered(conv: nn.Module) -> parametrize.ParametrizationList | None:
 def _kind(registered: parametrize.ParametrizationList) -> tuple[Any, ...] | None:
     """What layers that are computed together must have in common, ``None`` for one that must be computed alone."""
     weight, first = registered._parameters["original"], registered._modules["0"]
-    if type(weight) is not nn.Parameter or weight._backward_hooks or first is None or not _is_plannable(first):
+    if type(weight) is not nn.Parameter or _has_hooks(weight) or first is None or not _is_plannable(first):
         return None
     learns = [weight.requires_grad]
     for kernel_map in registered._modules.values():
         for p in first._parameters.values() if len(registered._modules) == 1 else kernel_map.parameters():
             # A hook on a parameter must not see the missing gradient of a layer that this forward did not use.
-            if p is not None and p._backward_hooks:
+            if p is not None and _has_hooks(p):
                 return None
             learns.append(p is not None and p.requires_grad)
     s = cast(Tensor, first._parameters["super_kernel"])
     same_numbers = (weight.device, weight.dtype, s.device, s.dtype, is_channels_last(weight))
     return (*same_numbers, first.grid, first.config.skip, *learns)
+
+
+def _has_hooks(parameter: nn.Parameter) -> bool:
+    return bool(parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None))
 
 
 def _mode(device: torch.device) -> Hashable:

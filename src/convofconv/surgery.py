@@ -199,7 +199,8 @@ def _converted(model: nn.Module, where: Where | None) -> list[tuple[Conv, parame
         if foreign := [type(m).__name__ for m in registered if not isinstance(m, KernelMap)]:
             raise SurgeryError(
                 f"{name or 'the root conv'}: its weight also carries {listing(foreign)}, which convofconv did not "
-                "register; remove that first (torch.nn.utils.parametrize.remove_parametrizations)"
+                "register; fold first and register that afterwards, or make all of it permanent: "
+                'torch.nn.utils.parametrize.remove_parametrizations(conv, "weight")'
             )
         chosen.append((conv, registered))
     for _, registered in chosen:

@@ -327,6 +327,21 @@ def test_moving_averages_that_leave_integers_alone_keep_the_order(grouping, x):
     assert torch.equal(association_of(average.module).order, association_of(model).order)
 
 
+@groupings
+def test_an_order_that_was_averaged_is_refused(grouping, x):
+    """As timm's ModelEmaV2 does: every tensor of the state dict, integers too, which are rounded down."""
+    model = coc.convert(net(), config=coc.Config(grouping=grouping))
+    average = copy.deepcopy(model)
+    average(x)
+    with torch.no_grad():
+        for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+            mean.copy_(0.9999 * mean + (1.0 - 0.9999) * value)
+    with pytest.raises(coc.ShapeError, match="order of the kernels is none any more: something has averaged"):
+        average(x)
+    average.load_state_dict(model.state_dict())
+    assert torch.equal(average(x), model(x))
+
+
 def test_layers_group_similar_kernels_of_their_own():
     layer = coc.CoC2d(4, 16, 3, config=coc.Config(grouping="similar"))
     association = association_of(layer, "")

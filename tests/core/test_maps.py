@@ -80,13 +80,16 @@ def test_random_parameters_equal_the_literal_steps(config, shape):
 
 
 @all_configs
-def test_a_network_goes_to_channels_last(config):
-    model = nn.Sequential(coc.CoC2d(3, 8, 3, config=config), coc.CoC2d(8, 5, (2, 3), config=config)).double()
-    randomize(model)
-    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+@pytest.mark.parametrize("method", ["coc", "coc+norm", "coc+stnd", "coc+doconv", "coc+orth"])
+@pytest.mark.parametrize("d", [2, 3])
+def test_a_network_goes_to_channels_last(config, method, d):
+    layer, memory_format = ((coc.CoC2d, torch.channels_last), (coc.CoC3d, torch.channels_last_3d))[d - 2]
+    model = nn.Sequential(layer(3, 8, 3, method=method, config=config), layer(8, 5, (2, 3, 1)[:d], config=config))
+    randomize(model.double())
+    images = torch.randn(2, 3, *[6] * d, dtype=torch.float64)
     expected = model(images)
-    model.to(memory_format=torch.channels_last)
-    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    model.to(memory_format=memory_format)
+    assert model[0].weight.is_contiguous(memory_format=memory_format)
     assert relative(model(images), expected) < 1e-12
 
 

@@ -405,6 +405,11 @@ def test_hooks_on_parameters_never_see_missing_gradients(x):
     model = coc.convert(Siamese())
     model.unused.parametrizations.weight.original.register_hook(lambda grad: grad.clone())
     model(x).sum().backward()
+    model = coc.convert(Siamese())
+    for parameter in model.unused.parametrizations.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p: p.grad.clone())
+    model(x).sum().backward()
+    assert all(parameter.grad is None for parameter in model.unused.parametrizations.parameters())
 
 
 def test_a_model_whose_parts_refer_back_to_it_is_freed(x):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import pickle
+import re
 
 import pytest
 import torch
@@ -228,6 +230,43 @@ def test_a_meta_model_is_materialised(x):
         assert coc.reparameterize(coc.convert(small_net()))[0].weight.is_meta
 
 
+@pytest.mark.parametrize(
+    "config",
+    [coc.Config(), coc.PRESETS["released"], coc.Config(grouping="similar")],
+    ids=["poster", "released", "order"],
+)
+def test_a_meta_model_takes_over_a_checkpoint(config, x):
+    """The other way to load a large model: load_state_dict(assign=True), of plain checkpoints too."""
+    plain = small_net().eval()
+    trained = coc.convert(copy.deepcopy(plain), config=config)
+    randomize(trained)
+    with torch.device("meta"):
+        model = coc.convert(small_net(), config=config).eval()
+        model.load_state_dict(trained.state_dict(), assign=True)
+    assert torch.equal(model(x), trained(x))
+    with torch.device("meta"):
+        model = coc.convert(small_net(), config=dataclasses.replace(config, grid_norm=False)).eval()
+    model.load_state_dict(plain.state_dict(), assign=True)
+    assert not any(tensor.is_meta for tensor in model.state_dict().values())
+    if config != coc.PRESETS["released"]:  # which has a norm, whatever its start
+        assert torch.equal(model(x), plain(x))
+
+
+def test_torchs_own_way_of_removing_parametrizations_gives_plain_convs(x):
+    model = coc.convert(small_net().eval())
+    randomize(model)
+    expected = model(x)
+    for conv in (model[0], model[2][0]):
+        torch.nn.utils.parametrize.remove_parametrizations(conv, "weight")
+        assert type(conv) is nn.Conv2d
+    assert relative(model(x), expected) < 1e-6
+    plain = small_net()
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(plain.eval()(x), model(x))
+    model.load_state_dict(plain.state_dict())
+    pickle.dumps(model)
+
+
 def test_saving_the_whole_model_says_what_to_save():
     model = coc.convert(small_net())
     with pytest.raises(
@@ -275,7 +314,7 @@ def test_initialising_a_converted_conv_is_warned_about():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
 
-    with pytest.warns(coc.ConversionWarning, match=r"init_weights\(\) reads .* calls kaiming_normal_: writing into"):
+    with pytest.warns(coc.ConversionWarning, match=r"init_weights\(\) reads .* uses kaiming_normal_: writing into"):
         model.apply(init_weights)
 
     def load(conv, weight):
@@ -285,10 +324,29 @@ def test_initialising_a_converted_conv_is_warned_about():
     with pytest.warns(coc.ConversionWarning, match=r"load\(\) reads .* copy_"):
         load(model[0], torch.zeros(8, 3, 3, 3))
 
-    def harmless(conv):
-        return conv.weight.norm()
+    def replace(conv):
+        conv.weight.data = torch.zeros(8, 3, 3, 3)
 
-    harmless(model[0])
+    def scale(conv):
+        conv.weight.data.mul_(2)
+
+    def clip(conv):
+        with torch.no_grad():
+            conv.weight.clamp_(-1, 1)
+
+    for lost, used in ((replace, "data = ..."), (scale, "mul_"), (clip, "clamp_")):
+        with pytest.warns(coc.ConversionWarning, match=rf"{lost.__name__}\(\) reads .* uses {re.escape(used)}: "):
+            lost(model[0])
+    with pytest.warns(coc.ConversionWarning, match="data = ..."):
+        nn.utils.convert_conv2d_weight_memory_format(model[0], torch.channels_last)
+
+    def harmless(conv, average):
+        norm = conv.weight.data.norm()
+        average.mul_(0.9).add_(conv.weight.detach(), alpha=0.1)
+        average.data = average + conv.weight.requires_grad_().detach().__abs__()
+        return norm
+
+    harmless(model[0], torch.zeros(8, 3, 3, 3))
 
 
 def test_the_papers_start_for_a_pretrained_network_keeps_its_function(x):

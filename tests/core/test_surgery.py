@@ -377,6 +377,8 @@ class DataParallel(nn.Module):
             coc.ConfigError,
             "no conv matches 'conv\\*'; the convs are 0, 3",
         ),
+        (lambda: coc.convert(small_net(), where=[]), coc.ConfigError, "where: no name patterns are given"),
+        (lambda: coc.remove(coc.convert(small_net()), where=iter(())), coc.ConfigError, "no name patterns are given"),
         (
             lambda: coc.convert(small_net(), where=3),
             coc.ArgumentTypeError,

@@ -57,7 +57,7 @@ class KernelMap(nn.Module):
     def get_extra_state(self) -> Tensor:
         # As a tensor of JSON bytes, because safetensors, EMA and weights_only loading take nothing else.
         text = json.dumps({"map": type(self).__name__, **self.settings()}, sort_keys=True)
-        return torch.tensor(list(text.encode()), dtype=torch.uint8)
+        return torch.tensor(list(text.encode()), dtype=torch.uint8, device="cpu")  # not meta, where that is the default
 
     def set_extra_state(self, state: Tensor) -> None:
         """Nothing to set: the settings are the constructor's. :meth:`_load_from_state_dict` compares them."""

@@ -25,7 +25,7 @@ class KernelLayerNorm(KernelMap):
         eps: added to the variance.
 
     Attributes:
-        norm_weight, norm_bias: ``(ci / groups, k_1, ..., k_d)``.
+        norm_weight, norm_bias: ``(1, ci / groups, k_1, ..., k_d)``.
 
     Shape:
         - weight: ``(co, ci / groups, k_1, ..., k_d)``
@@ -47,8 +47,10 @@ class KernelLayerNorm(KernelMap):
     ) -> None:
         super().__init__()
         self.eps = eps
-        self.norm_weight = nn.Parameter(torch.empty(tuple(kernel_shape), device=device, dtype=dtype))
-        self.norm_bias = nn.Parameter(torch.empty(tuple(kernel_shape), device=device, dtype=dtype))
+        # As many axes as the weight: Module.to(memory_format=...) takes four for a picture's and five for a video's.
+        shape = (1, *kernel_shape)
+        self.norm_weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.norm_bias = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()
 
     @classmethod
@@ -73,11 +75,11 @@ class KernelLayerNorm(KernelMap):
         nn.init.zeros_(self.norm_bias)
 
     def forward(self, weight: Tensor) -> Tensor:
-        if weight.shape[1:] != self.norm_weight.shape:
-            raise ShapeError(f"this norm is for kernels {tuple(self.norm_weight.shape)}, got {tuple(weight.shape)}")
+        if weight.shape[1:] != self.norm_weight.shape[1:]:
+            raise ShapeError(f"this norm is for kernels {tuple(self.norm_weight.shape[1:])}, got {tuple(weight.shape)}")
         x: Tensor = weight
-        gain: Tensor = self.norm_weight
-        bias: Tensor = self.norm_bias
+        gain: Tensor = self.norm_weight.squeeze(0)
+        bias: Tensor = self.norm_bias.squeeze(0)
         # layer_norm copies what is not contiguous; a channels-last kernel is, with its channels behind.
         last = is_channels_last(weight)
         if last:
@@ -86,4 +88,4 @@ class KernelLayerNorm(KernelMap):
         return match_layout(out.movedim(-1, 1) if last else out, weight)
 
     def extra_repr(self) -> str:
-        return f"{tuple(self.norm_weight.shape)}, eps={self.eps}"
+        return f"{tuple(self.norm_weight.shape[1:])}, eps={self.eps}"

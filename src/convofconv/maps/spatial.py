@@ -10,7 +10,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..association import Grid, associate, choose_way, from_groups, match_layout, super_matrix, to_groups
+from ..association import (
+    Grid,
+    associate,
+    associates_eagerly,
+    choose_way,
+    from_groups,
+    match_layout,
+    super_matrix,
+    to_groups,
+)
 from ..config import Config, resolve_config
 from ..errors import ConfigError, ShapeError
 from ..grouping import random_order, similar_order
@@ -45,7 +54,7 @@ class SpatialAssociation(KernelMap):
 
     Raises:
         ConfigError: a super kernel of a single tap shall be standardized, or similar kernels grouped without a weight.
-        ShapeError: the weight has another shape, dtype or device than the map was built for.
+        ShapeError: the weight has another shape, dtype or device than the map was built for, or ``order`` is none.
 
     Examples:
         >>> association = SpatialAssociation((8, 3, 3, 3))
@@ -103,6 +112,7 @@ class SpatialAssociation(KernelMap):
             self.order = None  # not an empty buffer: maps without buffers are looked through faster in every forward
         else:
             self.register_buffer("order", self._choose_order(weight))
+        self._checked_order: tuple[int, int] | None = None
         self.reset_parameters()
 
     @classmethod
@@ -127,10 +137,8 @@ class SpatialAssociation(KernelMap):
 
         The order of the kernels stays; only where it has no values (after ``to_empty``) it becomes the consecutive one.
         """
-        if self.order is not None and not self.order.is_meta:
-            places = torch.arange(len(self.order), device=self.order.device)
-            if not torch.equal(self.order.sort().values, places):
-                self.order.copy_(places)
+        if self.order is not None and not self.order.is_meta and not _is_order(self.order):
+            self.order.copy_(torch.arange(len(self.order)))
         stacked: Tensor = self._filters()
         if self.config.init == "identity" and not self.config.normalized:
             stacked = stacked[:-1]  # the last one is about to be overwritten: leave the random stream alone
@@ -175,7 +183,23 @@ class SpatialAssociation(KernelMap):
         return random_order(self.grid).to(device)
 
     def _to_places(self, weight: Tensor) -> Tensor:
-        return weight if self.order is None else weight.index_select(0, self.order)
+        if self.order is None:
+            return weight
+        self._check_order(self.order)
+        return weight.index_select(0, self.order)
+
+    def _check_order(self, order: Tensor) -> None:
+        """Refuse an order that something has averaged like any buffer; asks the device only where it was written."""
+        if order.is_meta or order.is_inference() or not associates_eagerly():
+            return
+        seen = (id(order), order._version)
+        if seen != self._checked_order:
+            if not _is_order(order):
+                raise ShapeError(
+                    "the order of the kernels is none any more: something has averaged or rounded it (a moving average "
+                    "of integer buffers?). Leave buffers out of averages, or copy them"
+                )
+            self._checked_order = seen
 
     def _from_places(self, weight: Tensor) -> Tensor:
         return weight if self.order is None else weight.index_select(0, self.order.argsort())
@@ -279,3 +303,7 @@ class SpatialAssociation(KernelMap):
             if getattr(c, flag)
         ]
         return ", ".join(parts)
+
+
+def _is_order(order: Tensor) -> bool:
+    return torch.equal(order.sort().values, torch.arange(len(order), device=order.device))
