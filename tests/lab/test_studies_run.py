@@ -22,7 +22,7 @@ pytest.importorskip("lightning", reason="needs the extra [lab]")
 
 from convofconv.errors import ConfigError
 from convofconv.lab.recipe import Recipe
-from convofconv.lab.runs.folder import different_keys, plain_values, recipe_of
+from convofconv.lab.runs.folder import different_keys, plain_values
 from convofconv.lab.runs.options import recipe_from
 from convofconv.lab.studies import run as run_module
 from convofconv.lab.studies import worker
@@ -487,13 +487,6 @@ def test_every_built_in_study_has_possible_recipes(path, tmp_path, monkeypatch):
             assert set(rows) <= set(written["variants"])
         for points in study.curves.values():
             assert set(points.values()) <= set(study.variants)
-
-
-def test_a_recipe_survives_its_plain_values():
-    recipe = recipe_from(
-        "digits-resnet18", {"method": "coc", "association.grid_side": 3, "training.milestones": [2, 3]}
-    )
-    assert recipe_of(json.loads(json.dumps(plain_values(recipe)))) == recipe
 
 
 def test_code_identity_ignores_what_says_nothing_to_python():

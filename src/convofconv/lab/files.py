@@ -1,4 +1,4 @@
-"""Files that are either complete or not there."""
+"""Files that are either complete or not there, and YAML files of keys and values."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ..errors import ConfigError
 
@@ -51,3 +52,24 @@ def writable_folder(path: Path) -> Path:
     except OSError as error:
         raise ConfigError(f"{path}: no results can be written there ({error.strerror})") from error
     return path
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """Read a YAML file of keys and values.
+
+    Args:
+        path: the file.
+        what: it should be, "a recipe" for example, for messages.
+
+    Raises:
+        ConfigError: it is something else, or not readable.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: {what} has keys and values, this is a {type(values).__name__}")
+    return values

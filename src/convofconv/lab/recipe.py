@@ -110,6 +110,8 @@ class DataRecipe:
     workers: int = 0
 
     def __post_init__(self) -> None:
+        if self.root is not None:
+            object.__setattr__(self, "root", self.root.expanduser())  # it is frozen for everybody else
         for name in ("resize", "eval_resize", "eval_crop", "padding", "longest", "limit", "workers"):
             _at_least(self, "data", [(name, 0)])
         _at_least(self, "data", [("classes", 2)])

@@ -13,7 +13,7 @@ from ...errors import ConfigError, listing
 from ..checkpoints import read_state_dict
 from ..models.build import build_network
 from ..recipe import Recipe
-from ..runs.folder import RunFolder, plain_values, recipe_of
+from ..runs.folder import RunFolder, recipe_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +56,9 @@ def load_finished(path: Path, device: torch.device) -> FinishedRun:
         results = json.loads(folder.results.read_text(encoding="utf-8"))
         recipe = _plain_recipe(results["recipe"], path)
         classes, categories = tuple(results["classes"]), tuple(results.get("categories") or ())
-    except ConfigError as error:
-        raise ConfigError(f"{folder.results}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{folder.results}: not the results of a run of this version ({error!r})") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{folder.results}: not the results of a run of this version ({reason})") from error
     network = build_network(recipe, len(classes))
     try:
         network.load_state_dict(read_state_dict(folder.model, network.state_dict().keys()))
@@ -77,4 +76,4 @@ def _plain_recipe(values: dict[str, dict[str, object]], path: Path) -> Recipe:
     # The data set may be on another machine, and nothing reads it here: any folder that exists will do.
     data = {**values["data"], "root": str(path)}
     model = {**values["model"], "weights": "", "freeze_norm": False}
-    return recipe_of({**plain_values(Recipe()), **values, "method": "plain", "data": data, "model": model})
+    return recipe_of({**values, "method": "plain", "data": data, "model": model})

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import ArgumentError, ArgumentParser
+
 from ...errors import ConfigError, listing
 from ..files import writable_folder, write_atomic
 from ..recipe import Recipe
@@ -117,21 +119,18 @@ def plain_values(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_of(values: Mapping[str, Any]) -> Recipe:
-    """The recipe that :func:`plain_values` gave the values of.
+    """The recipe of plain values, those of :func:`plain_values` for example; what is not among them has its default.
 
     Raises:
-        ConfigError: a value is impossible here, a folder that is missing for example.
+        ConfigError: a key is unknown or a value impossible here, a folder that is missing for example.
     """
-    sections: dict[str, Any] = {}
-    for field in dataclasses.fields(Recipe):
-        given = values[field.name]
-        if isinstance(field.default_factory, type):
-            given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-            if given.get("root"):
-                given["root"] = Path(given["root"])
-            given = field.default_factory(**given)
-        sections[field.name] = given
-    return Recipe(**sections)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Recipe, fail_untyped=True)
+    try:
+        options = parser.parse_object(dict(values))
+    except ArgumentError as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    return Recipe(**vars(parser.instantiate(options)))
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
 
 from ...errors import ConfigError
-from ..recipe import DataRecipe, MachineRecipe, ModelRecipe, Recipe, TrainingRecipe
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
+from ..files import read_yaml
+from ..recipe import Recipe
+from .folder import recipe_of
 
 #: Recipes that come with the package.
 FOLDER = Path(__file__).parent.parent / "recipes"
-_SECTIONS = {"data": DataRecipe, "model": ModelRecipe, "training": TrainingRecipe, "machine": MachineRecipe}
+#: Keys of a recipe that have keys below them.
+_SECTIONS = {field.name for field in fields(Recipe) if field.default_factory is not MISSING}
+#: Keys that ``--print_config`` writes too, though they decide no result: they are given to the command.
+_OF_COMMANDS = ("out", "resume", "profile")
 
 
 def find_recipe(name: str) -> Path:
@@ -62,6 +68,20 @@ def recipe_first(argv: Sequence[str]) -> list[str]:
     return [command, "--recipe", str(find_recipe(rest[0])), *rest[1:]]
 
 
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The values of a recipe's file, without keys that have none and those that ``--print_config`` writes besides.
+
+    Raises:
+        ConfigError: it holds something else; the message names the file.
+    """
+    values = read_yaml(path, "a recipe")
+    values = {key: value for key, value in values.items() if value is not None and key not in _OF_COMMANDS}
+    for key in _SECTIONS & values.keys():
+        if not isinstance(values[key], dict):
+            raise ConfigError(f"{path}: {key} has keys and values, got {values[key]!r}")
+    return values
+
+
 def recipe_from(name: str, settings: Mapping[str, Any], data: Path | None = None) -> Recipe:
     """The recipe of a name or file, with settings by dotted key laid over it, as the command line would give it.
 
@@ -73,32 +93,31 @@ def recipe_from(name: str, settings: Mapping[str, Any], data: Path | None = None
     Raises:
         ConfigError: a key is unknown or a value impossible; the message names the key.
     """
-    import yaml
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    path = find_recipe(name)
-    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values = read_recipe(find_recipe(name))
     for key, value in settings.items():
         section, _, entry = key.rpartition(".")
         (values.setdefault(section, {}) if section else values)[entry] = value
-    root = Path(values.get("data", {}).get("root", ""))
+    root = Path(values.get("data", {}).get("root") or "")
     if data is not None and root.parts[:1] == ("data",):
         values["data"]["root"] = str(data.joinpath(*root.parts[1:]).resolve())
-    parser = ArgumentParser(exit_on_error=False)
-    add_recipe_options(parser)
     try:
-        options = parser.parse_object({**values, "recipe": None})
-    except ArgumentError as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
-    return _build(options)
+        return recipe_of(values)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
+
+
+class _RecipeFile(ActionConfigFile):
+    """Reads a recipe's file as studies do."""
+
+    def __call__(self, parser: Any, options: Any, path: Any, option_string: str | None = None) -> None:
+        text = json.dumps(read_recipe(Path(path)), default=str)
+        super().__call__(parser, options, text, option_string)  # type: ignore[no-untyped-call]
+        options[self.dest][-1] = path  # in place of the text
 
 
 def add_recipe_options(parser: ArgumentParser) -> None:
     """Every value of a recipe as an option with a dotted name, its help from the docstrings."""
-    import jsonargparse
-
-    config_file: Any = vars(jsonargparse)["ActionConfigFile"]
-    parser.add_argument("--recipe", action=config_file, help="a recipe's file; usually given as RECIPE instead")
+    parser.add_argument("--recipe", action=_RecipeFile, help="a recipe's file; usually given as RECIPE instead")
     parser.add_class_arguments(Recipe, fail_untyped=True)
 
 
@@ -108,14 +127,4 @@ def build_recipe(options: Namespace) -> tuple[str, Recipe]:
     Raises:
         ConfigError: a value is impossible.
     """
-    return Path(str(options.recipe[0])).stem, _build(options)
-
-
-def _build(options: Namespace) -> Recipe:
-    values: dict[str, Any] = {name: options[name] for name in ("task", "method", "preset", "association")}
-    for section, cls in _SECTIONS.items():
-        given = dict(options[section].items())
-        if section == "data" and given["root"] is not None:
-            given["root"] = Path(given["root"]).expanduser()
-        values[section] = cls(**given)
-    return Recipe(**values)
+    return Path(options.recipe[0]).stem, recipe_of({field.name: options[field.name] for field in fields(Recipe)})

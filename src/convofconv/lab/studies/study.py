@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, listing
+from ..files import read_yaml
 
 #: Studies that come with the package.
 FOLDER = Path(__file__).parent / "grids"
@@ -116,7 +117,7 @@ def list_studies() -> str:
     """Name, budgets and title of every study that comes with the package."""
     lines = []
     for path in sorted(FOLDER.glob("*.yaml")):
-        values = _read(path)
+        values = read_yaml(path, "a study")
         lines.append(f"{path.stem:18}{'/'.join(values['budgets']):18}{values['title']}")
     return "\n".join(lines)
 
@@ -129,7 +130,7 @@ def read_study(name: str, budget: str) -> Study:
             value; the message names it.
     """
     path = _find(name)
-    values = _read(path)
+    values = read_yaml(path, "a study")
     _check(f"{path}: ", values, _NEEDED, _POSSIBLE)
     budgets = values["budgets"]
     if budget not in budgets:
@@ -208,18 +209,6 @@ def _find(name: str) -> Path:
     known = [study.stem for study in sorted(FOLDER.glob("*.yaml"))]
     close = difflib.get_close_matches(name, known)
     raise ConfigError(f"no study is called {name}; there are {', '.join(close or known)}, or give a YAML file")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a study has keys and values, this is a {type(values).__name__}")
-    return values
 
 
 def _check(prefix: str, values: Any, needed: Kinds, possible: Kinds) -> None:

@@ -1,0 +1,99 @@
+"""Recipes of one's own: what `--print_config` gave serves every command and study, and a broken file is named."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lightning", reason="needs the extra [lab]")
+
+from convofconv.cli import main
+from convofconv.errors import ConfigError
+from convofconv.lab.recipe import Recipe
+from convofconv.lab.runs import fit as fit_module
+from convofconv.lab.runs.folder import plain_values, recipe_of
+from convofconv.lab.runs.options import FOLDER, recipe_from
+
+pytestmark = pytest.mark.lab
+
+OPTIONS = [
+    "--method=coc",
+    "--association.grid_side=3",
+    "--model.options={'channels': [8, 8, 8, 8]}",
+    "--data.limit=32",
+    "--training.batch=16",
+    "--training.epochs=1",
+    "--machine.accelerator=cpu",
+]
+
+
+@pytest.fixture
+def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["fit", "digits-resnet18", *OPTIONS, "--print_config"])
+    Path("my.yaml").write_text(capsys.readouterr().out)
+    return Path("my.yaml")
+
+
+def test_a_saved_recipe_serves_fit_validate_and_test(saved, capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", str(saved), "--print_config"])
+    assert capsys.readouterr().out == saved.read_text()
+    for command in ("fit", "validate", "test"):
+        assert main([command, str(saved)]) == 0, capsys.readouterr().err
+    assert Path("runs/my-coc-seed0/results.json").is_file()
+
+
+def test_a_saved_recipe_serves_a_study(saved):
+    settings = {"method": "coc", "association.grid_side": 3, "model.options": {"channels": [8, 8, 8, 8]}}
+    settings |= {"data.limit": 32, "training.batch": 16, "training.epochs": 1, "machine.accelerator": "cpu"}
+    assert recipe_from(str(saved), {}, data=Path("elsewhere")) == recipe_from("digits-resnet18", settings)
+
+
+BROKEN = {
+    "": "a recipe has keys and values, this is a NoneType",
+    "- a\n": "a recipe has keys and values, this is a list",
+    "data: [b\n": "not readable as YAML (while parsing a flow sequence",
+    "training: 3\n": "training has keys and values, got 3",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BROKEN.items(), ids=list(BROKEN.values()))
+def test_a_broken_recipe_is_named_by_commands_and_studies(text, message, tmp_path, capsys):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    assert main(["fit", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"coc: {path}: ")
+    assert message in told
+    assert told.count("\n") == 1
+    with pytest.raises(ConfigError) as caught:
+        recipe_from(str(path), {"training.epochs": 3})
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_sections_and_a_root_without_a_value_have_their_defaults(tmp_path, monkeypatch):
+    path, seen = tmp_path / "bare.yaml", []
+    monkeypatch.setattr(fit_module, "run_fit", lambda recipe, *_: seen.append(recipe))
+    for text in ("data:\ntraining: {epochs: 3}\n", "data: {root: null}\nassociation:\ntraining: {epochs: 3}\n"):
+        path.write_text(text)
+        assert main(["fit", str(path)]) == 0
+        seen.append(recipe_from(str(path), {}, data=Path("elsewhere")))
+    training = dataclasses.replace(Recipe().training, epochs=3)
+    assert seen == [Recipe(training=training)] * 4
+
+
+def test_the_home_folder_may_be_written_short(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "pictures").mkdir()
+    assert recipe_from("digits-resnet18", {"data.root": "~/pictures"}).data.root == tmp_path / "pictures"
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(FOLDER.glob("*.yaml"))])
+def test_every_recipe_survives_its_plain_values(name, tmp_path):
+    settings = {"data.root": str(tmp_path), "association.grid_side": 3, "training.milestones": [2, 3]}
+    recipe = recipe_from(name, {**settings, "method": "coc"})
+    assert recipe_of(plain_values(recipe)) == recipe
