@@ -86,13 +86,40 @@ def test_verify_agrees_and_disagrees(trained, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("place", "prefix"),
-    [("state_dict", "model."), ("model", "module."), ("model_state_dict", "_orig_mod."), (None, "")],
+    [
+        ("state_dict", "model."),
+        ("model", "module."),
+        ("model_state_dict", "_orig_mod."),
+        ("state_dict_ema", "module._orig_mod."),
+        ("state_dict", "network."),
+        (None, ""),
+    ],
 )
 def test_checkpoints_of_common_training_codes_are_found(trained, tmp_path, capsys, place, prefix):
     state = {prefix + key: value for key, value in torch.load(trained, weights_only=True).items()}
+    if prefix:
+        state["loss_sum"] = torch.zeros(())  # of the training, not of the network
     torch.save({"epoch": 3, place: state, "optimizer": {"lr": 0.1}} if place else state, tmp_path / "last.ckpt")
     code, _, error = run(capsys, "fold", tmp_path / "last.ckpt", "--arch", ARCH, "--out", tmp_path / "x.pt", *OPTIONS)
     assert code == 0, error
+
+
+@pytest.mark.parametrize("others", [["network."], ["average.module.", "network."], ["network.", "average.module."], []])
+def test_of_a_network_and_its_moving_average_the_average_is_read(tmp_path, others):
+    """As the lab evaluates it; what bears the names as they are goes before all."""
+    from convofconv.lab.checkpoints import read_state_dict
+
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.Conv2d(4, 4, 1)))  # 0.weight ends 1.0.weight too
+    chosen = "average.module." if "average.module." in others else (others or [""])[0]
+    state = {
+        prefix + key: torch.full_like(value, float(prefix == chosen))
+        for prefix in (others or ["", "copy."])
+        for key, value in network.state_dict().items()
+    }
+    torch.save(state, tmp_path / "last.ckpt")
+    found = read_state_dict(tmp_path / "last.ckpt", network.state_dict())
+    network.load_state_dict({key: found[key] for key in network.state_dict()})
+    assert all((value == 1).all() for value in network.state_dict().values())
 
 
 def test_a_detector_with_a_module_of_ones_own(tmp_path, capsys, monkeypatch):

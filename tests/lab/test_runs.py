@@ -493,3 +493,17 @@ def test_converted_weights_load_into_a_converted_network(tmp_path):
     plain.load_state_dict(load_file(tmp_path / "run" / "model.safetensors"))
     x = torch.randn(2, 3, 28, 28)
     assert coc.verify(model.eval(), plain.eval(), x, tolerance=1e-4) < 1e-4
+
+
+@pytest.mark.parametrize("ema", [0, 0.9])
+def test_a_runs_own_checkpoint_is_folded_into_its_own_network(ema, tmp_path, capsys):
+    """After its only epoch the last network is the best one."""
+    options = ["--method=coc", "--training.epochs=1", f"--training.ema={ema}"]
+    assert fit([*CLASSIFY, *options], tmp_path / "run") == 0
+    last, out = str(tmp_path / "run" / "last.ckpt"), str(tmp_path / "folded.safetensors")
+    arch = ["--arch=timm/mobilenetv3_small_050", "--options.num_classes=10"]
+    assert main(["fold", last, *arch, f"--out={out}"]) == 0, capsys.readouterr().err
+    assert main(["verify", last, out, *arch, "--shape", "2", "3", "28", "28"]) == 0, capsys.readouterr().err
+    folded, own = load_file(out), load_file(tmp_path / "run" / "model.safetensors")
+    assert folded.keys() == own.keys()
+    assert all(torch.equal(folded[key], own[key]) for key in own)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from torch import Tensor
 from ..errors import ConfigError, listing
 from .files import write_atomic
 
-#: Where training codes put the network's state dict inside a checkpoint, and what they put before its keys.
+#: Where training codes put the network's state dict inside a checkpoint.
 _PLACES = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema", "module")
-_PREFIXES = ("", "module.", "model.", "_orig_mod.", "module._orig_mod.", "model._orig_mod.", "model.module.", "net.")
+#: What comes before the names of the moving average in checkpoints of the lab, which evaluates it where there is one.
+_AVERAGE = "average.module."
 
 
 def read_state_dict(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
@@ -40,11 +42,10 @@ def read_state_dict(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
     found = 0
     for candidate in candidates:
         tensors = {key: value for key, value in candidate.items() if isinstance(value, Tensor)}
-        for prefix in _PREFIXES:
-            bare = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
-            hits = len(wanted & {_plain(key) for key in bare})
-            if hits > found:
-                best, found = bare, hits
+        prefix, hits = _prefix(tensors, wanted)
+        if hits > found:
+            best = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+            found = hits
     if not found:
         raise ConfigError(
             f"{path}: no state dict of this architecture in it; it has {listing(map(str, content))}, "
@@ -71,6 +72,18 @@ def write_state_dict(path: Path, state_dict: Mapping[str, Tensor]) -> None:
         buffer = io.BytesIO()
         torch.save(tensors, buffer)
         write_atomic(path, buffer.getvalue())
+
+
+def _prefix(keys: Iterable[str], wanted: Container[str]) -> tuple[str, int]:
+    """What comes before the most of the wanted names, and before how many; of several the average's, or the shortest.
+
+    Some names end others, ``0.weight`` ends ``1.0.weight``: hence the most.
+    """
+    counts: Counter[str] = Counter({"": 0})
+    for key in map(_plain, keys):
+        starts = (0, *(dot.end() for dot in re.finditer(r"\.", key)))
+        counts.update(key[:start] for start in starts if key[start:] in wanted)
+    return max(counts.items(), key=lambda item: (item[1], item[0] == _AVERAGE, -len(item[0])))
 
 
 def _plain(key: str) -> str:
