@@ -122,6 +122,27 @@ def test_failures_are_recorded_and_do_not_stop_the_others(tmp_path, capsys):
     assert len(records_of(study, tmp_path / "results").read()) == 6
 
 
+def test_results_that_are_no_numbers_are_a_failed_run_and_do_not_stop_the_others(tmp_path):
+    """However often the study is started: the run's folder keeps them."""
+    study = _study(tmp_path)
+    run_study(study, _options(tmp_path, only=["*/coc/*"]))
+    file = tmp_path / "runs/tiny-small/digits/coc/seed0/results.json"
+    results = json.loads(file.read_text())
+    results["test"]["folded"]["top1"] = results["history"][0]["top5"] = results["history"][1]["top5"] = float("nan")
+    file.write_text(json.dumps(results))
+    records_of(study, tmp_path / "results").path.unlink()
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="1 of its runs failed"):
+            run_study(study, _options(tmp_path, retry_failed=True))
+        done = runs(records_of(study, tmp_path / "results").read())
+        assert {name: record["status"] for name, record in done.items()} == {
+            "digits/plain/seed0": "done",
+            "digits/coc/seed0": "failed",
+        }
+    reason = f"no numbers in its results: test.folded.top1, history.top5; remove {file.parent} to run it again"
+    assert done["digits/coc/seed0"]["reason"] == reason
+
+
 def test_no_possible_run_is_refused_before_anything_is_written(tmp_path):
     study = _study(tmp_path, variants={"plain": {"training.epoch": 3}})
     with pytest.raises(ConfigError, match=r"tiny: no run is possible. digits/plain/seed0: .*epoch"):

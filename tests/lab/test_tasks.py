@@ -8,6 +8,7 @@ import torch
 
 import convofconv as coc
 from convofconv.cli import _parser
+from convofconv.errors import ConfigError
 from convofconv.lab.data.datasets import VOC_CLASSES
 from convofconv.lab.models.build import build_network
 from convofconv.lab.recipe import DETECTION_TASKS, DataRecipe, Recipe, TrainingRecipe
@@ -59,6 +60,22 @@ def test_an_absent_class_is_left_out_of_the_means_unless_it_is_predicted():
     first, second, third, fourth = metrics.by_class()["IoU"]
     assert (first, second, fourth) == (50, 100, 0)
     assert math.isnan(third)
+
+
+@pytest.mark.parametrize("prediction", [[[0, 1]], [[2, 0]]], ids=["not predicted", "predicted"])
+def test_a_mean_over_classes_in_no_mask_is_left_out(prediction):
+    metrics = SegmentationMetrics(3, focus=[2])
+    metrics.update(logits_for([prediction], 3), torch.tensor([[[0, 1]]]))
+    assert list(metrics.compute()) == ["mIoU", "mAcc", "aAcc"]
+    metrics.update(logits_for([[[2, 1]]], 3), torch.tensor([[[2, 1]]]))
+    assert metrics.compute()["mIoU_focus"] == (100 if prediction == [[0, 1]] else 50)
+
+
+def test_nothing_but_void_is_refused():
+    metrics = SegmentationMetrics(2, focus=[1])
+    metrics.update(logits_for([[[0, 1]]], 2), torch.tensor([[[255, 255]]]))
+    with pytest.raises(ConfigError, match="every pixel of the evaluated masks is void"):
+        metrics.compute()
 
 
 def test_metrics_start_anew():

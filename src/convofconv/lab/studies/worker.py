@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ...errors import ConfigError, ConvOfConvError
+from ...errors import ConfigError, ConvOfConvError, listing
 from ..files import writable_folder, write_atomic
 from ..recipe import Recipe
 from ..runs.fit import run_fit
@@ -150,7 +151,23 @@ def outcome(folder: Path) -> Mapping[str, Any] | None:
     if not results.is_file():
         return None
     values = json.loads(results.read_text(encoding="utf-8"))
-    return {"status": "done", **{key: values[key] for key in _TAKEN if key in values}}
+    taken = {key: values[key] for key in _TAKEN if key in values}
+    if wrong := dict.fromkeys(_no_numbers(taken)):
+        reason = f"no numbers in its results: {listing(wrong)}; remove {folder} to run it again"
+        return {"status": "failed", "reason": reason}
+    return {"status": "done", **taken}
+
+
+def _no_numbers(values: Any, key: str = "") -> Iterator[str]:
+    """Dotted keys of NaN and infinity, which no record holds."""
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            yield from _no_numbers(value, f"{key}.{name}".lstrip("."))
+    elif isinstance(values, list):
+        for value in values:
+            yield from _no_numbers(value, key)
+    elif isinstance(values, float) and not math.isfinite(values):
+        yield key
 
 
 def _die_with(parent: int) -> None:

@@ -61,7 +61,8 @@ class SegmentationMetrics(nn.Module):
 
     Args:
         classes: number of classes.
-        focus: numbers of classes that have a second mean IoU, ``mIoU_focus``; none by default.
+        focus: numbers of classes that have a second mean IoU, ``mIoU_focus``; none by default. It is left out if all of
+            them are in no mask.
 
     Shape:
         - logits: ``(N, classes, H, W)``
@@ -80,16 +81,25 @@ class SegmentationMetrics(nn.Module):
         self.confusion.update(logits.argmax(1), target)
 
     def compute(self) -> dict[str, float]:
-        """Percentages over everything counted."""
+        """Percentages over everything counted.
+
+        Raises:
+            ConfigError: all of it is void.
+        """
         table = self.confusion.compute().double()  # rows: truth, columns: prediction
         right, truth, predicted = table.diagonal(), table.sum(1), table.sum(0)
+        if not truth.any():
+            raise ConfigError("there is no IoU, for every pixel of the evaluated masks is void; evaluate another split")
         iou, accuracy = right / (truth + predicted - right), right / truth
         values = {
             "mIoU": _percent(torch.nanmean(iou)),
             "mAcc": _percent(torch.nanmean(accuracy)),
             "aAcc": _percent(right.sum() / table.sum()),
         }
-        return {**values, "mIoU_focus": _percent(torch.nanmean(iou[self.focus]))} if self.focus else values
+        # By the masks, not by what is predicted, so that every epoch has the same figures.
+        if truth[self.focus].any():
+            values["mIoU_focus"] = _percent(torch.nanmean(iou[self.focus]))
+        return values
 
     def by_class(self) -> dict[str, list[float]]:
         """IoU of every class in per cent, NaN for those without."""
