@@ -24,8 +24,8 @@ from convofconv.errors import ConfigError
 from convofconv.lab.recipe import Recipe
 from convofconv.lab.runs.folder import different_keys, plain_values
 from convofconv.lab.runs.options import recipe_from
+from convofconv.lab.studies import code, worker
 from convofconv.lab.studies import run as run_module
-from convofconv.lab.studies import worker
 from convofconv.lab.studies.code import bare, code_identity
 from convofconv.lab.studies.local import one_gpu
 from convofconv.lab.studies.plan import choose_settings, names_of_runs, plan
@@ -508,6 +508,12 @@ def test_every_built_in_study_has_possible_recipes(path, tmp_path, monkeypatch):
             assert set(rows) <= set(written["variants"])
         for points in study.curves.values():
             assert set(points.values()) <= set(study.variants)
+
+
+def test_what_is_left_out_of_the_code_identity_is_there():
+    package = Path(code.__file__).parents[2]
+    names = [path.relative_to(package).as_posix() for path in package.rglob("*")]
+    assert [beside for beside in code._BESIDE if not any(name.startswith(beside) for name in names)] == []
 
 
 def test_code_identity_ignores_what_says_nothing_to_python():

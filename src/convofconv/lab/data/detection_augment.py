@@ -13,19 +13,15 @@ from torchvision.transforms import v2
 from .augment import Transform
 from .objects import Target
 
-#: Lengths of the shorter side that COCO's detectors are trained with, and the most of the longer one.
-SHORTER = (640, 672, 704, 736, 768, 800)
-LONGEST = 1333
 
-
-def training_transform(shorter: Sequence[int] = SHORTER, longest: int | None = LONGEST, flip: bool = True) -> Transform:
+def training_transform(shorter: Sequence[int], longest: int | None, flip: bool = True) -> Transform:
     """Multi-scale resizing and mirroring; the detector, which normalises, must not resize again in training.
 
     torchvision's detectors leave out their own resizing in training, not in evaluation, with ``_skip_resize=True``.
 
     Args:
         shorter: lengths of the shorter side to choose from.
-        longest: of the longer side, which wins over ``shorter``.
+        longest: of the longer side, which wins over ``shorter``; ``None`` for no limit.
         flip: mirror half of the pictures.
 
     Source:

@@ -18,7 +18,6 @@ _BESIDE = (
     "lab/commands.py",
     "lab/demo",
     "lab/files.py",
-    "lab/inspect",
     "lab/pictures.py",
     "lab/predict",
     "lab/progress.py",
