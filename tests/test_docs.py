@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 GUIDES = ["README.md", "CONTRIBUTING.md", "docs/method.md", "docs/training.md", "docs/lab.md", "docs/predict.md"]
-GUIDES += ["docs/studies.md", "docs/claims.md", "docs/results/README.md", "docs/results/first-runs.md"]
+GUIDES += ["docs/index.md", "docs/studies.md", "docs/claims.md", "docs/results/README.md", "docs/results/first-runs.md"]
 
 
 def snippets(language: str) -> list[tuple[str, str]]:
@@ -48,3 +48,11 @@ def test_claims_named_in_the_documentation_are_tested():
     names = re.findall(r"`(test_c\d\w*?)_?…?`", (ROOT / "docs/method.md").read_text(encoding="utf-8"))
     assert len(names) >= 6
     assert [name for name in names if f"def {name.rstrip('_')}" not in tests] == []
+
+
+def test_the_site_begins_with_a_front_page_and_leaves_no_guide_out():
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed (extra [lab])")
+    (front, *others) = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    assert list(front.values()) == ["index.md"]  # which the site answers with at its root
+    named = re.findall(r"[\w/-]+\.md", str(others))
+    assert {guide for guide in GUIDES if guide.startswith("docs/")} <= {"docs/index.md", *(f"docs/{n}" for n in named)}
