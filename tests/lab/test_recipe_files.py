@@ -57,6 +57,7 @@ BROKEN = {
     "": "a recipe has keys and values, this is a NoneType",
     "- a\n": "a recipe has keys and values, this is a list",
     "data: [b\n": "not readable as YAML (while parsing a flow sequence",
+    "training: {lr: null}\n": "training.lr: null is no value there; leave it out for its default",
     "training: 3\n": "training has keys and values, got 3",
 }
 

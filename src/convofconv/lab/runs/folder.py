@@ -124,6 +124,7 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
     Raises:
         ConfigError: a key is unknown or a value impossible here, a folder that is missing for example.
     """
+    refuse_null(values)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Recipe, fail_untyped=True)
     try:
@@ -131,6 +132,17 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
     except ArgumentError as error:
         raise ConfigError(" ".join(str(error).split())) from error
     return Recipe(**vars(parser.instantiate(options)))
+
+
+def refuse_null(values: Mapping[str, Any]) -> None:
+    """Refuse null where a recipe has a value, which YAML makes of a key with nothing behind it.
+
+    Raises:
+        ConfigError: the message names the keys.
+    """
+    default = flat(plain_values(Recipe()))
+    if empty := [key for key, value in flat(values).items() if value is None and default.get(key) is not None]:
+        raise ConfigError(f"{listing(empty)}: null is no value there; leave it out for its default")
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ig
 from ...errors import ConfigError
 from ..files import read_yaml
 from ..recipe import Recipe
-from .folder import recipe_of
+from .folder import recipe_of, refuse_null
 
 #: Recipes that come with the package.
 FOLDER = Path(__file__).parent.parent / "recipes"
@@ -79,6 +79,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
     for key in _SECTIONS & values.keys():
         if not isinstance(values[key], dict):
             raise ConfigError(f"{path}: {key} has keys and values, got {values[key]!r}")
+    try:
+        refuse_null(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     return values
 
 
@@ -127,4 +131,5 @@ def build_recipe(options: Namespace) -> tuple[str, Recipe]:
     Raises:
         ConfigError: a value is impossible.
     """
-    return Path(options.recipe[0]).stem, recipe_of({field.name: options[field.name] for field in fields(Recipe)})
+    given = options.as_dict()
+    return Path(options.recipe[0]).stem, recipe_of({field.name: given[field.name] for field in fields(Recipe)})
