@@ -76,6 +76,18 @@ def test_a_broken_recipe_is_named_by_commands_and_studies(text, message, tmp_pat
     assert str(caught.value).startswith(f"{path}: {message}")
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"training": 3}, "training has keys and values, got 3"),
+        ({"training.lr": None}, "training.lr: null is no value"),
+    ],
+)
+def test_impossible_settings_of_a_study_are_named(settings, message):
+    with pytest.raises(ConfigError, match=f"^digits-resnet18: {message}"):
+        recipe_from("digits-resnet18", settings)
+
+
 def test_sections_and_a_root_without_a_value_have_their_defaults(tmp_path, monkeypatch):
     path, seen = tmp_path / "bare.yaml", []
     monkeypatch.setattr(fit_module, "run_fit", lambda recipe, *_: seen.append(recipe))

@@ -124,7 +124,7 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
     Raises:
         ConfigError: a key is unknown or a value impossible here, a folder that is missing for example.
     """
-    refuse_null(values)
+    check_keys(values)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Recipe, fail_untyped=True)
     try:
@@ -134,13 +134,17 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
     return Recipe(**vars(parser.instantiate(options)))
 
 
-def refuse_null(values: Mapping[str, Any]) -> None:
-    """Refuse null where a recipe has a value, which YAML makes of a key with nothing behind it.
+def check_keys(values: Mapping[str, Any]) -> None:
+    """Refuse a value where a recipe has keys, and null where it has a value (YAML's for a key with nothing behind it).
 
     Raises:
         ConfigError: the message names the keys.
     """
-    default = flat(plain_values(Recipe()))
+    plain = plain_values(Recipe())
+    for key in values.keys() & {key for key, value in plain.items() if isinstance(value, dict)}:
+        if not isinstance(values[key], Mapping):
+            raise ConfigError(f"{key} has keys and values, got {values[key]!r}")
+    default = flat(plain)
     if empty := [key for key, value in flat(values).items() if value is None and default.get(key) is not None]:
         raise ConfigError(f"{listing(empty)}: null is no value there; leave it out for its default")
 

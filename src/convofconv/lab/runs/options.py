@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,10 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ig
 from ...errors import ConfigError
 from ..files import read_yaml
 from ..recipe import Recipe
-from .folder import recipe_of, refuse_null
+from .folder import check_keys, recipe_of
 
 #: Recipes that come with the package.
 FOLDER = Path(__file__).parent.parent / "recipes"
-#: Keys of a recipe that have keys below them.
-_SECTIONS = {field.name for field in fields(Recipe) if field.default_factory is not MISSING}
 #: Keys that ``--print_config`` writes too, though they decide no result: they are given to the command.
 _OF_COMMANDS = ("out", "resume", "profile")
 
@@ -76,11 +74,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """
     values = read_yaml(path, "a recipe")
     values = {key: value for key, value in values.items() if value is not None and key not in _OF_COMMANDS}
-    for key in _SECTIONS & values.keys():
-        if not isinstance(values[key], dict):
-            raise ConfigError(f"{path}: {key} has keys and values, got {values[key]!r}")
     try:
-        refuse_null(values)
+        check_keys(values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return values
