@@ -152,12 +152,14 @@ def kill_at(arguments, out, moment):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
 @pytest.mark.parametrize(
-    "recipe", [[*CLASSIFY, "--model.dropout=0.2"], INSTANCES], ids=["classification", "instance_segmentation"]
+    ("recipe", "batch"),
+    [([*CLASSIFY, "--model.dropout=0.2"], 16), (INSTANCES, 4)],
+    ids=["classification", "instance_segmentation"],
 )
-def test_killed_three_times_and_resumed_equals_never_killed(recipe, tmp_path):
+def test_killed_three_times_and_resumed_equals_never_killed(recipe, batch, tmp_path):
     """In mid-epoch after a random step, while a checkpoint is being written, and after an epoch."""
     arguments = [*recipe, "--method=coc", "--training.epochs=3", "--training.checkpoint_steps=1"]
-    arguments += ["--data.flip=true", "--training.ema=0.9", "--data.limit=96", "--training.batch=16"]
+    arguments += ["--data.flip=true", "--training.ema=0.9", f"--data.limit={6 * batch}", f"--training.batch={batch}"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
 
     def written(name, times=1):
