@@ -201,6 +201,28 @@ def test_after_holm_a_family_without_effects_rarely_finds_one():
     assert alone / families > ALPHA + 4 * error
 
 
+@pytest.mark.parametrize("between", [0.0, 2.0])
+def test_intervals_over_networks_hold_the_truth_at_least_as_often_as_promised(between):
+    """Whether networks differ in truth or not; they are units, so the truth is the mean of all possible ones."""
+    random = np.random.default_rng(5)
+    held = []
+    for _ in range(2000):
+        networks = 0.7 + between * random.standard_normal(4)
+        seeds = [dict(enumerate(truth + random.standard_normal(5))) for truth in networks]
+        low, high = statistics.average([compare(scores, dict.fromkeys(range(5), 0.0)) for scores in seeds]).interval
+        held.append(low <= 0.7 <= high)
+    assert 0.94 < np.mean(held) < (0.96 if between else 1.0)
+
+
+def test_a_mean_over_networks_needs_three_of_them_and_their_spread():
+    comparison = compare({0: 1.0, 1: 2.0}, {0: 0.0, 1: 0.0})
+    alone = compare({0: 1.5}, {0: 0.0})
+    assert statistics.average([comparison] * 2).interval is None
+    assert statistics.average([comparison, comparison, alone]).interval is None
+    assert statistics.average([comparison] * 3).interval is not None  # they agree exactly, their seeds do not
+    assert statistics.average([comparison, comparison, alone]).mean == 1.5
+
+
 def test_hedges_correction_takes_the_bias_off():
     """The mean of g_z is the true effect within four standard errors; that of d_z is not."""
     random = np.random.default_rng(3)

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from .analysis import Contrast
 from .figures import BLUE, GREY, LINE
-from .statistics import summarize
-from .wording import NOTHING, between, points
+from .statistics import average
+from .wording import between, points
 
 #: By question, a comparison on each network that was measured; networks are named by their study and label.
 Answers = Mapping[str, Mapping[str, Contrast]]
@@ -28,8 +28,8 @@ def draw_overview(answers: Answers) -> Figure:
             if comparison.interval and comparison.pairs >= _FEWEST:
                 axes.plot(comparison.interval, [row, row], color=BLUE, lw=1.5)
             axes.plot(comparison.difference, row, "o", color=BLUE, ms=5)
-        overall = summarize(_differences(found))
-        if overall.interval and overall.n >= _FEWEST:
+        overall = average([contrast.comparison for contrast in found.values()])
+        if overall.interval:
             axes.plot(overall.interval, [len(networks)] * 2, color="black", lw=1.5)
         if overall.n > 1:
             axes.plot(overall.mean, len(networks), "D", color="black", ms=6)
@@ -47,20 +47,14 @@ def tabulate(answers: Answers) -> str:
     """A row per question: the mean over networks, how sure it is, and on how many networks the sign is that."""
     lines = ["| | difference | networks | mean | 95 % CI over networks | positive on |", "|---|---|---|---|---|---|"]
     for question, found in answers.items():
-        differences = _differences(found)
-        overall = summarize(differences)
-        sure = between(overall.interval, sign=True) if overall.n >= _FEWEST else NOTHING
-        above = f"{sum(difference > 0 for difference in differences)} of {overall.n}"
-        lines.append(
-            f"| {question} | {_named(found)} | {overall.n} | {points(overall.mean, sign=True)} | {sure} | {above} |"
-        )
+        comparisons = [contrast.comparison for contrast in found.values()]
+        overall = average(comparisons)
+        mean, sure = points(overall.mean, sign=True), between(overall.interval, sign=True)
+        above = f"{sum((comparison.difference or 0.0) > 0 for comparison in comparisons)} of {overall.n}"
+        lines.append(f"| {question} | {_named(found)} | {overall.n} | {mean} | {sure} | {above} |")
     return "\n".join(lines)
 
 
 def _named(found: Mapping[str, Contrast]) -> str:
     contrast = next(iter(found.values()))
     return f"{contrast.variant} − {contrast.baseline}"
-
-
-def _differences(found: Mapping[str, Contrast]) -> list[float]:
-    return [float(contrast.comparison.difference or 0.0) for contrast in found.values()]

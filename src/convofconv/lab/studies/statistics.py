@@ -117,6 +117,28 @@ def compare(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Comp
     )
 
 
+def average(comparisons: Sequence[Comparison]) -> Summary:
+    """The mean of comparisons on different networks, which are its units, each counting the same.
+
+    The interval is by t over networks. Where networks agree by chance better than their own seeds let them, it is as
+    wide as the seeds' spread makes it: the larger of the two standard errors counts. There is none with fewer than
+    three networks, or where one has no spread.
+
+    Examples:
+        >>> agreeing = [Comparison(4, difference, deviation=2.0) for difference in (0.25, 0.5, 0.75)]
+        >>> average(agreeing).mean, average(agreeing).interval  # 0.5 ± 4.303 · (2 / √4) / √3
+        (0.5, (-1.984..., 2.984...))
+    """
+    differences = [comparison.difference for comparison in comparisons if comparison.difference is not None]
+    over = summarize(differences)
+    if over.n < 3 or over.mean is None or over.deviation is None or not all(c.deviation for c in comparisons):
+        return dataclasses.replace(over, interval=None)
+    errors = [(c.deviation or 0.0) / math.sqrt(c.pairs) for c in comparisons]
+    error = max(over.deviation / math.sqrt(over.n), math.hypot(*errors) / over.n)
+    low, high = stats.t.interval(1 - ALPHA, over.n - 1, loc=over.mean, scale=error)
+    return dataclasses.replace(over, interval=(float(low), float(high)))
+
+
 def hedges_correction(freedom: int) -> float:
     """The factor that takes the bias off a standardized difference, Γ(f/2) / (√(f/2) · Γ((f−1)/2)).
 
