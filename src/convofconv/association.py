@@ -21,6 +21,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .config import Share
 from .errors import ShapeError
@@ -188,8 +189,8 @@ def match_layout(out: Tensor, weight: Tensor) -> Tensor:
     # Through flat views: `contiguous` alone keeps the other format's strides where an axis has length 1.
     if is_channels_last(weight):
         by_channel = out.movedim(1, -1).contiguous()
-        return by_channel.flatten().view(by_channel.shape).movedim(-1, 1)
-    return out.contiguous().flatten().view(weight.shape)
+        return by_channel.reshape(-1).view(by_channel.shape).movedim(-1, 1)
+    return out.contiguous().reshape(-1).view(weight.shape)
 
 
 def from_groups(x: Tensor, grid: Grid) -> Tensor:
@@ -205,6 +206,11 @@ def zero_missing(x: Tensor, grid: Grid) -> Tensor:
         return x
     rows = x.reshape(grid.blocks, -1, math.prod(grid.kernel) * grid.channels)[:, : grid.block_channels]
     return F.pad(rows, (0, 0, 0, grid.missing)).reshape(x.shape)
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether a tensor holds numbers, not only a shape (the meta device, and the fake tensors of memory estimators)."""
+    return not (tensor.is_meta or isinstance(tensor, FakeTensor))
 
 
 def no_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -228,16 +234,17 @@ def _build_shift_basis(grid: Grid, device: torch.device, dtype: torch.dtype) -> 
 _shift_bases: dict[tuple[object, ...], Tensor] = {}
 
 
-def shift_basis(grid: Grid, device: torch.device, dtype: torch.dtype) -> Tensor:
+def shift_basis(grid: Grid, like: Tensor) -> Tensor:
     """The matrices ``B_t``, one flattened per row: ``B_t[i, j] = 1`` where tap ``t`` carries grid position j to i.
 
-    Layers of one geometry share the tensor: it is built once per device and dtype.
+    Layers of one geometry share the tensor: it is built once per device and dtype, those of ``like``.
 
     Shape:
         - result: ``(taps, n²)``
     """
+    device, dtype = like.device, like.dtype
     key = (grid.kernel, grid.side, grid.size, grid.dilation, device, dtype)
-    basis = _shift_bases.get(key)
+    basis = _shift_bases.get(key) if has_values(like) else None
     if basis is None:
         # No inference tensor, no tracer's fake one and none that autocast has rounded may stay in the cache.
         with torch.inference_mode(False), torch.no_grad(), no_autocast(device):
@@ -254,8 +261,8 @@ def super_matrix(super_kernel: Tensor, grid: Grid) -> Tensor:
         - super_kernel: ``(m, s_1, ..., s_d)``
         - result: ``(m, n, n)``
     """
-    basis = shift_basis(grid, super_kernel.device, super_kernel.dtype)
-    return (super_kernel.flatten(1) @ basis).view(-1, grid.positions, grid.positions)
+    taps = super_kernel.reshape(-1, grid.taps)  # not flatten, for which torch has no batched backward
+    return (taps @ shift_basis(grid, super_kernel)).view(-1, grid.positions, grid.positions)
 
 
 def autocasts(device: torch.device) -> bool:
@@ -318,16 +325,19 @@ def _direct_way(x: Tensor, super_kernel: Tensor, grid: Grid, share: Share, resid
 # `python -m benchmarks.association --ways`; near the border both ways cost the same.
 _DIRECT_PENALTY = {"input": 60, "output": 25, "both": 150}
 
+# The matrix product needs the shift basis, taps · n² numbers that stay in memory, and reads all of it for every S.
+_MAX_BASIS = 1 << 23
+
 
 def choose_way(grid: Grid, share: Share) -> Way:
     """Choose between the matrix product and the literal super convolution by counting multiplications.
 
     With ``m`` distinct super kernels the product costs ``m·n²·taps`` to build ``S`` and ``G·n²·ci`` to apply it, the
     convolution ``G·n·ci·taps`` of dearer ones. So the convolution wins where matrices are large against the channels
-    that share them: a 7×7 stem (196×196 and 3 channels), a side of 8 (576×576). A dense super kernel is a common
-    convolution already and always takes the direct way.
+    that share them: a 7×7 stem (196×196 and 3 channels), a side of 8 (576×576), and, for its memory, kernels of
+    5×5×5 (1000×1000). A dense super kernel is a common convolution already and always takes the direct way.
     """
-    if share == "none":
+    if share == "none" or grid.taps * grid.positions**2 > _MAX_BASIS:
         return "direct"
     matrices = math.prod(grid.super_shape(share)) // grid.taps
     work = grid.groups * grid.channels

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
 
 from .errors import ArgumentTypeError, ConfigError, ConvOfConvError, SurgeryError, listing
 from .maps import Conv, KernelMap, read_settings
-from .selection import convs, describe, obstacle, refuse_wrapped
+from .selection import describe, obstacle, refuse_wrapped
 from .sharing import share
-from .surgery import register
+from .surgery import register, warn_of_optimizers
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -48,16 +48,20 @@ def convert_like(model: ModelT, state_dict: Mapping[str, Any]) -> ModelT:
         raise ArgumentTypeError(f"convert_like takes a state dict, got {type(state_dict).__name__}")
     refuse_wrapped(model)
     saved = _settings_by_conv(state_dict)
-    by_name = dict(convs(model))
+    by_name = _convs_by_every_name(model)
     if strange := [name for name in saved if name not in by_name]:
         raise SurgeryError(
             f"the checkpoint has kernel maps for {listing(strange)}, no convs of this {type(model).__name__}; its "
             f"convs are {listing(by_name)}"
         )
     shared: dict[int, list[KernelMap]] = {}
-    plan = []
+    plan: list[tuple[str, Conv, list[KernelMap]]] = []
+    planned: set[Conv] = set()
     for name, settings in saved.items():
         conv = by_name[name]
+        if conv in planned:  # by another of its names
+            continue
+        planned.add(conv)
         if reason := obstacle(conv):
             raise SurgeryError(f"{name or 'the root conv'} ({describe(conv)}) cannot be converted: {reason}")
         if id(conv.weight) not in shared:
@@ -68,12 +72,19 @@ def convert_like(model: ModelT, state_dict: Mapping[str, Any]) -> ModelT:
             register(conv, kernel_map, name)
     if plan:
         share(model)
+    warn_of_optimizers(plan)
     return model
 
 
 def is_converted(state_dict: Mapping[str, Any]) -> bool:
     """Whether a state dict comes from a converted network."""
     return any(_SETTINGS_KEY.match(key) for key in state_dict)
+
+
+def _convs_by_every_name(model: nn.Module) -> dict[str, Conv]:
+    """All convolutions, those that the model holds in several places by each name: state dicts have them all."""
+    every = model.named_modules(remove_duplicate=False)
+    return {name: cast(Conv, module) for name, module in every if isinstance(module, nn.modules.conv._ConvNd)}
 
 
 def _settings_by_conv(state_dict: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:

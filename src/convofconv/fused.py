@@ -123,8 +123,7 @@ class _AssociateMany(torch.autograd.Function):
             upstream = zip(weights, grads, strict=True)
             g = _stack([torch.zeros_like(w, dtype=x.dtype) if g is None else g for w, g in upstream], ctx.grid)
             each_weight = _unstack(_apply(matrix.mT, g, ctx.skip).to(weights[0].dtype), weights, ctx.grid)
-            basis = shift_basis(ctx.grid, matrix.device, matrix.dtype)
-            grad_super = (torch.bmm(g, x.mT).flatten(1) @ basis.T).to(super_kernels[0].dtype)
+            grad_super = _to_super_kernel(torch.bmm(g, x.mT), ctx.grid).to(super_kernels[0].dtype)
             each_super = grad_super.view(ctx.layers, *super_kernels[0].shape).unbind()
         each = [*zip(each_weight, grads, strict=True), *zip(each_super, grads, strict=True)]
         return None, None, None, *(mine if theirs is not None else None for mine, theirs in each)
@@ -142,7 +141,7 @@ class _AssociateMany(torch.autograd.Function):
 
 def _stack(weights: Sequence[Tensor], grid: Grid) -> Tensor:
     """The groups of several layers, ``(layers · G, n, ci)``, transposed and completed with zeros in one pass."""
-    parts = [weight.flatten(2).transpose(1, 2) for weight in weights]
+    parts = [weight.reshape(*weight.shape[:2], -1).transpose(1, 2) for weight in weights]
     if grid.missing:
         zeros = parts[0].new_zeros(grid.missing, *parts[0].shape[1:])
         parts = [part for weight in parts for part in (weight, zeros)]
@@ -168,7 +167,7 @@ def _forward(weight: Tensor, matrix: Tensor, grid: Grid, skip: bool) -> Tensor:
 
 
 def _backward(weight: Tensor, matrix: Tensor, grad: Tensor, grid: Grid, skip: bool) -> tuple[Tensor, Tensor]:
-    back, chunks = matrix.mT, _chunks(weight, grid)
+    back, chunks = matrix.mT, None if _is_batched(grad) else _chunks(weight, grid)
     if chunks is None:
         g = to_groups(grad, grid)
         grad_matrix = torch.bmm(g, to_groups(weight, grid).mT)
@@ -179,8 +178,7 @@ def _backward(weight: Tensor, matrix: Tensor, grad: Tensor, grid: Grid, skip: bo
             g = _to_groups(grad[kernels], grid)
             torch.bmm(g, _to_groups(weight[kernels], grid).mT, out=grad_matrix[groups])
             _write(grad_weight[kernels], _apply(back[groups], g, skip), grid)
-    basis = shift_basis(grid, matrix.device, matrix.dtype)
-    return grad_weight, (grad_matrix.flatten(1) @ basis.T).view(-1, *grid.size)
+    return grad_weight, _to_super_kernel(grad_matrix, grid)
 
 
 def _composed_jvp(
@@ -205,8 +203,13 @@ def _composed_backward(
     x, g, matrix = to_groups(weight, grid), to_groups(grad, grid), super_matrix(super_kernel, grid)
     back = torch.bmm(matrix.mT, g)
     grad_weight = match_layout(from_groups(g + back if skip else back, grid), weight)
-    basis = shift_basis(grid, matrix.device, matrix.dtype)
-    return grad_weight, (torch.bmm(g, x.mT).flatten(1) @ basis.T).view_as(super_kernel)
+    return grad_weight, _to_super_kernel(torch.bmm(g, x.mT), grid)
+
+
+def _to_super_kernel(grad_matrix: Tensor, grid: Grid) -> Tensor:
+    """The gradient of super kernels, given that of their matrices: the backward of :func:`super_matrix`."""
+    # reshape here and elsewhere, not flatten, for which torch has no batching rule in a batched backward
+    return (grad_matrix.reshape(-1, grid.positions**2) @ shift_basis(grid, grad_matrix).T).view(-1, *grid.size)
 
 
 def _apply(matrix: Tensor, x: Tensor, skip: bool) -> Tensor:
@@ -220,6 +223,11 @@ def _chunks(weight: Tensor, grid: Grid) -> list[tuple[slice, slice]] | None:
         return None
     starts = range(0, grid.groups, groups)
     return [(slice(i * grid.cells, (i + groups) * grid.cells), slice(i, i + groups)) for i in starts]
+
+
+def _is_batched(grad: Tensor) -> bool:
+    """Whether a backward runs for many upstream gradients at once (Jacobians): nothing can be written in place."""
+    return bool(torch._C._functorch.is_batchedtensor(grad) or torch._C._functorch.is_legacy_batchedtensor(grad))
 
 
 def _to_groups(kernels: Tensor, grid: Grid) -> Tensor:

@@ -6,8 +6,6 @@ a bare KeyError, ``conv.reset_parameters()`` and ``nn.init`` change a temporary 
 
 from __future__ import annotations
 
-import dis
-import re
 import sys
 import warnings
 import weakref
@@ -20,17 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from .association import has_values
 from .errors import ConversionWarning, SurgeryError
 from .maps import KernelMap
 from .selection import kernel_maps, weight_maps
 from .sharing import shared_kernel
+from .writers import writers
 
 _MAPS = "parametrizations.weight."
 _FOLD_FIRST = "fold the model first: plain = convofconv.reparameterize(model)"
-_INITIALISERS = frozenset(name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_"))
-_WRITERS = _INITIALISERS | {"copy_", "fill_", "zero_"}
-#: What ends in an underscore, as torch's in-place methods do, and leaves the values alone.
-_NO_WRITERS = frozenset({"requires_grad_", "share_memory_", "detach_"})
 
 
 def teach(conv: nn.Module) -> None:
@@ -124,20 +120,20 @@ def _warn_of_writing(getter: Any) -> Any:
         # The weight is computed anew at every access, so writing into it is lost without a word, and nothing in the
         # tensor could tell. What can tell is the function that asks: does it also write? Looked at once per function.
         if not torch.compiler.is_compiling():
-            kernel = shared_kernel(self)
-            if kernel is not None:
-                return kernel
             code = sys._getframe(1).f_code
             if code not in _looked_at:
                 _looked_at.add(code)
-                if writers := _writers(code):
+                if found := writers(code):
                     warnings.warn(
-                        f"{code.co_name}() reads the weight of a converted conv and uses {', '.join(writers)}: "
-                        "writing into that weight has no effect, because it is computed. Initialise before convert(), "
-                        "call conv.reset_parameters(), or write into conv.parametrizations.weight.original",
+                        f"{code.co_name}() reads the weight of a converted conv and uses {', '.join(found)}: writing "
+                        "into that weight has no effect, or none that lasts, because it is computed. Initialise before "
+                        "convert(), call conv.reset_parameters(), or write into "
+                        "conv.parametrizations.weight.original",
                         ConversionWarning,
                         stacklevel=2,
                     )
+            if (kernel := shared_kernel(self)) is not None:
+                return kernel
         try:
             return cast(Tensor, getter(self))
         except AttributeError as error:  # would be taken for a missing `weight`
@@ -145,22 +141,6 @@ def _warn_of_writing(getter: Any) -> Any:
 
     get_weight.taught = True  # type: ignore[attr-defined]
     return get_weight
-
-
-def _writers(code: CodeType) -> list[str]:
-    """What a function may write into ``conv.weight`` with: initialisers anywhere, in-place methods right behind it."""
-    found = set(_WRITERS.intersection(code.co_names))
-    steps = [(step.opname, step.argval) for step in dis.get_instructions(code)]
-    for place, (_, name) in enumerate(steps):
-        behind = steps[place + 1 :]
-        if name == "weight" and behind:
-            behind = behind[1:] if behind[0][0] == "LOAD_ATTR" and behind[0][1] == "data" else behind
-            operation, used = behind[0] if behind else ("", None)
-            if operation == "STORE_ATTR" and used == "data":
-                found.add("data = ...")
-            elif isinstance(used, str) and re.fullmatch(r"[a-z]\w*[a-z]_", used) and used not in _NO_WRITERS:
-                found.add(used)
-    return sorted(found)
 
 
 def _accept_plain(
@@ -173,13 +153,13 @@ def _accept_plain(
     weight = state_dict.pop(prefix + "weight")
     if local_metadata.get("assign_to_params_buffers"):
         for kernel_map in kernel_maps(module):
-            if any(tensor.is_meta for tensor in (*kernel_map.parameters(), *kernel_map.buffers())):
+            if not all(map(has_values, (*kernel_map.parameters(), *kernel_map.buffers()))):
                 kernel_map.to_empty(device=weight.device).reset_parameters()  # nothing else would give them values
     for name, value in registered.state_dict(prefix=prefix + _MAPS).items():
         state_dict.setdefault(name, value)
     state_dict[prefix + _MAPS + "original"] = weight
     original = cast(nn.Parameter, registered.original)
-    if weight.shape == original.shape and not original.is_meta and _changes(registered, weight.to(original)):
+    if weight.shape == original.shape and has_values(original) and _changes(registered, weight.to(original)):
         warnings.warn(
             "plain kernels were loaded as basic kernels into a converted model whose maps are not the identity, "
             "so it now computes something else than the network they came from. Load plain checkpoints before "

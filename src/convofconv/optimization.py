@@ -10,6 +10,7 @@ from torch import nn
 
 from .errors import ArgumentTypeError, ConfigError, listing
 from .maps import SpatialAssociation
+from .selection import is_norm
 
 
 def param_groups(
@@ -92,11 +93,11 @@ def param_groups(
 def _kinds(model: nn.Module) -> dict[int, str]:
     kinds: dict[int, str] = {}
     for module in model.modules():
-        is_norm = "norm" in type(module).__name__.lower()
+        norm = is_norm(module)
         for name, parameter in module.named_parameters(recurse=False):
             if isinstance(module, SpatialAssociation):
                 kind = "super kernels" if name == "super_kernel" else "norms and biases"
             else:
-                kind = "norms and biases" if is_norm or parameter.dim() <= 1 else "weights"
+                kind = "norms and biases" if norm or parameter.dim() <= 1 else "weights"
             kinds.setdefault(id(parameter), kind)
     return kinds

@@ -81,6 +81,7 @@ def summary(model: nn.Module) -> Summary:
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"summary takes an nn.Module, got {type(model).__name__}")
     followed, default_reason = followed_by_norm(model), parse_where(model, None)
+    untouched = not any(kernel_maps(conv) for _, conv in convs(model))
     counted: set[int] = set()
     reports = []
     for name, conv in convs(model):
@@ -88,6 +89,7 @@ def summary(model: nn.Module) -> Summary:
         parameters = {id(p): p for kernel_map in maps for p in kernel_map.parameters() if id(p) not in counted}
         counted |= set(parameters)
         unselected = "not selected" if name in followed else "not selected, or no normalisation layer follows"
+        unselected = "not converted" if untouched else unselected
         reports.append(
             ConvReport(
                 name or "(root)",

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from .association import has_values
 from .errors import ArgumentTypeError, ConfigError, SurgeryError, listing
 from .maps import Conv, KernelMap
+from .writers import writers_in_forward
 
 #: Names of the layers that a detector predicts with, kept plain by default: nothing normalises what they put out.
 PREDICTION_LAYERS = ("cls_logits", "bbox_reg", "bbox_pred", "bbox_ctrness", "mask_fcn_logits")
@@ -66,9 +68,11 @@ def obstacle(conv: Conv) -> str:
     if registered := weight_maps(conv):
         return f"weight is parametrized already ({listing(type(m).__name__ for m in registered)})"
     if conv._parameters.get("weight") is None:
-        return "weight is computed by a hook (weight_norm or spectral_norm)"
+        return "weight is computed by a hook (weight_norm, spectral_norm or pruning)"
     if not conv.weight.is_floating_point():
         return f"weight is {conv.weight.dtype}"
+    if found := writers_in_forward(type(module)):
+        return f"its forward writes into its own weight ({listing(found)})"
     return ""
 
 
@@ -199,8 +203,14 @@ def _is_norm_with_activation(module: nn.Module) -> bool:
     return "weight" in module._parameters and _norm_channels(module) is not None
 
 
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a normalisation layer, told from its class's name; ``NormedConv2d`` is a conv."""
+    named = "norm" in type(module).__name__.lower()
+    return named and not isinstance(module, nn.modules.conv._ConvNd | nn.Linear | nn.Embedding)
+
+
 def _norm_channels(module: nn.Module) -> int | None:
-    if "norm" not in type(module).__name__.lower():
+    if not is_norm(module):
         return None
     scale = getattr(module, "weight", None)
     if isinstance(scale, Tensor) and not is_lazy(scale):
@@ -212,9 +222,9 @@ def looks_trained(model: nn.Module) -> bool:
     """Whether a norm's statistics or scales have moved from their start."""
     for module in model.modules():
         mean = getattr(module, "running_mean", None)
-        if isinstance(mean, Tensor) and not is_lazy(mean) and not mean.is_meta and bool(mean.any()):
+        if isinstance(mean, Tensor) and not is_lazy(mean) and has_values(mean) and bool(mean.any()):
             return True
         scale = getattr(module, "weight", None) if _norm_channels(module) else None
-        if isinstance(scale, Tensor) and not is_lazy(scale) and not scale.is_meta and scale.unique().numel() > 1:
+        if isinstance(scale, Tensor) and not is_lazy(scale) and has_values(scale) and scale.unique().numel() > 1:
             return True
     return False

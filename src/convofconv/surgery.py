@@ -11,13 +11,13 @@ import fnmatch
 import gc
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .association import no_autocast
+from .association import has_values, no_autocast
 from .config import Config, resolve_config
 from .errors import ArgumentTypeError, ConfigError, ConversionWarning, ConvOfConvError, SurgeryError, listing
 from .manners import forget, teach, untaught
@@ -115,7 +115,7 @@ def convert(model: ModelT, method: Method = "coc", config: Configs = "poster", w
         for kernel_map in maps:
             register(conv, kernel_map, name)
     share(model)
-    _warn_of_optimizers(plan)
+    warn_of_optimizers(plan)
     return model
 
 
@@ -196,6 +196,12 @@ def _converted(model: nn.Module, where: Where | None) -> list[tuple[Conv, parame
         if reason_to_skip(name, conv):
             left[id(registered.original)] = name
             continue
+        if "original" not in registered._parameters:
+            raise SurgeryError(
+                f"{name or 'the root conv'}: its basic kernels are computed by something else (pruning, another "
+                "parametrization); make that permanent first, with torch.nn.utils.prune.remove or "
+                "torch.nn.utils.parametrize.remove_parametrizations of conv.parametrizations.weight"
+            )
         if foreign := [type(m).__name__ for m in registered if not isinstance(m, KernelMap)]:
             raise SurgeryError(
                 f"{name or 'the root conv'}: its weight also carries {listing(foreign)}, which convofconv did not "
@@ -211,6 +217,7 @@ def _converted(model: nn.Module, where: Where | None) -> list[tuple[Conv, parame
     return chosen
 
 
+@torch.inference_mode(False)  # what it gives becomes a parameter, which shall go on to learn
 @torch.no_grad()
 def _effective_weight(registered: parametrize.ParametrizationList) -> Tensor:
     """Apply the maps in float32 at least, and cast back."""
@@ -234,12 +241,17 @@ def _unparametrize(conv: nn.Module, weight: nn.Parameter) -> None:
         conv.__class__ = vars(cls).get("plain_class", cls)  # CoC2d becomes Conv2d, a class of the user's stays
         del conv._modules["parametrizations"]
     else:  # something else of the conv, its bias say, carries another parametrization: keep that one
-        cls = type(conv)
-        members = {key: value for key, value in untaught(cls).items() if key not in ("__dict__", "__weakref__")}
-        conv.__class__ = type(cls.__name__, cls.__bases__, members)
+        _give_own_class(conv, untaught(type(conv)))
         del lists["weight"]
     forget(conv)
     conv._parameters = {"weight": weight, **conv._parameters}  # in front, where every conv has it
+
+
+def _give_own_class(conv: nn.Module, members: Mapping[str, Any]) -> None:
+    """Give a parametrized conv a class that no copy of it shares, with these members."""
+    cls = type(conv)
+    members = {name: value for name, value in members.items() if name not in ("__dict__", "__weakref__")}
+    conv.__class__ = type(cls.__name__, cls.__bases__, members)
 
 
 def _parse_method(method: Method) -> list[type[KernelMap]]:
@@ -344,6 +356,9 @@ def _with_kernel_norm(map_types: Sequence[type[KernelMap]], config: Config) -> l
 
 def register(conv: Conv, kernel_map: KernelMap, name: str) -> None:
     """Register one map on a conv in the way its start asks for, and teach the conv its manners."""
+    if parametrize.is_parametrized(conv) and not parametrize.is_parametrized(conv, "weight"):
+        # Torch would put the weight's property into the class that it made for the conv's bias and its copies, too.
+        _give_own_class(conv, dict(vars(type(conv))))
     init = kernel_map.config.init if isinstance(kernel_map, SpatialAssociation) else None
     if isinstance(kernel_map, SpatialAssociation) and (init == "kaiming" or not _solvable(conv, kernel_map, name)):
         # On registration torch would replace the basic kernels by right_inverse(weight); they start as they are.
@@ -360,7 +375,7 @@ def register(conv: Conv, kernel_map: KernelMap, name: str) -> None:
 
 def _solvable(conv: Conv, association: SpatialAssociation, name: str) -> bool:
     """Whether basic kernels can be solved for without losing more than half of the weight's digits."""
-    if association.config.init != "solve" or conv.weight.is_meta:
+    if association.config.init != "solve" or not has_values(conv.weight):
         return True
     try:
         condition = association.condition_number()
@@ -378,18 +393,20 @@ def _solvable(conv: Conv, association: SpatialAssociation, name: str) -> bool:
     return False
 
 
-def _warn_of_optimizers(plan: Sequence[tuple[str, Conv, list[KernelMap]]]) -> None:
+def warn_of_optimizers(plan: Sequence[tuple[str, Conv, list[KernelMap]]]) -> None:
     """An optimizer that holds the kernels already will never see the maps' new parameters."""
     kernels = {id(weight_maps(conv).original) for _, conv, _ in plan}  # type: ignore[union-attr]
     new = {id(p) for _, _, maps in plan for kernel_map in maps for p in kernel_map.parameters()}
     for candidate in gc.get_objects() if new else ():
         # By type: isinstance would ask proxies and deprecated stand-ins for their __class__.
         if issubclass(type(candidate), torch.optim.Optimizer):
-            held = {id(p) for group in candidate.param_groups for p in group["params"]}
+            # One whose constructor failed has no groups; a notebook keeps it alive with the traceback.
+            groups = getattr(candidate, "param_groups", ())
+            held = {id(p) for group in groups for p in group.get("params", ())}
             if held & kernels and not held & new:
                 warnings.warn(
-                    f"a {type(candidate).__name__} was built before convert(): it does not train the kernel maps. "
-                    "Build it after converting, or pass it the new parameters with add_param_group",
+                    f"a {type(candidate).__name__} was built before the model was converted: it does not train the "
+                    "kernel maps. Build it after converting, or pass it the new parameters with add_param_group",
                     ConversionWarning,
                     stacklevel=3,
                 )

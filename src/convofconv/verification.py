@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from .association import autocast_dtype
 from .errors import ArgumentTypeError, ConfigError, VerificationError
 
 
 @torch.no_grad()
-def verify(model: nn.Module, plain: nn.Module, inputs: object, tolerance: float = 1e-5) -> float:
+def verify(model: nn.Module, plain: nn.Module, inputs: object, tolerance: float | None = None) -> float:
     r"""Run both models on ``inputs`` in eval mode and return how far their outputs are apart.
 
     The measure is :math:`\lVert\Delta\rVert_\infty/\lVert y\rVert_\infty`, the largest over all tensors of the output.
@@ -21,7 +22,9 @@ def verify(model: nn.Module, plain: nn.Module, inputs: object, tolerance: float 
         model: the reference, usually the converted model.
         plain: what should equal it, usually ``reparameterize(model)``.
         inputs: one argument, a tuple of positional arguments, or a dict of keyword arguments.
-        tolerance: the largest relative difference to accept.
+        tolerance: the largest relative difference to accept; by default 1e-5, or what rounding explains where the
+            coarsest dtype of parameters, outputs or autocast is half precision (4 eps: 0.0039 for float16, 0.031 for
+            bfloat16).
 
     Returns:
         The difference, relative to the largest entry of ``model``'s output.
@@ -40,16 +43,24 @@ def verify(model: nn.Module, plain: nn.Module, inputs: object, tolerance: float 
     for name, module in (("model", model), ("plain", plain)):
         if not isinstance(module, nn.Module):
             raise ArgumentTypeError(f"verify: {name} must be an nn.Module, got {type(module).__name__}")
-    if not tolerance >= 0:
+    if tolerance is not None and not tolerance >= 0:
         raise ConfigError(f"verify: tolerance must be at least 0, got {tolerance}")
     with _eval_mode(model), _eval_mode(plain):
         expected, found = _tensors(_call(model, inputs)), _tensors(_call(plain, inputs))
         if not expected:
             raise ArgumentTypeError("verify: the model's output contains no tensor")
         error = _difference(expected, found)
+        tolerance = _rounding(model, expected) if tolerance is None else tolerance
         if error <= tolerance:
             return error
         raise VerificationError(_explain(model, plain, inputs, error, tolerance))
+
+
+def _rounding(model: nn.Module, outputs: Sequence[Tensor]) -> float:
+    """The difference that the coarsest dtype in use explains."""
+    tensors = [tensor for tensor in (*model.parameters(), *outputs) if tensor.is_floating_point()]
+    dtypes = {tensor.dtype for tensor in tensors} | {autocast_dtype(t) for t in tensors}
+    return max([1e-5, *(4 * torch.finfo(dtype).eps for dtype in dtypes)])
 
 
 def _explain(model: nn.Module, plain: nn.Module, inputs: object, error: float, tolerance: float) -> str:

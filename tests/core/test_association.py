@@ -231,6 +231,8 @@ def test_the_cheaper_way_is_chosen_by_cost():
     assert way((64, 3, 7, 7)) == "direct"
     assert way((64, 64, 3, 3), side=8) == "direct"
     assert choose_way(Grid.build((8, 8, 3, 3), 2, 2, True), "none") == "direct"
+    # The matrices that shift a grid by each tap would take 500 MB, for good.
+    assert {way((512, 512, 5, 5, 5)), choose_way(Grid.build((512, 512, 5, 5, 5), 2, 2, True), "both")} == {"direct"}
 
 
 @pytest.mark.parametrize("first", ["fake", "inference", "autocast"])

@@ -11,6 +11,7 @@ from reference import associate_as, randomize, relative, standardize
 from torch import nn
 
 import convofconv as coc
+from convofconv.association import _shift_bases
 
 CONFIGS = {
     "poster": coc.Config(),
@@ -132,6 +133,13 @@ def test_right_inverse_is_one_where_it_exists(config, shape):
         basic = association.right_inverse(weight)
         assert relative(association(basic), weight) < 1e-8
         assert not torch.allclose(basic, weight)
+
+
+def test_solving_leaves_nothing_in_memory():
+    association = coc.SpatialAssociation((8, 2, 3, 3, 5), coc.Config(init="kaiming"))
+    before = set(_shift_bases)
+    association.right_inverse(torch.randn(8, 2, 3, 3, 5))
+    assert set(_shift_bases) == before
 
 
 def test_right_inverse_of_a_singular_association_says_so():

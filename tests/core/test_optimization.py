@@ -74,10 +74,40 @@ def test_mistakes_are_named(options, message):
 def test_an_optimizer_that_was_built_too_early_is_noticed():
     model = small_net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.warns(coc.ConversionWarning, match="a SGD was built before convert.*add_param_group"):
+    with pytest.warns(coc.ConversionWarning, match="a SGD was built before the model was converted.*add_param_group"):
         coc.convert(model)
     del optimizer
     other = small_net()
     elsewhere = torch.optim.SGD(small_net().parameters(), lr=0.1)
     coc.convert(other)
     assert elsewhere
+
+
+def test_convert_like_notices_it_too():
+    """The order of things in many a script that resumes."""
+    checkpoint = coc.convert(small_net()).state_dict()
+    model = small_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.warns(coc.ConversionWarning, match="a SGD was built before the model was converted"):
+        coc.convert_like(model, checkpoint)
+    del optimizer
+
+
+def test_an_optimizer_whose_construction_failed_is_no_obstacle():
+    """A notebook keeps it alive with the traceback."""
+    model = small_net()
+    with pytest.raises(ValueError, match="learning rate") as kept:
+        torch.optim.SGD(model.parameters(), lr=-1)
+    coc.convert(model)
+    assert kept.value.__traceback__.tb_next, "the optimizer is still on the traceback's stack"
+
+
+class NormedConv2d(nn.Conv2d):
+    """A conv that normalises its kernels, by its name."""
+
+
+def test_a_conv_is_no_norm_whatever_its_name():
+    model = nn.Sequential(NormedConv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8, affine=False))
+    assert [group["name"] for group in coc.param_groups(model, weight_decay=0.1)] == ["weights"]
+    coc.convert(model, "stnd")  # and a fresh one does not look like a norm that was trained
+    assert [group["name"] for group in coc.param_groups(model, weight_decay=0.1)] == ["weights"]

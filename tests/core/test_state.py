@@ -105,6 +105,29 @@ def test_convert_like_rebuilds_other_settings_layers_and_ties(x):
     assert not coc.summary(plain).converted
 
 
+class UNet(nn.Module):
+    """Holds its encoder's layers a second time, in the stages that its forward uses, as many a U-Net does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = small_net()
+        self.stage = nn.Sequential(*list(self.base.children())[:3])
+
+    def forward(self, x):
+        return self.base[3](self.stage(x))
+
+
+def test_convert_like_finds_convs_by_every_name(x):
+    model = coc.convert(UNet()).eval()
+    randomize(model)
+    state = model.state_dict()
+    assert {"base.0.parametrizations.weight.original", "stage.0.parametrizations.weight.original"} < set(state)
+    again = coc.convert_like(UNet(), state).eval()
+    again.load_state_dict(state)
+    assert torch.equal(again(x), model(x))
+    assert coc.verify(model, coc.reparameterize(again), x) < 1e-6
+
+
 def test_other_settings_of_the_same_shape_are_refused_with_the_layer():
     """dilated and skip change the function but no shape: only the stored settings can tell."""
     state = coc.convert(small_net(), config=coc.Config(extra_width=0, dilated=True)).state_dict()
@@ -334,7 +357,10 @@ def test_initialising_a_converted_conv_is_warned_about():
         with torch.no_grad():
             conv.weight.clamp_(-1, 1)
 
-    for lost, used in ((replace, "data = ..."), (scale, "mul_"), (clip, "clamp_")):
+    def mask(conv):
+        conv.weight.data *= 0
+
+    for lost, used in ((replace, "data = ..."), (scale, "mul_"), (clip, "clamp_"), (mask, "data = ...")):
         with pytest.warns(coc.ConversionWarning, match=rf"{lost.__name__}\(\) reads .* uses {re.escape(used)}: "):
             lost(model[0])
     with pytest.warns(coc.ConversionWarning, match="data = ..."):
@@ -347,6 +373,20 @@ def test_initialising_a_converted_conv_is_warned_about():
         return norm
 
     harmless(model[0], torch.zeros(8, 3, 3, 3))
+
+
+def test_writing_in_the_middle_of_a_forward_is_warned_about(x):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x):
+            self.conv.weight.data *= 0.5
+            return self.conv(x)
+
+    with pytest.warns(coc.ConversionWarning, match=r"forward\(\) reads .* uses data = \.\.\."):
+        coc.convert(Net())(x)
 
 
 def test_the_papers_start_for_a_pretrained_network_keeps_its_function(x):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from reference import associate_as, randomize, relative
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 import convofconv as coc
 
@@ -301,6 +301,91 @@ def test_summary_names_what_is_skipped_and_why():
     assert "1 of 8 convs converted; 18 parameters added" in str(summary)
 
 
+def test_summary_of_a_network_that_is_still_plain():
+    summary = coc.summary(nn.Sequential(nn.Conv2d(4, 6, 3), nn.Conv2d(6, 6, 1)))
+    assert [c.skipped_because for c in summary.skipped] == ["not converted", "1×1 kernel"]
+
+
+class Masked(nn.Conv2d):
+    """PixelCNN's: the kernel's future is set to zero before every use."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.register_buffer("mask", torch.ones_like(self.weight))
+        self.mask[:, :, 1, 1:] = self.mask[:, :, 2:] = 0
+
+    def forward(self, x):
+        self.weight.data *= self.mask
+        return super().forward(x)
+
+
+class MaskedByIndex(Masked):
+    def forward(self, x):
+        self.weight.data[self.mask == 0] = 0
+        return nn.Conv2d.forward(self, x)
+
+
+class MaskedByAssignment(Masked):
+    def forward(self, x):
+        with torch.no_grad():
+            self.weight *= self.mask
+        return nn.Conv2d.forward(self, x)
+
+
+class Renormed(nn.Conv2d):
+    """EEGNet's, in a method of its own."""
+
+    def forward(self, x):
+        self.renorm()
+        return super().forward(x)
+
+    def renorm(self):
+        self.weight.data = torch.renorm(self.weight.data, p=2, dim=0, maxnorm=1)
+
+
+class Bounded(nn.Conv2d):
+    def forward(self, x):
+        with torch.no_grad():
+            self.weight.clamp_(-1, 1)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("cls", "how"),
+    [
+        (Masked, "data = ..."),
+        (MaskedByIndex, "weight.data"),
+        (MaskedByAssignment, "weight = ..."),
+        (Renormed, "data = ..."),
+        (Bounded, "clamp_"),
+    ],
+)
+def test_a_conv_whose_forward_writes_into_its_weight_stays_plain(cls, how):
+    """The write would be lost wherever no kernel is kept: under compile, checkpointing, in other methods."""
+    model = coc.convert(nn.Sequential(cls(3, 8, 3), nn.Conv2d(8, 8, 3)))
+    summary = coc.summary(model)
+    assert [c.name for c in summary.converted] == ["1"]
+    assert summary.skipped[0].skipped_because == f"its forward writes into its own weight ({how})"
+
+
+class Own(nn.Conv2d):
+    """Computes with its weight, as weight standardization, mask and scale do; nothing is written."""
+
+    def forward(self, x):
+        weight = self.weight * self.weight.detach().abs().mean()
+        return self.scaled(self._conv_forward(x, weight, self.bias))
+
+    def scaled(self, out):
+        return out.mul_(2)
+
+
+def test_a_conv_whose_forward_computes_with_its_weight_is_converted(x):
+    model = nn.Sequential(Own(3, 8, 3)).eval()
+    expected = model(x)
+    assert torch.equal(coc.convert(model)(x), expected)
+    assert coc.kernel_maps(model[0])
+
+
 def test_grids_can_be_kept_inside_conv_groups():
     model = coc.convert(nn.Sequential(nn.Conv2d(4, 6, 3, groups=2)), config=coc.Config(within_conv_groups=True))
     assert coc.summary(model).converted[0].notes == ("the last grid of every conv group holds 3 of 4 kernels",)
@@ -414,6 +499,45 @@ def test_folding_refuses_parametrizations_of_others():
         coc.reparameterize(model)
 
 
+@pytest.mark.parametrize("how", ["pruned", "parametrized"])
+def test_folding_refuses_basic_kernels_that_something_else_computes(how):
+    model = coc.convert(nn.Sequential(nn.Conv2d(3, 8, 3)))
+    maps = model[0].parametrizations.weight
+    if how == "pruned":
+        prune.l1_unstructured(maps, "original", 0.5)
+    else:
+        nn.utils.parametrize.register_parametrization(maps, "original", nn.Identity())
+    with pytest.raises(coc.SurgeryError, match=r"0: its basic kernels are computed by something else .*prune\.remove"):
+        coc.reparameterize(model, inplace=True)
+    if how == "pruned":
+        prune.remove(maps, "original")
+    else:
+        nn.utils.parametrize.remove_parametrizations(maps, "original")
+    coc.reparameterize(model, inplace=True)
+
+
+def test_a_model_folded_in_inference_mode_can_be_trained_on(x):
+    model = coc.convert(small_net())
+    with torch.inference_mode():
+        coc.reparameterize(model, inplace=True)
+    model(x).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_converting_leaves_copies_with_a_parametrized_bias_alone(x):
+    class Half(nn.Module):
+        def forward(self, bias):
+            return bias / 2
+
+    student = nn.Sequential(nn.Conv2d(3, 8, 3)).eval()
+    nn.utils.parametrize.register_parametrization(student[0], "bias", Half())
+    teacher, expected = copy.deepcopy(student), student(x)
+    coc.convert(student, "coc+doconv")
+    assert torch.equal(teacher(x), expected)
+    assert torch.equal(student(x), expected)
+    assert coc.verify(copy.deepcopy(student), coc.reparameterize(student), x) < 1e-6
+
+
 def test_folding_keeps_a_parametrization_of_the_bias():
     class Half(nn.Module):
         def forward(self, bias):
@@ -500,6 +624,23 @@ def test_verify_returns_the_largest_relative_difference_and_restores_the_mode(x)
     assert model.training
     assert not model[3].training
     assert model[1].num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_verify_allows_by_default_for_half_precision(dtype, autocast, x):
+    model = coc.convert(small_net().eval(), "coc", coc.Config(init="kaiming"))
+    plain = coc.reparameterize(model)
+    if autocast:
+        with torch.autocast("cpu", dtype=dtype):
+            error = coc.verify(model, plain, x)
+    else:
+        error = coc.verify(model.to(dtype), plain.to(dtype), x.to(dtype))
+    assert 1e-5 < error < 4 * torch.finfo(dtype).eps
+    with torch.no_grad():
+        plain[0].weight.mul_(1.1)
+    with pytest.raises(coc.VerificationError, match=r"tolerance 0\.0"):
+        coc.verify(model.to(dtype), plain.to(dtype), x.to(dtype))
 
 
 def test_verify_names_the_first_layer_that_differs(x):

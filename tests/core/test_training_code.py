@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from reference import randomize, relative
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
@@ -146,6 +147,41 @@ def test_functional_call_and_vmap(model, x):
     per_sample = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
     total = {name: g.sum(0) for name, g in per_sample.items()}
     same([total[name] for name, _ in model.named_parameters()], gradients(model, x), 1e-4)
+
+
+@pytest.mark.parametrize("config", ["poster", "released"])
+@pytest.mark.parametrize("channels", [6, 256])  # 256: backward works on runs of groups
+def test_many_gradients_at_once(channels, config):
+    """torch's two ways to a Jacobian with respect to parameters."""
+    model = coc.convert(nn.Sequential(nn.Conv2d(channels, channels, 3), nn.BatchNorm2d(channels)), config=config).eval()
+    randomize(model)
+    y = model(torch.randn(1, channels, 3, 3)).flatten()[:3]
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def each(upstream):
+        return torch.autograd.grad(y, parameters, upstream, retain_graph=True)
+
+    expected = [torch.stack(rows) for rows in zip(*map(each, torch.eye(len(y))), strict=True)]
+    same(torch.vmap(each)(torch.eye(len(y))), expected)
+    batched = torch.autograd.grad(y, parameters, torch.eye(len(y)), is_grads_batched=True, retain_graph=True)
+    same(batched, expected)
+
+
+@pytest.mark.parametrize("config", ["poster", "released", "order"])
+def test_a_step_of_shapes_alone(config):
+    """Estimators of memory run a step on fake tensors; real ones of before or after must not get into it."""
+    config = coc.Config(grouping="similar") if config == "order" else config
+    real = coc.convert(Net(), config=config)
+    x = torch.randn(2, 3, 8, 8)
+    real(x)
+    state = {name: tensor for name, tensor in real.state_dict().items() if "_extra" not in name}
+    with FakeTensorMode() as mode:
+        model = coc.convert(Net(), "coc+stnd+doconv", config)
+        model(torch.randn(2, 3, 8, 8)).sum().backward()
+        assert all(p.grad is not None for p in model.parameters())
+        tensors = {name: mode.from_tensor(tensor) for name, tensor in state.items()}
+        assert torch.func.functional_call(real, tensors, (mode.from_tensor(x),)).shape == (2, 4)
+    assert real(x).isfinite().all()
 
 
 def test_ema_averages_basic_and_super_kernels(model, x):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..association import match_layout
+from ..association import has_values, match_layout
 from ..config import Config
 from ..errors import ShapeError
 from .base import Conv, KernelMap, conv_shape
@@ -84,7 +84,7 @@ class DepthwiseOverparameterization(KernelMap):
         Raises:
             ShapeError: ``I + D`` is singular.
         """
-        if weight.is_meta or not self.depthwise_kernel.any():
+        if not has_values(weight) or not self.depthwise_kernel.any():
             return weight
         mixing = self.depthwise_kernel.double()
         mixing = mixing + torch.eye(mixing.shape[-1], dtype=mixing.dtype, device=mixing.device)

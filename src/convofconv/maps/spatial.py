@@ -16,8 +16,9 @@ from ..association import (
     associates_eagerly,
     choose_way,
     from_groups,
+    has_values,
     match_layout,
-    super_matrix,
+    super_convolve,
     to_groups,
 )
 from ..config import Config, resolve_config
@@ -137,7 +138,7 @@ class SpatialAssociation(KernelMap):
 
         The order of the kernels stays; only where it has no values (after ``to_empty``) it becomes the consecutive one.
         """
-        if self.order is not None and not self.order.is_meta and not _is_order(self.order):
+        if self.order is not None and has_values(self.order) and not _is_order(self.order):
             self.order.copy_(torch.arange(len(self.order)))
         stacked: Tensor = self._filters()
         if self.config.init == "identity" and not self.config.normalized:
@@ -176,7 +177,7 @@ class SpatialAssociation(KernelMap):
 
     def _choose_order(self, weight: Tensor | None) -> Tensor:
         device = self.super_kernel.device
-        if device.type == "meta":
+        if not has_values(self.super_kernel):
             return torch.arange(self.grid.shape[0], device=device)
         if weight is not None and self.config.grouping == "similar":
             return similar_order(weight, self.grid).to(device)
@@ -190,7 +191,7 @@ class SpatialAssociation(KernelMap):
 
     def _check_order(self, order: Tensor) -> None:
         """Refuse an order that something has averaged like any buffer; asks the device only where it was written."""
-        if order.is_meta or order.is_inference() or not associates_eagerly():
+        if not has_values(order) or order.is_inference() or not associates_eagerly():
             return
         seen = (id(order), order._version)
         if seen != self._checked_order:
@@ -246,7 +247,7 @@ class SpatialAssociation(KernelMap):
                 dense. (The exception is the one that torch's parametrizations expect.)
             ShapeError: α is singular.
         """
-        if weight.is_meta or (self.config.skip and not any(switch.any() for switch in self._switches())):
+        if not has_values(weight) or (self.config.skip and not any(switch.any() for switch in self._switches())):
             return weight
         system = self._linear_system()
         target = to_groups(self._to_places(weight), self.grid).double()
@@ -282,7 +283,7 @@ class SpatialAssociation(KernelMap):
             present = present[:1]
         product = torch.eye(grid.positions, dtype=torch.float64, device=present.device)
         for s in self.effective_super_kernel().double():
-            product = present * (super_matrix(s, grid) @ (present * product))
+            product = present * (_super_matrix(s, grid) @ (present * product))
         keep = 1.0 if self.config.skip else 1 - present
         return product + keep * torch.eye(grid.positions, dtype=torch.float64, device=present.device)
 
@@ -303,6 +304,14 @@ class SpatialAssociation(KernelMap):
             if getattr(c, flag)
         ]
         return ", ".join(parts)
+
+
+def _super_matrix(super_kernel: Tensor, grid: Grid) -> Tensor:
+    """:func:`convofconv.association.super_matrix` without the memory that it keeps: a convolution of unit grids."""
+    several, n = len(super_kernel), grid.positions
+    units = torch.eye(n, dtype=super_kernel.dtype, device=super_kernel.device).expand(several, n, n)
+    shape = (several * grid.cells, n, *grid.kernel)
+    return super_convolve(units, super_kernel, dataclasses.replace(grid, shape=shape, blocks=1), way="direct")
 
 
 def _is_order(order: Tensor) -> bool:
