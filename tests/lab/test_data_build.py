@@ -15,7 +15,7 @@ from data_files import SHARED, write_image_folder, write_voc
 from torch.utils.data import DataLoader
 
 from convofconv import ConfigError
-from convofconv.lab.data.build import DataSets, build_data, build_evaluation, collate_masks
+from convofconv.lab.data.build import DataSets, build_data, build_evaluation
 from convofconv.lab.data.loading import evaluation_loader, training_loader
 from convofconv.lab.recipe import DataRecipe
 
@@ -74,12 +74,12 @@ def test_one_split_is_evaluated_without_the_others(tmp_path: Path) -> None:
     for split in ("train", "test"):
         (tmp_path / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / f"{split}.txt").unlink()
     found = build_evaluation(DataRecipe("voc", tmp_path, classes=21), "segmentation", "val")
-    assert (found.classes, found.collate) == (data.classes, collate_masks)
+    assert found.classes == data.classes
     assert len(found.pictures) == 2
     assert same(found.pictures[1], data.val[1])
     write_image_folder(tmp_path, {"train": {"ant": 0, "bee": 0}, "val": {"bee": 2}})
     pictures = build_evaluation(DataRecipe("image_folder", tmp_path, classes=2), "classification", "val")
-    assert (pictures.classes, pictures.collate) == (("ant", "bee"), None)
+    assert pictures.classes == ("ant", "bee")
     assert [pictures.pictures[index][1] for index in range(2)] == [1, 1]
 
 
@@ -122,20 +122,21 @@ def test_labs_loaders(tmp_path: Path) -> None:
     loader = training_loader(data.train, 2, seed=0, workers=0)
     batches = list(loader)
     assert [images.shape for images, _ in batches] == [(2, 3, 8, 8)] * 2
-    (batch,) = evaluation_loader(data.val, 4, workers=0, collate=collate_masks)
-    assert batch[1].shape == (2, 12, 20)
+    (((images, masks),),) = evaluation_loader(data.val, 4, workers=0)
+    assert images.shape == (2, 3, 12, 20)
+    assert masks.shape == (2, 12, 20)
     write_image_folder(tmp_path, {"train": {"ant": 3, "bee": 4}, "val": {"ant": 1, "bee": 1}})
     pictures = build_data(DataRecipe("image_folder", tmp_path, classes=2, eval_crop=16), "classification", 0)
-    (batch,) = evaluation_loader(pictures.val, 4, workers=0)
-    assert batch[0].shape == (2, 3, 16, 16)
-    assert batch[1].tolist() == [0, 1]
+    (((images, labels),),) = evaluation_loader(pictures.val, 4, workers=0)
+    assert images.shape == (2, 3, 16, 16)
+    assert labels.tolist() == [0, 1]
 
 
 def test_bad_masks_are_named_when_they_are_read(tmp_path: Path) -> None:
     write_voc(tmp_path, {"train": ["a"], "val": ["b"]})
     data = build_data(DataRecipe("voc", tmp_path, classes=11), "segmentation", 0)
     with pytest.raises(ConfigError, match=r"b\.png: class 11, 12, 13, 14, 15, \.\.\. \(5 more\) in the mask"):
-        list(evaluation_loader(data.val, 1, workers=0, collate=collate_masks))
+        list(evaluation_loader(data.val, 1, workers=0))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -144,28 +145,12 @@ def test_a_broken_picture_is_named_in_one_line_whatever_process_reads_it(workers
     broken = tmp_path / "VOCdevkit" / "VOC2012" / "JPEGImages" / "b.jpg"
     broken.write_bytes(b"nothing")
     data = build_data(DataRecipe("voc", tmp_path, classes=21, val_split="train"), "segmentation", 0)
-    for loader in (training_loader(data.train, 2, 0, workers), evaluation_loader(data.val, 1, workers, collate_masks)):
+    for loader in (training_loader(data.train, 2, 0, workers), evaluation_loader(data.val, 1, workers)):
         with pytest.raises(ConfigError) as error:
             list(loader)
         told = str(error.value)
         assert told.startswith(f"{broken}: not a readable picture, repair or remove it (")
         assert "\n" not in told
-
-
-def test_collating_pads_right_and_bottom() -> None:
-    sizes = [(3, 7), (5, 2), (4, 4)]
-    items = [(torch.rand(3, *size) + 1, torch.full(size, number)) for number, size in enumerate(sizes)]
-    images, masks = collate_masks(items)
-    assert images.shape == (3, 3, 5, 7)
-    assert masks.shape == (3, 5, 7)
-    assert masks.dtype == torch.int64
-    for number, (height, width) in enumerate(sizes):
-        assert torch.equal(images[number, :, :height, :width], items[number][0])
-        assert (masks[number, :height, :width] == number).all()
-        images[number, :, :height, :width] = 0
-        masks[number, :height, :width] = 255
-    assert (images == 0).all()
-    assert (masks == 255).all()
 
 
 @pytest.mark.skipif(not (SHARED / "camvid").is_dir(), reason="the real data camvid is not on this machine")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 
 pytest.importorskip("torchvision")
 
-from convofconv.lab.data.loading import ResumableLoader, TrainingOrder, seed_of
+from convofconv.errors import ConfigError
+from convofconv.lab.data.loading import ResumableLoader, TrainingOrder, evaluation_loader, seed_of
+from convofconv.lab.data.objects import collate_objects
 
 pytestmark = pytest.mark.lab
 
@@ -78,3 +81,41 @@ def test_an_epoch_is_gone_on_with(groups: list[int] | None) -> None:
     resumed.load_state_dict(broken.state_dict())
     assert first + list(resumed) == whole
     assert list(resumed) == whole  # the next epoch starts at its beginning
+
+
+@pytest.mark.parametrize("collate", [None, collate_objects], ids=["masks", "objects"])
+def test_pictures_of_one_size_are_evaluated_together(collate: Any) -> None:
+    sizes = [(4, 6), (6, 4), (4, 6), (4, 6), (6, 4)]
+
+    class Pictures(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return len(sizes)
+
+        def __getitem__(self, index: int) -> Any:
+            return torch.full((3, *sizes[index]), float(index)), torch.tensor(index)
+
+    found = list(evaluation_loader(Pictures(), batch=4, workers=0, collate=collate))
+    numbers = [[[int(number) for number in target] for _, target in batch] for batch in found]
+    assert numbers == [[[0, 2, 3], [1]], [[4]]]
+    for images, target in itertools.chain(*found):
+        for image, number in zip(images, target, strict=True):
+            assert image.shape == (3, *sizes[number])
+            assert (image == number).all()
+
+
+@pytest.mark.parametrize("groups", [None, GROUPS])
+def test_accumulated_batches_are_the_parts_of_a_step(groups: list[int] | None) -> None:
+    """So that accumulating changes memory, not training: the same pictures per step, and as many steps."""
+    whole = indices(TrainingOrder(LENGTH, 12, seed=0, groups=groups))
+    order = TrainingOrder(LENGTH, 4, seed=0, groups=groups, accumulate=3)
+    parts = indices(order)
+    assert len(parts) == len(order) == 12
+    assert [list(itertools.chain(*parts[first : first + 3])) for first in range(0, 12, 3)] == whole
+    order.start = 5
+    assert indices(order) == parts[5:]
+    both = [indices(TrainingOrder(LENGTH, 2, 0, rank, 2, groups, accumulate=3)) for rank in (0, 1)]
+    for step in range(4):
+        seen = [index for part in both for batch in part[3 * step : 3 * step + 3] for index in batch]
+        assert sorted(seen) == sorted(whole[step])
+    with pytest.raises(ConfigError, match="at most the number of training pictures, 50; got 60"):
+        TrainingOrder(LENGTH, 20, seed=0, accumulate=3)

@@ -126,7 +126,6 @@ def test_timms_weights_are_loaded_into_the_backbone(monkeypatch):
             "maps of timm/shvit_s1 are 64 times smaller .* not 32 times. Take",
         ),
         (ModelRecipe("swin_tiny_patch4_window7_224", output_stride=32), "swin.* channels last.* a ResNet or an HRNet"),
-        (ModelRecipe("resnet18", small_images=True), "model.small_images is for classification"),
         (ModelRecipe("resnet18", options={"out_indices": [1]}), "out_indices cannot be among them"),
     ],
 )

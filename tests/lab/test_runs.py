@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 import convofconv as coc
 from convofconv.cli import main
 from convofconv.lab.recipe import DETECTION_TASKS, METHODS
+from convofconv.lab.runs.folder import RunFolder
 from convofconv.lab.runs.options import FOLDER
 
 CLASSIFY = [
@@ -283,6 +284,66 @@ def test_a_finished_run_is_not_run_over(tmp_path, capsys):
     assert "holds a run already: go on with it by --resume, or choose another --out" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("option", ["machine.accelerator=gpu", "machine.strategy=fsdp", "training.precision=16-mixed"])
+def test_what_needs_a_gpu_is_told_where_there_is_none(option, tmp_path, capsys):
+    recipe = [argument for argument in CLASSIFY if "accelerator" not in argument]
+    assert fit([*recipe, f"--{option}"], tmp_path / "run") == 2
+    assert f"{option.replace('=', ' ')} needs a GPU, and torch finds none here" in capsys.readouterr().err
+    assert fit([*recipe, "--training.epochs=1"], tmp_path / "run") == 0, "what never began is no run"
+
+
+def image_folder(root, classes):
+    for split in ("train", "val"):
+        for number, name in enumerate(classes):
+            (root / split / name).mkdir(parents=True)
+            for place in range(4):
+                size = (24, 20) if place % 2 else (20, 28)
+                Image.new("RGB", size, (80 * number, 40 * place, 99)).save(root / split / name / f"{place}.png")
+    return [
+        f"--data.root={root}",
+        "--data.name=image_folder",
+        f"--data.classes={len(classes)}",
+        "--data.eval_resize=16",
+    ]
+
+
+def test_classes_of_other_names_are_not_taken_for_those_that_were_learnt(tmp_path, capsys):
+    """On pictures of several sizes, which are evaluated as they are."""
+    recipe = [*CLASSIFY, "--training.batch=8", "--data.train_split=train"]
+    own = image_folder(tmp_path / "own", ["ant", "bee"])
+    assert fit([*recipe, *own, "--training.epochs=1"], tmp_path / "run") == 0
+    renamed = image_folder(tmp_path / "renamed", ["bee", "zebra"])
+    capsys.readouterr()
+    assert main(["test", *recipe, *renamed, "--training.epochs=1", f"--out={tmp_path / 'run'}"]) == 2
+    message = "class 0 is 'bee' here, and 'ant' in the data that the run has learnt from"
+    assert message in capsys.readouterr().err
+    assert fit([*recipe, *renamed, "--training.epochs=1", "--resume"], tmp_path / "run") == 2
+    assert message in capsys.readouterr().err
+    assert fit([*recipe, *own, "--training.epochs=1", "--resume"], tmp_path / "run") == 0
+
+
+def test_two_processes_do_not_work_in_one_folder(tmp_path, capsys):
+    with RunFolder(tmp_path / "run").at_work(timeout=0):
+        process = subprocess.run(command(CLASSIFY, tmp_path / "run"), capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert "another process is at work on this run" in process.stderr
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    log = tmp_path / "run" / "metrics.csv"
+    long = [*CLASSIFY, "--training.epochs=500"]
+    process = subprocess.Popen(command(long, tmp_path / "run"), stderr=subprocess.PIPE, text=True)
+    while not log.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"interrupted; --resume goes on with {tmp_path / 'run'} from its last checkpoint" in told
+    assert "Traceback" not in told
+
+
 def test_a_run_of_another_recipe_is_not_gone_on_with(tmp_path, capsys):
     assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
     assert fit([*CLASSIFY, "--training.epochs=1", "--training.lr=0.5", "--resume"], tmp_path / "run") == 2
@@ -348,6 +409,12 @@ MISTAKES = [
     (["fit", "digits-resnet18", "--data.classes=9"], "data.classes"),
     (["fit", "digits-resnet18", "--model.backbone=resnet19"], "resnet"),
     (["fit", "digits-resnet18", "--training.batch=5000"], "training.batch"),
+    (["fit", "digits-resnet18", f"--training.seed={1 << 63}"], "training.seed must be less than 2^63"),
+    (["fit", "digits-resnet18", "--preset=released"], "preset and association are of the method coc, this is plain"),
+    (["fit", "digits-resnet18", "--method=stnd", "--association.grid_side=4"], "give --method coc"),
+    (["fit", "digits-resnet18", "--model.output_stride=16"], "model.output_stride says nothing to classification"),
+    (["fit", "scenes-fcn-resnet18", "--model.small_images=true"], "model.small_images says nothing to segmentation"),
+    (["fit", "scenes-fcn-resnet18", "--data.eval_crop=16"], "data.eval_crop says nothing to segmentation"),
     (["test", "digits-resnet18", "--out=nowhere"], "holds no finished run"),
 ]
 

@@ -143,6 +143,24 @@ def test_results_that_are_no_numbers_are_a_failed_run_and_do_not_stop_the_others
     assert done["digits/coc/seed0"]["reason"] == reason
 
 
+def test_a_mistake_in_a_variant_is_told_at_once_and_done_when_it_is_mended(tmp_path, capsys):
+    wrong = _study(tmp_path, variants={"plain": {}, "coc": {"method": "cocc"}})
+    run_study(wrong, _options(tmp_path, dry_run=True))
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("impossible: digits/coc/seed0: digits-resnet18: method: no method is called 'cocc'")
+    assert told[1].startswith("digits/plain/seed0  ")
+    with pytest.raises(ConfigError, match="1 of its runs failed"):
+        run_study(wrong, _options(tmp_path))
+    run_study(wrong, _options(tmp_path, only=["*/plain/*"]))  # is done, whatever became of the others
+    mended = _study(tmp_path)
+    run_study(mended, _options(tmp_path))
+    done = runs(records_of(mended, tmp_path / "results").read())
+    assert {name: record["status"] for name, record in done.items()} == {
+        "digits/plain/seed0": "done",
+        "digits/coc/seed0": "done",
+    }
+
+
 def test_no_possible_run_is_refused_before_anything_is_written(tmp_path):
     study = _study(tmp_path, variants={"plain": {"training.epoch": 3}})
     with pytest.raises(ConfigError, match=r"tiny: no run is possible. digits/plain/seed0: .*epoch"):
@@ -357,9 +375,11 @@ def test_a_record_cut_short_is_dropped_and_a_damaged_one_named(tmp_path):
     assert [record["run"] for record in records.read()] == ["a"]
     records.append({"kind": "run", "run": "c", "status": "done"})
     assert [record["run"] for record in records.read()] == ["a", "c"]
-    records.path.write_bytes(b"{}\n" + records.path.read_bytes())
-    with pytest.raises(ConfigError, match="line 1: not a record"):
-        records.read()
+    whole = records.path.read_bytes()
+    for damaged in (b"{}\n", b'{"kind": "run"}\n', b"[]\n"):
+        records.path.write_bytes(damaged + whole)
+        with pytest.raises(ConfigError, match="line 1: not a record"):
+            records.read()
 
 
 def _tuned(tmp_path: Path) -> Study:
@@ -447,6 +467,9 @@ def _rename(path: Path, name: str) -> Path:
         ({"variants": {}}, "variants: expected keys with values, got {}"),
         ({"variants": ["plain", "coc"]}, "variants: expected keys with values, got"),
         ({"against": "plain"}, "against: expected a list, got 'plain'"),
+        ({"variants": {"plain": {}, False: {}}}, "a name is False to YAML; put it in quotes"),
+        ({"variants": {"plain": {}, "../up": {}}}, r"'\.\./up' cannot be a name"),
+        ({"budget": {"networks": {"..": {"recipe": "digits-resnet18"}}}}, r"'\.\.' cannot be a name"),
         ({"question": ""}, "question: expected a text, got ''"),
         ({"curves": {"a": {1: "cok"}}}, "curves and paper: cok is none of plain, coc"),
         ({"paper": {"digits": {"cok": {"top1": 1.0}}}}, "curves and paper: cok is none of plain, coc"),
@@ -472,6 +495,13 @@ def _rename(path: Path, name: str) -> Path:
 def test_mistakes_in_a_study_are_named(tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
         _study(tmp_path, **changes)
+
+
+def test_a_variant_that_stands_there_twice_is_named(tmp_path):
+    path = _write(tmp_path)
+    path.write_text(path.read_text().replace("  coc:", "  plain: {method: stnd}\n  coc:"))
+    with pytest.raises(ConfigError, match=r"tiny\.yaml: not readable as YAML \(plain stands there twice"):
+        read_study(str(path), "small")
 
 
 def test_a_study_of_ones_own_knows_its_file(tmp_path):

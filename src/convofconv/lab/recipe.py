@@ -31,13 +31,24 @@ DATA_OF_TASK: dict[str, tuple[str, ...]] = {
 }
 #: Tasks whose networks are detectors: they take pictures of different sizes and put out a list of objects for each.
 DETECTION_TASKS = ("detection", "instance_segmentation")
-#: Keys that say nothing to detectors, and keys that say something to them alone.
-_NOT_OF_DETECTORS = {
-    "data": ("crop", "resize", "eval_crop", "scale", "random_resized_crop", "padding", "photometric", "focus"),
-    "model": ("small_images", "output_stride", "head_channels", "dropout"),
-    "training": ("label_smoothing",),
-}
-_OF_DETECTORS = {"data": ("shorter", "longest"), "model": ("fpn_channels", "smallest_anchor", "head_norm", "rois")}
+#: Keys that say something to some tasks only, by section: those of pictures as a whole, of classifiers, of segmentation
+#: and of detectors.
+_KEYS_OF_TASKS: tuple[tuple[tuple[str, ...], dict[str, tuple[str, ...]]], ...] = (
+    (
+        ("classification", "segmentation"),
+        {
+            "data": ("crop", "resize", "scale", "random_resized_crop", "padding", "photometric"),
+            "model": ("dropout",),
+            "training": ("label_smoothing",),
+        },
+    ),
+    (("classification",), {"data": ("eval_crop",), "model": ("small_images",)}),
+    (("segmentation",), {"data": ("focus",), "model": ("output_stride", "head_channels")}),
+    (
+        DETECTION_TASKS,
+        {"data": ("shorter", "longest"), "model": ("fpn_channels", "smallest_anchor", "head_norm", "rois")},
+    ),
+)
 #: The methods of the paper's tables; others are joined from convofconv's names in the same way.
 METHODS = ("plain", "stnd", "orth", "coc", "coc+stnd", "coc+orth")
 
@@ -203,7 +214,7 @@ class TrainingRecipe:
         warmup: rise linearly from the share warmup_start of the rate, or stay constant at it.
         warmup_steps: steps of the warm-up; 0 for none.
         warmup_start: share of the rate that the warm-up starts from.
-        label_smoothing: of the classification loss.
+        label_smoothing: of the cross-entropy.
         ema: decay of the moving average of the weights that is evaluated and kept; 0 for none.
         accumulate: batches per optimizer step.
         clip: largest norm of the gradient; 0 for no limit.
@@ -247,6 +258,8 @@ class TrainingRecipe:
         zeros = ("weight_decay", "min_lr", "warmup_steps", "clip", "checkpoint_steps", "seed", "power", "gamma")
         _at_least(self, "training", [(name, 1) for name in ones] + [(name, 0) for name in zeros])
         _at_least(self, "training", [("super_kernel_rate", 0)])
+        if self.seed >= 1 << 63:
+            raise _refuse("training.seed", "less than 2^63", self.seed)
         if self.lr <= 0:
             raise _refuse("training.lr", "positive", self.lr)
         for name in ("momentum", "label_smoothing", "ema"):
@@ -332,8 +345,6 @@ class Recipe:
         if self.data.name not in DATA_OF_TASK[self.task]:
             raise _refuse("data.name", f"one of {', '.join(DATA_OF_TASK[self.task])} for {self.task}", self.data.name)
         self._check_keys_of_task()
-        if self.data.focus and self.task != "segmentation":
-            raise ConfigError(f"data.focus is for segmentation, this is {self.task}")
         processes = self.machine.devices * self.machine.nodes * self.training.accumulate
         if self.training.batch % processes:
             raise _refuse(
@@ -341,13 +352,13 @@ class Recipe:
             )
 
     def _check_keys_of_task(self) -> None:
-        detects = self.task in DETECTION_TASKS
-        for section, names in (_NOT_OF_DETECTORS if detects else _OF_DETECTORS).items():
-            values = getattr(self, section)
-            for field in dataclasses.fields(values):
-                if field.name in names and getattr(values, field.name) != field.default:
-                    raise ConfigError(f"{section}.{field.name} says nothing to {self.task}; leave it out")
-        if detects and not self.data.eval_resize:
+        for tasks, sections in _KEYS_OF_TASKS:
+            for section, names in sections.items() if self.task not in tasks else ():
+                values = getattr(self, section)
+                for field in dataclasses.fields(values):
+                    if field.name in names and getattr(values, field.name) != field.default:
+                        raise ConfigError(f"{section}.{field.name} says nothing to {self.task}; leave it out")
+        if self.task in DETECTION_TASKS and not self.data.eval_resize:
             raise ConfigError("data.eval_resize is missing: the shorter side of pictures when a detector evaluates")
 
     @property

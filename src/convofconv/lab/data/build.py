@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -19,7 +18,6 @@ from ..recipe import DETECTION_TASKS, DataRecipe
 from . import detection_augment
 from .augment import Transform, evaluation_transform, training_transform
 from .datasets import Split, read_split
-from .images import VOID
 from .loading import Collate, seed_of
 from .object_datasets import check_has_objects, read_objects, with_objects
 from .objects import ObjectSplit, TargetSplit, collate_objects, orientations
@@ -63,7 +61,7 @@ class EvaluationData:
 
     pictures: EvaluationSet
     classes: tuple[str, ...]
-    collate: Collate | None
+    collate: Collate | None = None
 
 
 class TrainingSet(Dataset[Item]):
@@ -114,7 +112,7 @@ def build_data(recipe: DataRecipe, task: str, seed: int) -> DataSets:
     val = EvaluationSet(read_split(recipe, recipe.val_split), evaluate)
     test = EvaluationSet(read_split(recipe, recipe.test_split), evaluate) if recipe.test_split else val
     vary = TrainingSet(train, training_transform(recipe, task), seed)
-    return DataSets(vary, val, test, train.classes, _collate(task))
+    return DataSets(vary, val, test, train.classes)
 
 
 def build_evaluation(recipe: DataRecipe, task: str, split: str) -> EvaluationData:
@@ -129,11 +127,7 @@ def build_evaluation(recipe: DataRecipe, task: str, split: str) -> EvaluationDat
         objects = read_objects(recipe, split, masks=task == "instance_segmentation")
         return EvaluationData(_evaluated_objects(objects, split), objects.classes, collate_objects)
     found = read_split(recipe, split)
-    return EvaluationData(EvaluationSet(found, evaluation_transform(recipe, task)), found.classes, _collate(task))
-
-
-def _collate(task: str) -> Collate | None:
-    return collate_masks if task == "segmentation" else None
+    return EvaluationData(EvaluationSet(found, evaluation_transform(recipe, task)), found.classes)
 
 
 def _evaluated_objects(split: ObjectSplit, name: str) -> EvaluationSet:
@@ -165,22 +159,6 @@ def _build_objects(recipe: DataRecipe, masks: bool, seed: int) -> DataSets:
         orientations(train.pictures),
         tuple(train.categories.get(label) for label in range(len(train.classes))),
     )
-
-
-def collate_masks(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Stack pictures and masks of different sizes, padded on the right and at the bottom with 0 and void.
-
-    Shape:
-        - items: ``(3, h, w)`` and ``(h, w)`` each
-        - returns: ``(N, 3, H, W)`` and ``(N, H, W)``, H and W the largest
-    """
-    height, width = (max(mask.shape[side] for _, mask in items) for side in (0, 1))
-
-    def padded(values: Tensor, outside: int) -> Tensor:
-        return F.pad(values, (0, width - values.shape[-1], 0, height - values.shape[-2]), value=outside)
-
-    images = torch.stack([padded(image, 0) for image, _ in items])
-    return images, torch.stack([padded(mask, VOID) for _, mask in items])
 
 
 def _item(split: Split | TargetSplit, index: int, transform: Transform) -> Item:

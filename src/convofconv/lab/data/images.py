@@ -20,6 +20,9 @@ VOID = 255
 def open_picture(path: str | Path, size: int | None = None, upright: bool = False) -> Image.Image:
     """Decode a picture of any mode to RGB.
 
+    One of more than 8 bits goes from the darkest to the brightest of its own pixels: nothing says how many of 16 bits a
+    camera used, and a microscope's 12 would be nearly black.
+
     Args:
         path: the file.
         size: the picture will be scaled down to about this size; a large JPEG is then decoded at a fraction of its own.

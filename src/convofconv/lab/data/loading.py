@@ -7,6 +7,7 @@ together what one would see alone.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any
@@ -37,7 +38,9 @@ def seed_of(*numbers: int) -> int:
 
 
 class TrainingOrder(Sampler[list[tuple[int, int]]]):
-    """Batches of one process: a share of every global batch of a shuffled epoch; an incomplete last one is left out.
+    """Batches of one process: its share of the pictures of every step, of a shuffled epoch.
+
+    What is left over at the end of an epoch, too little for a step, is left out.
 
     Args:
         length: pictures in the training set.
@@ -45,20 +48,30 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
         seed: of the order.
         rank: number of this process.
         world: number of processes.
-        groups: a number per picture; global batches are of one group, but for a few of what is left over at the end.
+        groups: a number per picture; a step's pictures are of one group, but for a few of what is left over at the end.
+        accumulate: batches per step.
 
     Raises:
-        ConfigError: there are fewer pictures than in one global batch.
+        ConfigError: there are fewer pictures than in one step.
     """
 
     def __init__(
-        self, length: int, batch: int, seed: int, rank: int = 0, world: int = 1, groups: Sequence[int] | None = None
+        self,
+        length: int,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        groups: Sequence[int] | None = None,
+        accumulate: int = 1,
     ) -> None:
-        if length < batch * world:
+        self.step = batch * world * accumulate
+        if length < self.step:
             raise ConfigError(
-                f"training.batch must be at most the number of training pictures, {length}; got {batch * world}"
+                f"training.batch must be at most the number of training pictures, {length}; got {self.step}"
             )
         self.length, self.batch, self.seed, self.rank, self.world = length, batch, seed, rank, world
+        self.accumulate = accumulate
         self.groups = [0] * length if groups is None else groups
         self.epoch = self.start = 0
         self.sampler = self  # where Lightning looks for set_epoch
@@ -68,26 +81,30 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length // (self.batch * self.world)
+        return self.length // self.step * self.accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for batch in itertools.islice(self._global_batches(), self.start, None):
-            yield [(self.epoch, index) for index in batch[self.rank :: self.world]]
+        yield from itertools.islice(self._batches(), self.start, None)
 
-    def _global_batches(self) -> Iterator[list[int]]:
-        """The epoch's shuffled pictures, every group gathered until it fills a batch."""
+    def _batches(self) -> Iterator[list[tuple[int, int]]]:
+        for step in self._steps():
+            mine = [(self.epoch, index) for index in step[self.rank :: self.world]]
+            for first in range(0, len(mine), self.batch):
+                yield mine[first : first + self.batch]
+
+    def _steps(self) -> Iterator[list[int]]:
+        """The epoch's shuffled pictures, every group gathered until it fills a step."""
         generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
-        whole = self.batch * self.world
         gathered: dict[int, list[int]] = {group: [] for group in sorted(set(self.groups))}
         for index in torch.randperm(self.length, generator=generator).tolist():
             waiting = gathered[self.groups[index]]
             waiting.append(index)
-            if len(waiting) == whole:
+            if len(waiting) == self.step:
                 yield waiting.copy()
                 waiting.clear()
         rest = list(itertools.chain.from_iterable(gathered.values()))
-        for first in range(0, len(rest) - whole + 1, whole):
-            yield rest[first : first + whole]
+        for first in range(0, len(rest) - self.step + 1, self.step):
+            yield rest[first : first + self.step]
 
 
 class EvaluationOrder(Sampler[int]):
@@ -173,17 +190,30 @@ def training_loader(
     world: int = 1,
     collate: Collate | None = None,
     groups: Sequence[int] | None = None,
+    accumulate: int = 1,
 ) -> ResumableLoader:
     """Loader of this process's training batches; see :class:`TrainingOrder`."""
     assert isinstance(dataset, Sized)
-    order = TrainingOrder(len(dataset), batch, seed, rank, world, groups)
+    order = TrainingOrder(len(dataset), batch, seed, rank, world, groups, accumulate)
     return ResumableLoader(dataset, order, num_workers=workers, persistent_workers=workers > 0, collate_fn=collate)
 
 
 def evaluation_loader(
     dataset: Dataset[Any], batch: int, workers: int, collate: Collate | None = None, rank: int = 0, world: int = 1
 ) -> Loader:
-    """Loader of this process's share of an evaluation set."""
+    """Loader of this process's share of an evaluation set; gives lists of batches, see :func:`collate_by_size`."""
     assert isinstance(dataset, Sized)
     order = EvaluationOrder(len(dataset), rank, world)
-    return Loader(dataset, batch_size=batch, sampler=order, num_workers=workers, collate_fn=collate)
+    by_size = functools.partial(collate_by_size, collate or default_collate)
+    return Loader(dataset, batch_size=batch, sampler=order, num_workers=workers, collate_fn=by_size)
+
+
+def collate_by_size(collate: Collate, items: Sequence[Sequence[Any]]) -> list[Any]:
+    """A batch for every size of picture among the items.
+
+    Padded to one size, pictures would be scored by what else is in their batch: a network sees the padding.
+    """
+    alike: dict[Any, list[Any]] = {}
+    for item in items:
+        alike.setdefault(item[0].shape, []).append(item)
+    return [collate(batch) for batch in alike.values()]

@@ -89,8 +89,6 @@ def build_fcn(recipe: ModelRecipe, classes: int) -> FCN:
     """
     name = architecture(recipe.backbone)
     find_architecture(name)
-    if recipe.small_images:
-        raise ConfigError("model.small_images is for classification; leave it out and set model.output_stride")
     if not name.startswith("timm/"):
         raise ConfigError(f"model.backbone: {name} gives no feature maps. {_ADVICE}")
     arguments: dict[str, Any] = {"features_only": True, "out_indices": (-1,)}

@@ -69,9 +69,8 @@ def run_predict(
             bar.update()
     _write_numbers(finished, run, told, objects, failed, out)
     if failed:
-        raise ConfigError(
-            f"{len(failed)} of {len(pictures)} pictures failed: {listing(failed)}; the others are in {out}"
-        )
+        others = f"; the others are in {out}" if len(failed) < len(pictures) else ""
+        raise ConfigError(f"{len(failed)} of {len(pictures)} pictures failed: {listing(failed)}{others}")
     print(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''}: {out / 'predictions.json'}")
 
 

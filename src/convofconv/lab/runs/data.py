@@ -44,15 +44,13 @@ class RunData(SplitData):
     def training_loader(self, batch: int, rank: int = 0, world: int = 1) -> ResumableLoader:
         """Loader of batches for one of several processes."""
         seed, workers = self.recipe.training.seed, self.recipe.data.workers
-        sets = self.sets
-        return training_loader(sets.train, batch, seed, workers, rank, world, sets.collate, sets.groups)
+        sets, accumulate = self.sets, self.recipe.training.accumulate
+        return training_loader(sets.train, batch, seed, workers, rank, world, sets.collate, sets.groups, accumulate)
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch."""
-        training = self.recipe.training
-        batches = len(self.sets.train) // (training.batch // training.accumulate)
-        return max(1, -(-batches // training.accumulate))
+        return max(1, len(self.sets.train) // self.recipe.training.batch)
 
     def val_dataloader(self) -> Loader:
         return self._evaluation(self.sets.val)

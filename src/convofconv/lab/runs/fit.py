@@ -27,7 +27,7 @@ from ..checkpoints import read_state_dict
 from ..data.build import build_data, build_evaluation
 from ..models.build import build_network
 from ..recipe import DETECTION_TASKS, Recipe
-from ..tasks.module import Training
+from ..tasks.module import Training, check_same_classes
 from .checkpoints import AtomicCheckpoints, KeepLastAndBest
 from .data import RunData, SplitData
 from .finish import finish, write_history
@@ -49,22 +49,30 @@ def run_fit(recipe: Recipe, out: Path, resume: bool, profile_only: bool = False)
     """
     recipe = _as_launched(recipe)
     folder = RunFolder(out)
-    if _leads() and not profile_only:
-        check_folder(folder, recipe, resume)
-    sets = build_data(recipe.data, recipe.task, recipe.training.seed)
-    training, data = _training(recipe, sets.classes), RunData(recipe, sets)
     if profile_only:
-        print(profile(training, data))
+        print(profile(*_prepared(recipe)))
         return
+    with folder.at_work(timeout=0) if _leads() else contextlib.nullcontext():
+        _fit(recipe, folder, resume)
+
+
+def _prepared(recipe: Recipe) -> tuple[Training, RunData]:
+    sets = build_data(recipe.data, recipe.task, recipe.training.seed)
+    return _training(recipe, sets.classes), RunData(recipe, sets)
+
+
+def _fit(recipe: Recipe, folder: RunFolder, resume: bool) -> None:
+    if _leads():
+        check_folder(folder, recipe, resume)
+    training, data = _prepared(recipe)
     if _leads():
         begin_run(folder, recipe)
     with _quiet():
         trainer = _trainer(recipe, folder)
         go_on = resume and folder.last.exists()
-        trainer.fit(training, data, ckpt_path=folder.last if go_on else None, weights_only=True)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        finish(trainer, training, data, folder)
+        with _interruptible(trainer, folder):
+            trainer.fit(training, data, ckpt_path=folder.last if go_on else None, weights_only=True)
+            finish(trainer, training, data, folder)
 
 
 def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
@@ -86,6 +94,9 @@ def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
     without_weights = dataclasses.replace(recipe.model, weights="", freeze_norm=False)
     name = recipe.data.val_split if split == "val" else recipe.data.test_split or recipe.data.val_split
     data = build_evaluation(recipe.data, recipe.task, name)
+    if folder.results.exists():
+        learnt = json.loads(folder.results.read_text(encoding="utf-8"))["classes"]
+        check_same_classes(learnt, data.classes)
     training = _training(dataclasses.replace(recipe, method="plain", model=without_weights), data.classes)
     training.network.load_state_dict(read_state_dict(folder.model, training.network.state_dict().keys()))
     with _quiet():
@@ -141,6 +152,11 @@ def _trainer(recipe: Recipe, folder: RunFolder | None) -> Trainer:
     if folder is not None:
         callbacks += [_CheckShared(folder), _WriteHistory(folder), KeepLastAndBest(folder, training.checkpoint_steps)]
     logger = TensorBoardLogger(folder.path, name="", version="tensorboard") if folder is not None else False
+    on_cpu = machine.accelerator == "cpu" or not torch.accelerator.is_available()
+    if on_cpu and (machine.accelerator == "gpu" or machine.strategy == "fsdp" or training.precision == "16-mixed"):
+        key = "machine.strategy fsdp" if machine.strategy == "fsdp" else "training.precision 16-mixed"
+        key = "machine.accelerator gpu" if machine.accelerator == "gpu" else key
+        raise ConfigError(f"{key} needs a GPU, and torch finds none here")
     return Trainer(
         accelerator=machine.accelerator,
         devices=machine.devices,
@@ -159,6 +175,18 @@ def _trainer(recipe: Recipe, folder: RunFolder | None) -> Trainer:
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+
+
+@contextlib.contextmanager
+def _interruptible(trainer: Trainer, folder: RunFolder) -> Iterator[None]:
+    """Let Ctrl-C be one: Lightning ends the process as if something had failed."""
+    try:
+        yield
+    except SystemExit:
+        if trainer.interrupted:
+            print(f"interrupted; --resume goes on with {folder.path} from its last checkpoint", file=sys.stderr)
+            raise KeyboardInterrupt from None
+        raise
 
 
 class _CheckShared(Callback):

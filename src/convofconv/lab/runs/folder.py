@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from jsonargparse import ArgumentError, ArgumentParser
 
 from ...errors import ConfigError, listing
@@ -64,6 +66,39 @@ class RunFolder:
         """The same as a picture."""
         return self.path / "curves.png"
 
+    @property
+    def lock(self) -> Path:
+        """Held by who is at work here; the file stays."""
+        return self.path / ".lock"
+
+    @property
+    def began(self) -> bool:
+        """Whether there is anything to go on with: what ended before its first checkpoint is no run."""
+        return self.recipe.exists() and (self.last.exists() or self.results.exists())
+
+    @contextlib.contextmanager
+    def at_work(self, timeout: float) -> Iterator[None]:
+        """Make the folder and keep everybody else from working in it.
+
+        Args:
+            timeout: so many seconds somebody who does is waited for; -1 for as long as it takes.
+
+        Raises:
+            ConfigError: somebody else is at work, or the folder cannot be written to.
+        """
+        writable_folder(self.path)
+        lock = FileLock(self.lock, is_singleton=True)  # so that a study's worker, which holds it, may start a run
+        try:
+            lock.acquire(timeout)
+        except Timeout as error:
+            raise ConfigError(
+                f"{self.path}: another process is at work on this run; wait for it, or choose another folder"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
 
 def default_folder(name: str, recipe: Recipe) -> Path:
     """Where a run goes if nothing else is said."""
@@ -71,14 +106,12 @@ def default_folder(name: str, recipe: Recipe) -> Path:
 
 
 def check_folder(folder: RunFolder, recipe: Recipe, resume: bool) -> None:
-    """Make the folder of a new run, or check that a started one may be gone on with.
+    """Check that a folder is free for a new run, or that the run in it may be gone on with.
 
     Raises:
-        ConfigError: it cannot be written to; it holds a run and ``resume`` is not asked for; or that run has another
-            recipe.
+        ConfigError: it holds a run and ``resume`` is not asked for, or that run has another recipe.
     """
-    writable_folder(folder.path)
-    if not folder.recipe.exists():
+    if not folder.began:
         return
     if not resume:
         raise ConfigError(f"{folder.path} holds a run already: go on with it by --resume, or choose another --out")
@@ -86,8 +119,8 @@ def check_folder(folder: RunFolder, recipe: Recipe, resume: bool) -> None:
 
 
 def begin_run(folder: RunFolder, recipe: Recipe) -> None:
-    """Write down what is trained here, once data and network are found to fit: what never began is no run."""
-    if not folder.recipe.exists():
+    """Write down what is trained here, once data and network are found to fit."""
+    if not folder.began:
         write_atomic(folder.recipe, (json.dumps(plain_values(recipe), indent=2) + "\n").encode())
 
 

@@ -127,4 +127,7 @@ def build_recipe(options: Namespace) -> tuple[str, Recipe]:
         ConfigError: a value is impossible.
     """
     given = options.as_dict()
-    return Path(options.recipe[0]).stem, recipe_of({field.name: given[field.name] for field in fields(Recipe)})
+    recipe = recipe_of({field.name: given[field.name] for field in fields(Recipe)})
+    if (recipe.association or recipe.preset != Recipe.preset) and "coc" not in recipe.method.split("+"):
+        raise ConfigError(f"preset and association are of the method coc, this is {recipe.method}; give --method coc")
+    return Path(options.recipe[0]).stem, recipe

@@ -169,10 +169,15 @@ def choose_settings(study: Study, records: Sequence[Record]) -> dict[tuple[str, 
 
 
 def pending(jobs: Sequence[Job], records: Sequence[Record], retry_failed: bool) -> list[Job]:
-    """The runs that have no record yet, or only one of a failure if that is to be tried again."""
-    done = runs(records)
-    finished = ("done",) if retry_failed else ("done", "failed")
-    return [job for job in jobs if job.name not in done or done[job.name]["status"] not in finished]
+    """The runs that have no record yet, or only one of a failure if that is to be tried again.
+
+    One whose recipe was impossible never began, so that it is not finished either: the recipe may have been mended.
+    """
+    finished = set()
+    for name, record in runs(records).items():
+        if record["status"] == "done" or (record["status"] == "failed" and record["recipe"] and not retry_failed):
+            finished.add(name)
+    return [job for job in jobs if job.name not in finished]
 
 
 def accepted_code(records: Sequence[Record], code: str) -> set[str]:

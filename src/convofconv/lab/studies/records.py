@@ -48,7 +48,8 @@ class Records:
         for number, line in enumerate(lines, 1):
             try:
                 record = json.loads(line)
-                record["kind"]
+                if record["kind"] == "run":
+                    record["run"], record["status"]
             except (ValueError, KeyError, TypeError) as error:
                 raise ConfigError(f"{self.path}, line {number}: not a record ({error}); mend or remove it") from error
             records.append(record)

@@ -114,12 +114,13 @@ def run_study(study: Study, options: RunOptions) -> None:
             tried.update(job.name for job, _ in todo)
             workers = workers or _workers(options)
             _run_all(study, todo, options, records, workers)
-        done = runs(records.read())
+        done, wanted = runs(records.read()), _wanted(study, options.only)
     failed = [f"{name}: {record['reason']}" for name, record in done.items() if record["status"] == "failed"]
     print(f"{len(done) - len(failed)} of {len(names_of_runs(study))} runs done, {len(failed)} failed: {records.path}")
     if failed:
         print("\n".join(f"  {line}" for line in failed))
-        raise ConfigError(f"{study.name}: {len(failed)} of its runs failed; --retry-failed does them again")
+    if again := [name for name in wanted if name in done and done[name]["status"] == "failed"]:
+        raise ConfigError(f"{study.name}: {len(again)} of its runs failed; --retry-failed does them again")
 
 
 def _accept(records: Records, reason: str) -> None:
@@ -166,7 +167,10 @@ def _to_do(study: Study, options: RunOptions, records: Records, tried: set[str])
         reason = impossible[job.name]
         if isinstance(reason, NotYet):
             print(f"left out {job.name}: {reason}")
-        elif not options.dry_run:
+            continue
+        print(f"impossible: {job.name}: {reason}")
+        known = runs(read).get(job.name, {}).get("reason") == str(reason)
+        if not options.dry_run and (options.retry_failed or not known):
             records.append(_record(job, {}, code_identity(), {"status": "failed", "reason": str(reason)}))
     return todo
 

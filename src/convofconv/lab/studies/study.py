@@ -137,7 +137,7 @@ def read_study(name: str, budget: str) -> Study:
         raise ConfigError(f"{path}: there is no budget {budget}; it has {', '.join(budgets)}")
     chosen = budgets[budget]
     _check(f"{path}: budgets.{budget}.", chosen, _NEEDED_OF_BUDGET, _POSSIBLE_OF_BUDGET)
-    variants = {str(key): dict(settings or {}) for key, settings in values["variants"].items()}
+    variants = {_name(path, key): dict(settings or {}) for key, settings in values["variants"].items()}
     if unknown := sorted(set(chosen.get("variants", ())) - set(variants)):
         raise ConfigError(f"{path}: budgets.{budget}.variants: {listing(unknown)} is none of {', '.join(variants)}")
     curves, paper = values.get("curves", {}), values.get("paper", {})
@@ -146,7 +146,7 @@ def read_study(name: str, budget: str) -> Study:
         raise ConfigError(f"{path}: curves and paper: {listing(unknown)} is none of {', '.join(variants)}")
     variants = {key: variants[key] for key in chosen.get("variants", variants)}
     everywhere = chosen.get("set", {})
-    networks = {str(key): {**everywhere, **settings} for key, settings in chosen["networks"].items()}
+    networks = {_name(path, key): {**everywhere, **settings} for key, settings in chosen["networks"].items()}
     for label, settings in networks.items():
         if "recipe" not in settings:
             raise ConfigError(f"{path}: budgets.{budget}.networks.{label}.recipe is missing")
@@ -180,6 +180,15 @@ def read_study(name: str, budget: str) -> Study:
         {title: {str(x): name for x, name in points.items()} for title, points in curves.items()},
         "" if path.parent == FOLDER else path.as_posix(),
     )
+
+
+def _name(path: Path, key: Any) -> str:
+    """A variant's or network's name, which is also that of a folder."""
+    if isinstance(key, bool) or key is None:
+        raise ConfigError(f"{path}: a name is {key!r} to YAML; put it in quotes")
+    if not str(key).strip(". ") or {"/", "\\"} & {*str(key)}:
+        raise ConfigError(f"{path}: {str(key)!r} cannot be a name, for there will be a folder of that name")
+    return str(key)
 
 
 def _of_networks(paper: Mapping[str, Any], networks: Mapping[str, Settings]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ every run leaves, or ``failure.json`` with the reason. A run that was killed goe
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -19,10 +18,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ...errors import ConfigError, ConvOfConvError, listing
-from ..files import writable_folder, write_atomic
+from ..files import write_atomic
 from ..recipe import Recipe
 from ..runs.fit import run_fit
 from ..runs.folder import RunFolder, different_keys, plain_values, recipe_of
@@ -30,7 +27,6 @@ from .code import code_identity
 
 #: What a run's process prints, in its folder.
 OUTPUT = "output.txt"
-_LOCK = ".lock"
 #: What a record takes over from ``results.json``; those of older code may lack some.
 _TAKEN = (
     "metric",
@@ -66,10 +62,9 @@ def write_job(folder: Path, recipe: Recipe, code: str, accepted: Collection[str]
     Raises:
         ConfigError: a finished run of another recipe or code is there, or somebody is at work on it.
     """
-    writable_folder(folder)
     own, job, begun_by = RunFolder(folder), folder / "job.json", code
     theirs: dict[str, Any]
-    with _at_work(folder, timeout=5):
+    with own.at_work(timeout=5):
         theirs = json.loads(job.read_text(encoding="utf-8")) if job.exists() else {"recipe": {}, "code": "unknown"}
         same = not different_keys(theirs["recipe"], plain_values(recipe)) and theirs["code"] in {code, *accepted}
         if same and (own.last.exists() or own.results.exists()):
@@ -96,19 +91,8 @@ def _empty(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != _LOCK:
+        elif path != RunFolder(folder).lock:
             path.unlink()
-
-
-@contextlib.contextmanager
-def _at_work(folder: Path, timeout: float) -> Iterator[None]:
-    try:
-        with FileLock(folder / _LOCK, timeout=timeout):
-            yield
-    except Timeout as error:
-        raise ConfigError(
-            f"{folder}: another study is at work on this run; wait for it, or choose another --runs"
-        ) from error
 
 
 def run_job(folder: Path) -> None:
@@ -123,7 +107,7 @@ def run_job(folder: Path) -> None:
         del os.environ[name]
     failure = folder / "failure.json"
     # Whoever is at it already is finished with it, or dead, when the lock is free.
-    with _at_work(folder, timeout=-1):
+    with RunFolder(folder).at_work(timeout=-1):
         failure.unlink(missing_ok=True)
         if RunFolder(folder).results.is_file():
             return

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ...errors import ConvOfConvError
+from ...errors import ConfigError, ConvOfConvError
 from ...optimization import param_groups
 from ..data.images import VOID
 from ..data.loading import seed_of
@@ -44,6 +44,7 @@ class Training(LightningModule):
         decay = recipe.training.ema
         average = AveragedModel(network, multi_avg_fn=_moving_average(decay), use_buffers=True) if decay else None
         self.average = average
+        self.classes = list(classes)
         self.metrics = build_metrics(recipe, classes)
         #: One dictionary of numbers per finished epoch; kept in checkpoints, so that resuming neither loses nor
         #: repeats one.
@@ -74,12 +75,13 @@ class Training(LightningModule):
             losses: dict[str, Tensor] = self.network(images, target)
             return torch.stack(list(losses.values())).sum()
         logits: Tensor = self.network(self._in_format(images))
+        smoothing = self.recipe.training.label_smoothing
         if self.recipe.task == "segmentation":
             # torch's own mean over no pixels is no number, and would end the run as diverged.
             counted = (target != VOID).sum().clamp_min(1)
-            summed = F.cross_entropy(logits, target, ignore_index=VOID, reduction="sum")
+            summed = F.cross_entropy(logits, target, ignore_index=VOID, reduction="sum", label_smoothing=smoothing)
             return cast(Tensor, summed / counted)
-        return F.cross_entropy(logits, target, label_smoothing=self.recipe.training.label_smoothing)
+        return F.cross_entropy(logits, target, label_smoothing=smoothing)
 
     def _in_format(self, images: Any) -> Any:
         if self.recipe.training.channels_last and isinstance(images, Tensor):  # a detector makes its own batches
@@ -111,9 +113,9 @@ class Training(LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.metrics.reset()
 
-    def validation_step(self, batch: tuple[Any, Any], batch_idx: int) -> None:
-        images, target = batch
-        self.metrics.update(self.evaluated(self._in_format(images)), target)
+    def validation_step(self, batches: list[tuple[Any, Any]], batch_idx: int) -> None:
+        for images, target in batches:  # each of pictures of one size
+            self.metrics.update(self.evaluated(self._in_format(images)), target)
 
     def on_validation_epoch_end(self) -> None:
         values = self.metrics.compute()
@@ -140,9 +142,11 @@ class Training(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
+        checkpoint["classes"] = self.classes
         checkpoint["spent"] = self.spent
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_same_classes(checkpoint.get("classes", self.classes), self.classes)
         self.history = list(checkpoint["history"])
         self._before, self._begun = tuple(checkpoint.get("spent", (0.0, 0.0))), _clocks()
 
@@ -161,6 +165,22 @@ class Training(LightningModule):
         factor: Callable[[int], float] = schedule(training, steps)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def check_same_classes(learnt: Sequence[str], here: Sequence[str]) -> None:
+    """Refuse data whose classes are others than those that a network has learnt, or in another order.
+
+    Raises:
+        ConfigError: the message names the first class that differs.
+    """
+    if len(learnt) != len(here):
+        raise ConfigError(f"data.root: the run has learnt {len(learnt)} classes, this data has {len(here)}")
+    for number, (theirs, mine) in enumerate(zip(learnt, here, strict=True)):
+        if theirs != mine:
+            raise ConfigError(
+                f"data.root: class {number} is {mine!r} here, and {theirs!r} in the data that the run has learnt from; "
+                "give the same data, or classes of the same names in the same order"
+            )
 
 
 def _clocks() -> tuple[float, float]:
