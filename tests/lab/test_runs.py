@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -333,7 +334,8 @@ def test_two_processes_do_not_work_in_one_folder(tmp_path, capsys):
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     log = tmp_path / "run" / "metrics.csv"
     long = [*CLASSIFY, "--training.epochs=500"]
-    process = subprocess.Popen(command(long, tmp_path / "run"), stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # shells have what they put aside ignore it
+    process = subprocess.Popen(command(long, tmp_path / "run"), stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     while not log.exists():
         assert process.poll() is None
         time.sleep(0.05)
