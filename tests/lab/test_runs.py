@@ -294,6 +294,12 @@ def test_what_needs_a_gpu_is_told_where_there_is_none(option, tmp_path, capsys):
     assert fit([*recipe, "--training.epochs=1"], tmp_path / "run") == 0, "what never began is no run"
 
 
+def test_a_start_that_failed_does_not_block_its_folder(tmp_path, capsys):
+    assert fit([*CLASSIFY, "--training.batch=100"], tmp_path / "run") == 2
+    assert "training.batch must be at most the number of training pictures, 96" in capsys.readouterr().err
+    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
+
+
 def image_folder(root, classes):
     for split in ("train", "val"):
         for number, name in enumerate(classes):
