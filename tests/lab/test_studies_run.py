@@ -122,7 +122,7 @@ def test_failures_are_recorded_and_do_not_stop_the_others(tmp_path, capsys):
     assert len(records_of(study, tmp_path / "results").read()) == 6
 
 
-def test_results_that_are_no_numbers_are_a_failed_run_and_do_not_stop_the_others(tmp_path):
+def test_results_that_are_no_numbers_are_a_failed_run_and_do_not_stop_the_others(tmp_path, capsys):
     """However often the study is started: the run's folder keeps them."""
     study = _study(tmp_path)
     run_study(study, _options(tmp_path, only=["*/coc/*"]))
@@ -139,8 +139,10 @@ def test_results_that_are_no_numbers_are_a_failed_run_and_do_not_stop_the_others
             "digits/plain/seed0": "done",
             "digits/coc/seed0": "failed",
         }
-    reason = f"no numbers in its results: test.folded.top1, history.top5; remove {file.parent} to run it again"
-    assert done["digits/coc/seed0"]["reason"] == reason
+    reason = "no numbers in its results: test.folded.top1, history.top5; remove {} to run it again"
+    # The record is published, what is told is for this machine.
+    assert done["digits/coc/seed0"]["reason"] == reason.format("{runs}/tiny-small/digits/coc/seed0")
+    assert f"coc/seed0: {reason.format(file.parent)}" in capsys.readouterr().out
 
 
 def test_a_mistake_in_a_variant_is_told_at_once_and_done_when_it_is_mended(tmp_path, capsys):
@@ -159,6 +161,20 @@ def test_a_mistake_in_a_variant_is_told_at_once_and_done_when_it_is_mended(tmp_p
         "digits/plain/seed0": "done",
         "digits/coc/seed0": "done",
     }
+
+
+@pytest.mark.parametrize("through_a_link", [False, True])
+def test_a_record_names_no_folder_of_the_machine(tmp_path, through_a_link):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    data = tmp_path / ("link" if through_a_link else "there")
+    variants = {"plain": {}, "no-folder": {"data.name": "image_folder", "data.root": "data/pictures"}}
+    study = _study(tmp_path, variants=variants)
+    with pytest.raises(ConfigError, match="1 of its runs failed"):
+        run_study(study, _options(tmp_path, data=data))
+    (record,) = [one for one in records_of(study, tmp_path / "results").read() if one["status"] == "failed"]
+    assert "{data}/pictures" in record["reason"]
+    assert str(tmp_path) not in record["reason"]
 
 
 def test_no_possible_run_is_refused_before_anything_is_written(tmp_path):

@@ -82,6 +82,18 @@ class RunOptions:
             **({} if self.data_workers is None else {"data.workers": self.data_workers}),
         }
 
+    @property
+    def folders(self) -> list[tuple[str, str]]:
+        """What stands for this machine's folders in a record, and their paths, the longest first."""
+        folders = {"{runs}": self.runs, "{results}": self.results, "{data}": self.data}
+        paths = [
+            (name, str(path))
+            for name, folder in folders.items()
+            if folder
+            for path in dict.fromkeys((folder.absolute(), folder.resolve()))
+        ]
+        return sorted(paths, key=lambda item: len(item[1]), reverse=True)
+
 
 def study_folder(study: Study, results: Path) -> Path:
     """Where a study's records and reports are."""
@@ -115,7 +127,11 @@ def run_study(study: Study, options: RunOptions) -> None:
             workers = workers or _workers(options)
             _run_all(study, todo, options, records, workers)
         done, wanted = runs(records.read()), _wanted(study, options.only)
-    failed = [f"{name}: {record['reason']}" for name, record in done.items() if record["status"] == "failed"]
+    failed = [
+        f"{name}: {_with_folders(record['reason'], options)}"
+        for name, record in done.items()
+        if record["status"] == "failed"
+    ]
     print(f"{len(done) - len(failed)} of {len(names_of_runs(study))} runs done, {len(failed)} failed: {records.path}")
     if failed:
         print("\n".join(f"  {line}" for line in failed))
@@ -169,9 +185,10 @@ def _to_do(study: Study, options: RunOptions, records: Records, tried: set[str])
             print(f"left out {job.name}: {reason}")
             continue
         print(f"impossible: {job.name}: {reason}")
-        known = runs(read).get(job.name, {}).get("reason") == str(reason)
+        failure = {"status": "failed", "reason": _without_folders(str(reason), options)}
+        known = runs(read).get(job.name, {}).get("reason") == failure["reason"]
         if not options.dry_run and (options.retry_failed or not known):
-            records.append(_record(job, {}, code_identity(), {"status": "failed", "reason": str(reason)}))
+            records.append(_record(job, {}, code_identity(), failure))
     return todo
 
 
@@ -193,7 +210,8 @@ def _run_all(
         for number, (folder, outcome) in enumerate(workers.run(list(by_folder), progress.update), 1):
             job, recipe = by_folder[folder]
             begun = {"start_code": code_of(start)} if (start := job.start(options.runs)) else {}
-            records.append(_record(job, job.values(recipe), codes[folder], {**begun, **outcome}))
+            reason = {"reason": _without_folders(outcome["reason"], options)} if "reason" in outcome else {}
+            records.append(_record(job, job.values(recipe), codes[folder], {**begun, **outcome, **reason}))
             progress.tell(f"[{number}/{len(todo)}] {job.name}: {_told(outcome)}; {progress.left()}")
 
 
@@ -211,6 +229,20 @@ def _record(job: Job, recipe: Mapping[str, Any], code: str, outcome: Mapping[str
         "versions": versions(),
         **outcome,
     }
+
+
+def _without_folders(reason: str, options: RunOptions) -> str:
+    """A reason as it is recorded: records are published, and mean the same on every machine."""
+    for name, path in options.folders:
+        reason = reason.replace(path, name)
+    return reason
+
+
+def _with_folders(reason: str, options: RunOptions) -> str:
+    """A recorded reason as it is told on this machine."""
+    for name, path in options.folders:
+        reason = reason.replace(name, path)
+    return reason
 
 
 def _told(outcome: Mapping[str, Any]) -> str:
