@@ -59,6 +59,9 @@ BROKEN = {
     "data: [b\n": "not readable as YAML (while parsing a flow sequence",
     "training: {lr: null}\n": "training.lr: null is no value there; leave it out for its default",
     "training: 3\n": "training has keys and values, got 3",
+    "training: {epoch: 3}\n": "training.epoch: a recipe has no such key; did you mean training.epochs?",
+    "trainig: {epochs: 3}\n": "trainig: a recipe has no such key; did you mean training?",
+    "5: 3\n": "5: a recipe has no such key",
 }
 
 

@@ -348,8 +348,25 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"interrupted; --resume goes on with {tmp_path / 'run'} from its last checkpoint" in told
+    assert f"interrupted; coc fit {tmp_path / 'run'} --resume goes on from its last checkpoint" in told
     assert "Traceback" not in told
+
+
+def test_the_folder_of_a_run_stands_for_its_recipe_and_what_was_overruled(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert fit([*CLASSIFY, "--method=coc", "--training.epochs=3"], "whole") == 0
+    capsys.readouterr()
+    for split in ("val", "test"):
+        assert main(["validate" if split == "val" else "test", "whole", "--machine.threads=2"]) == 0
+        found = results("whole")["validation" if split == "val" else "test"]
+        found = found.get("folded", found)
+        assert f"{split} top1: {found['top1']:.2f}" in capsys.readouterr().out
+    assert main(["fit", "whole"]) == 2
+    assert "whole holds a run already" in capsys.readouterr().err
+    assert main(["fit", "whole", "--resume", "--training.lr=0.5"]) == 2
+    assert "training.lr=0.1 there, 0.5 here" in capsys.readouterr().err
+    assert main(["fit", "whole", "--out=again"]) == 0
+    assert results("again") == results("whole")
 
 
 def test_a_run_of_another_recipe_is_not_gone_on_with(tmp_path, capsys):
@@ -405,7 +422,8 @@ def test_a_damaged_checkpoint_is_named(tmp_path, capsys):
 
 
 MISTAKES = [
-    (["fit"], "needs a recipe right behind it"),
+    (["fit"], "needs a recipe, or the folder of a run, right behind it"),
+    (["test", "."], "no recipe is called ., and in the folder of that name no run has begun, it has no recipe.json"),
     (["fit", "digits-resnet"], "did you mean digits-resnet18"),
     (["fit", "none.yaml"], "no such recipe file"),
     (["fit", "digits-resnet18", "--training.lrr=1"], "--training.lrr"),
@@ -437,11 +455,11 @@ def test_mistakes_are_told_in_one_line_before_anything_is_trained(arguments, mes
     assert message in told
 
 
-def test_an_unknown_key_in_a_recipe_is_named(tmp_path, capsys):
+def test_a_wrong_value_in_a_recipe_is_named_with_its_file(tmp_path, capsys):
     path = tmp_path / "mine.yaml"
-    path.write_text("task: classification\ntraining: {epoch: 3}\n")
+    path.write_text("data: {year: 2012}\n")
     assert main(["fit", str(path)]) == 2
-    assert "epoch" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"coc: {path}: --data.year: expected str, got 2012\n"
 
 
 @pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")

@@ -72,16 +72,19 @@ COMMANDS: dict[str, Command | Group] = {
         "train a network as a recipe says, fold it, and write everything down",
         """\
 coc fit RECIPE [--method METHOD] [--SECTION.KEY VALUE ...]
+coc fit RUN --resume
 
 Train with the recipe's settings, keep the best epoch, fold it into plain convs, check that it computes the same, and
 evaluate it again. RECIPE is a name from `coc recipes` or a YAML file; every value of it can be overruled. The folder of
 the run gets model.safetensors (plain convs), converted.safetensors (with kernel maps), results.json, metrics.csv,
-curves.png, TensorBoard logs and the checkpoints that --resume goes on from, after a kill at any moment.
+curves.png, TensorBoard logs and the checkpoints that --resume goes on from, after a kill at any moment. The folder of a
+run, RUN, in place of a recipe stands for the recipe that it was started with, overruled values included.
 
 examples:
   coc fit digits-resnet18 --method coc
   coc fit scenes-fcn-resnet18 --method coc+stnd --training.epochs 20 --training.seed 1
-  coc fit my-recipe.yaml --resume
+  coc fit my-recipe.yaml
+  coc fit runs/my-recipe-plain-seed0 --resume
   torchrun --nproc-per-node 4 -m convofconv.cli fit imagenet-resnet50 --data.root DIR""",
         _fit_options,
         _fit,
@@ -89,9 +92,13 @@ examples:
     "validate": Command(
         "evaluate the folded network of a finished run on its validation split",
         """\
-coc validate RECIPE [--method METHOD] [--out DIR]
+coc validate RUN [--data.root DIR] [--machine.KEY VALUE ...]
+coc validate RECIPE [--method METHOD] [--SECTION.KEY VALUE ...] [--out DIR]
 
-example:
+RUN is the folder of a finished run. A recipe with the method and all values that were overruled finds the same run.
+
+examples:
+  coc validate runs/digits-resnet18-coc-seed0
   coc validate digits-resnet18 --method coc""",
         _run_options,
         functools.partial(_evaluate, split="val"),
@@ -99,9 +106,13 @@ example:
     "test": Command(
         "evaluate the folded network of a finished run on its test split",
         """\
-coc test RECIPE [--method METHOD] [--out DIR]
+coc test RUN [--data.root DIR] [--machine.KEY VALUE ...]
+coc test RECIPE [--method METHOD] [--SECTION.KEY VALUE ...] [--out DIR]
 
-example:
+RUN is the folder of a finished run. A recipe with the method and all values that were overruled finds the same run.
+
+examples:
+  coc test runs/digits-resnet18-coc-seed0
   coc test digits-resnet18 --method coc""",
         _run_options,
         functools.partial(_evaluate, split="test"),

@@ -184,7 +184,7 @@ def _interruptible(trainer: Trainer, folder: RunFolder) -> Iterator[None]:
         yield
     except SystemExit:
         if trainer.interrupted:
-            print(f"interrupted; --resume goes on with {folder.path} from its last checkpoint", file=sys.stderr)
+            print(f"interrupted; coc fit {folder.path} --resume goes on from its last checkpoint", file=sys.stderr)
             raise KeyboardInterrupt from None
         raise
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -168,18 +169,28 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
 
 
 def check_keys(values: Mapping[str, Any]) -> None:
-    """Refuse a value where a recipe has keys, and null where it has a value (YAML's for a key with nothing behind it).
+    """Refuse unknown keys, a value where a recipe has keys, and null where it has a value (YAML's for nothing).
 
     Raises:
         ConfigError: the message names the keys.
     """
     plain = plain_values(Recipe())
+    sections = {key: entries for key, entries in plain.items() if isinstance(entries, dict) and entries}
+    known = {*plain, *(f"{section}.{key}" for section, entries in sections.items() for key in entries)}
+    given = {f"{section}.{key}" for section in sections for key in _entries(values.get(section))} | {*map(str, values)}
+    for key in sorted(given - known):
+        close = difflib.get_close_matches(key, known, 1)
+        raise ConfigError(f"{key}: a recipe has no such key" + (f"; did you mean {close[0]}?" if close else ""))
     for key in values.keys() & {key for key, value in plain.items() if isinstance(value, dict)}:
         if not isinstance(values[key], Mapping):
             raise ConfigError(f"{key} has keys and values, got {values[key]!r}")
     default = flat(plain)
     if empty := [key for key, value in flat(values).items() if value is None and default.get(key) is not None]:
         raise ConfigError(f"{listing(empty)}: null is no value there; leave it out for its default")
+
+
+def _entries(section: Any) -> list[Any]:
+    return list(section) if isinstance(section, Mapping) else []
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

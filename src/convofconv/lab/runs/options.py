@@ -9,12 +9,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace  # type: ignore[attr-defined]
 
 from ...errors import ConfigError
 from ..files import read_yaml
 from ..recipe import Recipe
-from .folder import check_keys, recipe_of
+from .folder import RunFolder, check_keys, recipe_of
 
 #: Recipes that come with the package.
 FOLDER = Path(__file__).parent.parent / "recipes"
@@ -37,6 +37,8 @@ def find_recipe(name: str) -> Path:
         known = [recipe.stem for recipe in sorted(FOLDER.glob("*.yaml"))]
         close = difflib.get_close_matches(name, known)
         hint = f"; did you mean {', '.join(close)}?" if close else "; coc recipes lists them"
+        if Path(name).is_dir():
+            hint = f", and in the folder of that name no run has begun, it has no {RunFolder(Path(name)).recipe.name}"
         raise ConfigError(f"no recipe is called {name}{hint}")
     return path
 
@@ -55,14 +57,22 @@ def list_recipes() -> str:
 def recipe_first(argv: Sequence[str]) -> list[str]:
     """Rewrite ``fit RECIPE --option ...`` so that options overrule the recipe's file.
 
+    Where the recipe is the folder of a run, the file is what that run was started with, and the run is meant.
+
     Raises:
-        ConfigError: no recipe is named, or there is none of that name.
+        ConfigError: no recipe is named, there is none of that name, nor a run in a folder of that name.
     """
     command, *rest = argv
     if any(option in ("-h", "--help") for option in rest):
         return list(argv)
     if not rest or rest[0].startswith("-"):
-        raise ConfigError(f"coc {command} needs a recipe right behind it; coc recipes lists those that are built in")
+        raise ConfigError(
+            f"coc {command} needs a recipe, or the folder of a run, right behind it; coc recipes lists those that are "
+            "built in"
+        )
+    run = RunFolder(Path(rest[0]))
+    if run.recipe.is_file():
+        return [command, "--recipe", str(run.recipe), "--out", str(run.path), *rest[1:]]
     return [command, "--recipe", str(find_recipe(rest[0])), *rest[1:]]
 
 
@@ -110,7 +120,10 @@ class _RecipeFile(ActionConfigFile):
 
     def __call__(self, parser: Any, options: Any, path: Any, option_string: str | None = None) -> None:
         text = json.dumps(read_recipe(Path(path)), default=str)
-        super().__call__(parser, options, text, option_string)  # type: ignore[no-untyped-call]
+        try:
+            super().__call__(parser, options, text, option_string)  # type: ignore[no-untyped-call]
+        except ArgumentError as error:
+            raise ConfigError(f"{path}: {error}") from error
         options[self.dest][-1] = path  # in place of the text
 
 
