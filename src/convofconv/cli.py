@@ -101,6 +101,7 @@ def _parser() -> ArgumentParser:
             choices.add_subcommand(name, own, help=command.summary)
             if name in _RECIPE_COMMANDS:  # only now: adding a sub-command gives it its parent's formatter
                 own.formatter_class = RecipeHelp
+                own.usage = argparse.SUPPRESS  # of a hundred options; the description has one of a line
             if isinstance(command, Group):
                 add(own, command.commands)
 
