@@ -171,7 +171,6 @@ def test_secondary_metrics_and_times_are_beside_the_main_one(tmp_path):
     assert rows["coc"] == {
         "top1": "73.00 ± 2.00",
         "second": "36.50 ± 1.00",
-        "time, × plain": "1.50 ± 0.00",
         "CPU time, × plain": "1.10 ± 0.00",
     }
 
@@ -264,12 +263,16 @@ def test_without_plain_there_is_no_cost_and_no_line(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == _TABLES | {f for f in _FIGURES if "cost" not in f}
 
 
-def test_records_without_cpu_times_have_costs_by_the_clock(tmp_path):
-    records = [{key: value for key, value in record.items() if key != "cpu_seconds"} for record in _records()]
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_costs_are_by_the_clock_on_gpus_and_where_cpu_times_are_missing(on_gpu, tmp_path):
+    records = [record | {"seconds": 100.0 + 50 * (record["variant"] == "coc")} for record in _records()]
+    last = records[-1]
+    records[-1] = last | {"device": "cuda"} if on_gpu else {key: last[key] for key in last if key != "cpu_seconds"}
     (axes,) = draw("cost", analyse(_study(), records)).axes
     assert axes.get_xlabel() == "training time, × plain"
     rows = _rows(_report(_study(), records, tmp_path), ["variant", "top1 | second"])
-    assert (rows["coc"]["time, × plain"], rows["coc"]["CPU time, × plain"]) == ("1.00 ± 0.00", "–")
+    assert rows["coc"]["time, × plain"] == "1.50 ± 0.00"
+    assert "CPU time, × plain" not in rows["coc"]
 
 
 def test_a_variant_without_common_seeds_is_drawn_and_not_compared(tmp_path):
@@ -466,11 +469,10 @@ def test_learning_curves_and_costs_by_hand():
     assert list(coc.lines[0].get_ydata()) == pytest.approx([2, 2, 2])
     band = coc.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == pytest.approx((1, 3))
-    figure = draw("cost", analysis)
-    assert [axes.get_xlabel() for axes in figure.axes] == ["training time, × plain", "training CPU time, × plain"]
-    for axes, relative in zip(figure.axes, (1.5, 1.1), strict=True):
-        (point,) = (line for line in axes.lines if line.get_marker() == "o")
-        assert (list(point.get_xdata()), list(point.get_ydata())) == ([pytest.approx(relative)], [2.0])
+    (axes,) = draw("cost", analysis).axes
+    assert axes.get_xlabel() == "training CPU time, × plain"
+    (point,) = (line for line in axes.lines if line.get_marker() == "o")
+    assert (list(point.get_xdata()), list(point.get_ydata())) == ([pytest.approx(1.1)], [2.0])
 
 
 def _texts(figure):

@@ -15,9 +15,9 @@ from .study import Settings, Study
 
 #: The variant that costs are relative to, and that figures draw a line for.
 PLAIN = "plain"
-#: Training times in records: by the clock, which other work on the machine slows down, and of the run's process, which
-#: leaves out what a GPU does.
-CLOCKS = {"seconds": "time", "cpu_seconds": "CPU time"}
+#: Training times in records: of the run's process, which leaves out what a GPU does, and by the clock, which other work
+#: on the machine slows down.
+CLOCKS = {"cpu_seconds": "CPU time", "seconds": "time"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Cell:
 
     def relative_time(self, baseline: Cell, clock: str) -> Summary:
         """Training time as a multiple of the baseline's, paired by seed."""
-        mine, theirs = ({s: r[clock] for s, r in cell.results.items() if clock in r} for cell in (self, baseline))
+        mine, theirs = ({seed: result[clock] for seed, result in cell.results.items()} for cell in (self, baseline))
         return summarize([mine[seed] / theirs[seed] for seed in mine if seed in theirs])
 
     def learning(self, baseline: Cell | None = None) -> dict[int, Summary]:
@@ -149,15 +149,17 @@ class Network:
     tuning: tuple[PlannedRun, ...]
     paper: Mapping[str, float]
 
-    def cost(self, variant: str, clock: str) -> Summary:
-        """Training time of a variant as a multiple of plain's; empty without plain.
+    @property
+    def clock(self) -> str:
+        """Which of :data:`CLOCKS` tells what training takes: CPU time where all runs were on a CPU and recorded it."""
+        results = [result for cell in self.cells.values() for result in cell.results.values()]
+        on_cpu = all(result.get("device", "cpu") == "cpu" and "cpu_seconds" in result for result in results)
+        return "cpu_seconds" if on_cpu else "seconds"
 
-        Args:
-            variant: its name.
-            clock: one of :data:`CLOCKS`.
-        """
+    def cost(self, variant: str) -> Summary:
+        """Training time of a variant as a multiple of plain's; empty without plain."""
         plain = self.cells.get(PLAIN)
-        return self.cells[variant].relative_time(plain, clock) if plain else summarize([])
+        return self.cells[variant].relative_time(plain, self.clock) if plain else summarize([])
 
     def gain(self, variant: str) -> Comparison:
         """A variant against plain; empty without plain."""

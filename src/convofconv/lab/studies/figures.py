@@ -31,8 +31,8 @@ CAPTIONS = {
     "variants differ from its plain network by, drawn from our plain network.",
     "learning": "Learning curves: validation metric per epoch, mean over seeds in a band of one standard deviation, "
     "plain in grey; then what each variant differs from plain by, paired by seed.",
-    "cost": "What a variant gains over plain and what its training takes, by the clock and of the CPU: means and 95 % "
-    "confidence intervals, paired by seed.",
+    "cost": "What a variant gains over plain and what its training takes: means and 95 % confidence intervals, paired "
+    "by seed.",
 }
 
 
@@ -218,47 +218,48 @@ def _band(axes: Any, epochs: Mapping[int, Summary], colour: str) -> None:
     axes.fill_between(list(epochs), mean - spread, mean + spread, color=colour, alpha=0.2, lw=0)
 
 
-def _gains(network: Network, clock: str) -> list[tuple[str, float, float]]:
+def _gains(network: Network) -> list[tuple[str, float, float]]:
     """Variants with their relative training time and their gain over plain, as far as there are both."""
     found = []
     for name in network.cells:
-        cost, gain = network.cost(name, clock).mean, network.gain(name).difference
+        cost, gain = network.cost(name).mean, network.gain(name).difference
         if name != PLAIN and cost is not None and gain is not None:
             found.append((name, cost, gain))
     return found
 
 
 def _cost(study: Study, networks: Sequence[Network]) -> Figure | None:
-    """A row per network, a column per clock."""
-    networks = [network for network in networks if _gains(network, "seconds")]
-    clocks = [clock for clock in CLOCKS if any(_gains(network, clock) for network in networks)]
+    """A panel per network, two in a row."""
+    networks = [network for network in networks if _gains(network)]
     if not networks:
         return None
-    height = max(3.6, 1.4 + LINE * max(len(_gains(network, "seconds")) for network in networks))
-    figure = Figure(figsize=(6 * len(clocks), height * len(networks)), layout="constrained")
-    rows = figure.subplots(len(networks), len(clocks), squeeze=False, sharey="row")
-    for row, network in zip(rows, networks, strict=True):
-        for axes, clock in zip(row, clocks, strict=True):
-            axes.set_title(network.label)
-            axes.set_xlabel(f"training {CLOCKS[clock]}, × {PLAIN}")
-            _cost_panel(axes, network, clock)
-        row[0].set_ylabel(f"gain over {PLAIN}, points of {network.metric}")
-        for axes, clock in zip(row, clocks, strict=True):  # now that the limits are known
-            _name_points(axes, [*_gains(network, clock), (PLAIN, 1.0, 0.0)], gap=0.19 / (height - 1.2))
+    columns = min(2, len(networks))
+    rows = -(-len(networks) // columns)
+    height = max(3.6, 1.4 + LINE * max(len(_gains(network)) for network in networks))
+    figure = Figure(figsize=(6 * columns, height * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, network in zip(panels, networks, strict=False):
+        axes.set_title(network.label)
+        axes.set_xlabel(f"training {CLOCKS[network.clock]}, × {PLAIN}")
+        axes.set_ylabel(f"gain over {PLAIN}, points of {network.metric}")
+        _cost_panel(axes, network)
+        _name_points(axes, [*_gains(network), (PLAIN, 1.0, 0.0)], gap=0.19 / (height - 1.2))
+    for axes in panels[len(networks) :]:
+        axes.set_axis_off()
     return figure
 
 
-def _cost_panel(axes: Any, network: Network, clock: str) -> None:
-    for name, cost, gain in _gains(network, clock):
+def _cost_panel(axes: Any, network: Network) -> None:
+    for name, cost, gain in _gains(network):
         low, high = network.gain(name).interval or (gain, gain)
-        left, right = network.cost(name, clock).interval or (cost, cost)
+        left, right = network.cost(name).interval or (cost, cost)
         axes.plot([left, right], [gain, gain], color=BLUE, alpha=0.25, lw=1)
         axes.plot([cost, cost], [low, high], color=BLUE, alpha=0.25, lw=1)
         axes.plot(cost, gain, "o", color=BLUE, markersize=5)
     axes.plot(1, 0, "s", color=GREY, markersize=6)
     axes.axhline(0, color=GREY, linestyle=":")
-    axes.set_xlim(_around([1.0, *(cost for _, cost, _ in _gains(network, clock))], margin=0.3))
-    axes.set_ylim(_around([0.0, *(gain for _, _, gain in _gains(network, clock))], margin=0.3))
+    axes.set_xlim(_around([1.0, *(cost for _, cost, _ in _gains(network))], margin=0.3))
+    axes.set_ylim(_around([0.0, *(gain for _, _, gain in _gains(network))], margin=0.3))
     axes.grid(alpha=0.3)
 
 

@@ -107,8 +107,8 @@ def _reading(analysis: Analysis) -> Iterator[str]:
         "correction for small samples; two pairs are too few for it.",
         "What a comparison could have seen is the true difference that its corrected test finds with a probability of "
         "80 %, given the spread that was measured. A smaller one may be there.",
-        "Time is by the clock, which other work on the machine slows down; CPU time is that of the run's process "
-        "and leaves out what a GPU does.",
+        "What training takes is compared by CPU time where the runs were on CPUs, for other work on the machine slows "
+        "the clock down; on GPUs by the clock.",
     ]
     if any(network.paper for network in analysis.networks):
         lines.append(
@@ -187,11 +187,11 @@ def _secondary(network: Network) -> str:
         [
             name,
             *(spread(cell.summary(metric)) for metric in metrics),
-            *(spread(network.cost(name, clock)) for clock in CLOCKS),
+            spread(network.cost(name)),
         ]
         for name, cell in network.cells.items()
     ]
-    table = _table(["variant", *metrics, *(f"{clock}, × {PLAIN}" for clock in CLOCKS.values())], rows)
+    table = _table(["variant", *metrics, f"{CLOCKS[network.clock]}, × {PLAIN}"], rows)
     return f"All metrics and the training time, mean ± sd:\n\n{table}"
 
 
