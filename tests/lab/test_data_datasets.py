@@ -21,7 +21,7 @@ from torchvision.datasets import CIFAR10, VOCSegmentation
 from convofconv import ConfigError
 from convofconv.lab.data import datasets
 from convofconv.lab.data.datasets import Split, read_split, split_digits
-from convofconv.lab.pictures import digit_images
+from convofconv.lab.data.pictures import digit_images
 from convofconv.lab.recipe import DataRecipe
 
 SPLITS = {"train": {"ant": 3, "bee": 4, "cow": 2}, "val": {"ant": 2, "cow": 1}}

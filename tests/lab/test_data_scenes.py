@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from convofconv.lab.data import scenes
 from convofconv.lab.data.datasets import split_digits
-from convofconv.lab.pictures import digit_images
+from convofconv.lab.data.pictures import digit_images
 
 SEEDS = range(60)
 

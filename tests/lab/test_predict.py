@@ -22,9 +22,9 @@ from torchvision.transforms.v2.functional import to_image
 
 from convofconv.cli import main
 from convofconv.lab.data.augment import evaluation_transform
+from convofconv.lab.data.pictures import digit_images
 from convofconv.lab.data.scenes import compose_scene
 from convofconv.lab.models.build import build_network
-from convofconv.lab.pictures import digit_images
 from convofconv.lab.predict import answers
 from convofconv.lab.predict import predict as module
 from convofconv.lab.predict.canvas import palette

@@ -53,6 +53,19 @@ def test_a_saved_recipe_serves_a_study(saved):
     assert recipe_from(str(saved), {}, data=Path("elsewhere")) == recipe_from("digits-resnet18", settings)
 
 
+def test_a_recipe_for_coc_serves_other_methods_to_compare_with(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    mine = "method: coc\npreset: released\nassociation: {grid_side: 4}\n"
+    Path("mine.yaml").write_text(mine)
+    Path("without.yaml").write_text(mine.replace("method: coc", "method: stnd"))
+    unknown = "--training.batch=999999"  # ends both where the recipe is accepted
+    assert main(["fit", "mine.yaml", "--method=stnd", unknown]) == 2
+    assert "training.batch" in capsys.readouterr().err
+    for refused in (["without.yaml"], ["mine.yaml", "--method=stnd", "--preset=lightweight"]):
+        assert main(["fit", *refused, unknown]) == 2
+        assert "preset and association are of the method coc, this is stnd" in capsys.readouterr().err
+
+
 BROKEN = {
     "": "a recipe has keys and values, this is a NoneType",
     "- a\n": "a recipe has keys and values, this is a list",

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 import convofconv as coc
 from convofconv.cli import main
 from convofconv.lab.recipe import DETECTION_TASKS, METHODS
+from convofconv.lab.runs.finish import versions
 from convofconv.lab.runs.folder import RunFolder
 from convofconv.lab.runs.options import FOLDER
 
@@ -123,6 +124,33 @@ def test_a_run_learns(tmp_path):
     narrow = ["--model.backbone=resnet10t", "--model.options={'channels': [16, 16, 32, 32]}", "--training.epochs=3"]
     assert fit([*CLASSIFY, *options, *narrow, "--method=coc"], tmp_path / "run") == 0
     assert results(tmp_path / "run")["test"]["folded"]["top1"] > 80
+
+
+def test_the_commit_is_that_of_the_code_and_not_of_a_repository_around_it(tmp_path, monkeypatch):
+    from convofconv.lab.runs import finish as module
+
+    own = tmp_path / "repository" / ".venv" / "finish.py"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    git = partial(subprocess.run, cwd=own.parents[1], check=True, capture_output=True, text=True)
+    git(["git", "init"])
+    commit = [
+        "git",
+        "-c",
+        "user.name=one",
+        "-c",
+        "user.email=one@example.org",
+        "commit",
+        "--allow-empty",
+        "-m",
+        "first",
+    ]
+    git(commit)
+    monkeypatch.setattr(module, "__file__", str(own))
+    assert versions()["git_commit"] is None
+    git(["git", "add", str(own)])
+    git([*commit[:-1], "second"])
+    assert versions()["git_commit"] == git(["git", "rev-parse", "HEAD"]).stdout.strip()
 
 
 def test_the_log_has_a_line_per_epoch_and_the_curves_are_a_picture(tmp_path):
@@ -225,7 +253,7 @@ def by_slurm(arguments, out, places=(None, None)):
 @pytest.mark.parametrize(
     ("recipe", "limit", "launch"),
     [
-        (_WITHOUT_NORM, 95, by_torchrun),
+        ([*_WITHOUT_NORM, "--training.ema=0.9"], 95, by_torchrun),
         (_WITHOUT_NORM, 95, by_slurm),
         (DETECT, 63, by_torchrun),
     ],
@@ -286,7 +314,7 @@ def test_a_finished_run_is_not_run_over(tmp_path, capsys):
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has a GPU")
-@pytest.mark.parametrize("option", ["machine.accelerator=gpu", "machine.strategy=fsdp", "training.precision=16-mixed"])
+@pytest.mark.parametrize("option", ["machine.accelerator=gpu", "training.precision=16-mixed"])
 def test_what_needs_a_gpu_is_told_where_there_is_none(option, tmp_path, capsys):
     recipe = [argument for argument in CLASSIFY if "accelerator" not in argument]
     assert fit([*recipe, f"--{option}"], tmp_path / "run") == 2

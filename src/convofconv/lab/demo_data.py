@@ -12,8 +12,8 @@ from torch.utils.data import TensorDataset
 from torchvision.transforms import v2
 
 from ..errors import ConfigError, listing
+from .data.pictures import Pictures, Source, digits, find_pictures
 from .demo_settings import DemoSettings
-from .pictures import Pictures, Source, digits, find_pictures
 from .progress import progress_bar
 
 #: The choice and the split of pictures are the same for all trainings, whatever their seeds.

@@ -285,14 +285,14 @@ class MachineRecipe:
         accelerator: cpu, gpu or auto.
         devices: processes per machine, one per GPU.
         nodes: machines.
-        strategy: auto, ddp or fsdp.
+        strategy: auto or ddp.
         threads: CPU threads per process; 0 leaves torch's choice.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
     nodes: int = 1
-    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    strategy: Literal["auto", "ddp"] = "auto"
     threads: int = 0
 
     def __post_init__(self) -> None:

@@ -13,11 +13,11 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100, VOCSegmentation
 
 from ...errors import ConfigError, listing
-from ..pictures import Pictures, digit_images, find_cifar, split_folder
 from ..recipe import DataRecipe
 from . import scenes
 from .images import Mask, open_pair
 from .loading import seed_of
+from .pictures import Pictures, digit_images, find_cifar, split_folder
 
 #: An RGB picture, and its label or its mask.
 Sample = tuple[Image.Image, int | Mask]

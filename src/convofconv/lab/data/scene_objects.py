@@ -10,10 +10,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from ...errors import ConfigError
-from ..pictures import digit_images
 from .datasets import SCENES, split_digits
 from .loading import seed_of
 from .objects import Objects, ObjectSplit, Picture
+from .pictures import digit_images
 from .scenes import CLASSES, SIDE, compose_scene
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import functools
 import io
 import json
 import platform
@@ -134,10 +135,12 @@ def versions() -> dict[str, str | None]:
 
 
 def _git_commit() -> str | None:
-    """The commit of this code, where it runs from a clone."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """The commit of this code, where it runs from a clone and is not merely installed somewhere in a repository."""
+    here = Path(__file__)
+    git = functools.partial(subprocess.run, cwd=here.parent, capture_output=True, text=True, check=True)
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        git(["git", "ls-files", "--error-unmatch", here.name])
+        return str(git(["git", "rev-parse", "HEAD"]).stdout.strip())
     except (OSError, subprocess.CalledProcessError):
         return None
 

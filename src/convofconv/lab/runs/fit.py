@@ -153,9 +153,8 @@ def _trainer(recipe: Recipe, folder: RunFolder | None) -> Trainer:
         callbacks += [_CheckShared(folder), _WriteHistory(folder), KeepLastAndBest(folder, training.checkpoint_steps)]
     logger = TensorBoardLogger(folder.path, name="", version="tensorboard") if folder is not None else False
     on_cpu = machine.accelerator == "cpu" or not torch.accelerator.is_available()
-    if on_cpu and (machine.accelerator == "gpu" or machine.strategy == "fsdp" or training.precision == "16-mixed"):
-        key = "machine.strategy fsdp" if machine.strategy == "fsdp" else "training.precision 16-mixed"
-        key = "machine.accelerator gpu" if machine.accelerator == "gpu" else key
+    if on_cpu and (machine.accelerator == "gpu" or training.precision == "16-mixed"):
+        key = "machine.accelerator gpu" if machine.accelerator == "gpu" else "training.precision 16-mixed"
         raise ConfigError(f"{key} needs a GPU, and torch finds none here")
     return Trainer(
         accelerator=machine.accelerator,

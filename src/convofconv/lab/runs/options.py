@@ -139,8 +139,14 @@ def build_recipe(options: Namespace) -> tuple[str, Recipe]:
     Raises:
         ConfigError: a value is impossible.
     """
-    given = options.as_dict()
-    recipe = recipe_of({field.name: given[field.name] for field in fields(Recipe)})
-    if (recipe.association or recipe.preset != Recipe.preset) and "coc" not in recipe.method.split("+"):
-        raise ConfigError(f"preset and association are of the method coc, this is {recipe.method}; give --method coc")
-    return Path(options.recipe[0]).stem, recipe
+    given, path = options.as_dict(), Path(options.recipe[0])
+    recipe, default, theirs = recipe_of({field.name: given[field.name] for field in fields(Recipe)}), Recipe(), {}
+    if "coc" in str((file := read_recipe(path)).get("method")).split("+"):
+        theirs = file  # a recipe for coc may be trained with another method, to compare
+    for key in ("preset", "association"):
+        wanted = getattr(recipe, key)
+        if "coc" not in recipe.method.split("+") and wanted not in (getattr(default, key), theirs.get(key)):
+            raise ConfigError(
+                f"preset and association are of the method coc, this is {recipe.method}; give --method coc"
+            )
+    return path.stem, recipe

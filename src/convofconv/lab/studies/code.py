@@ -14,11 +14,9 @@ _BESIDE = (
     "commands",
     "report.py",
     "verification.py",
-    "lab/checkpoints.py",
     "lab/commands.py",
     "lab/demo",
     "lab/files.py",
-    "lab/pictures.py",
     "lab/predict",
     "lab/progress.py",
     "lab/recipes",  # what a run takes from them is in its record

@@ -43,7 +43,8 @@ class Training(LightningModule):
         self.network = network
         decay = recipe.training.ema
         average = AveragedModel(network, multi_avg_fn=_moving_average(decay), use_buffers=True) if decay else None
-        self.average = average
+        # No gradient comes to it: several processes would wait for them.
+        self.average = average.requires_grad_(False) if average else None
         self.classes = list(classes)
         self.metrics = build_metrics(recipe, classes)
         #: One dictionary of numbers per finished epoch; kept in checkpoints, so that resuming neither loses nor

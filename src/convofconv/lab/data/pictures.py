@@ -19,8 +19,8 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-from ..errors import ConfigError, listing
-from .data.images import open_picture
+from ...errors import ConfigError, listing
+from .images import open_picture
 
 #: Where Tiny-ImageNet tells the classes of its validation pictures.
 _ANNOTATIONS = "val_annotations.txt"
