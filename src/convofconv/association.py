@@ -174,14 +174,14 @@ def to_groups(weight: Tensor, grid: Grid) -> Tensor:
     """Flatten every group of kernels, the last one of a block completed with zeros.
 
     Shape:
-        - weight: ``(co, ci, k_1, ..., k_d)``
+        - weight: ``(co, ci, k_1, ..., k_d)``, or some complete groups of its kernels
         - result: ``(G, n, ci)``; a view where the weight is channels-last and all groups are complete.
     """
     x = weight.movedim(1, -1)
     if grid.missing:
         x = x.reshape(grid.blocks, grid.block_channels, -1)
         x = F.pad(x, (0, 0, 0, grid.missing))
-    return x.reshape(grid.groups, grid.positions, weight.shape[1])
+    return x.reshape(-1, grid.positions, weight.shape[1])
 
 
 def match_layout(out: Tensor, weight: Tensor) -> Tensor:
@@ -194,18 +194,11 @@ def match_layout(out: Tensor, weight: Tensor) -> Tensor:
 
 
 def from_groups(x: Tensor, grid: Grid) -> Tensor:
-    """Undo :func:`to_groups`; the result is channels-last in memory."""
+    """Undo :func:`to_groups`, of any number of channels; the result is channels-last in memory."""
+    channels = x.shape[-1]
     if grid.missing:
-        x = x.reshape(grid.blocks, -1, math.prod(grid.kernel) * grid.channels)[:, : grid.block_channels]
-    return x.reshape(grid.shape[0], *grid.kernel, grid.channels).movedim(-1, 1)
-
-
-def zero_missing(x: Tensor, grid: Grid) -> Tensor:
-    """Set the kernels that complete the last group of a block to zero again, ``(G, n, ci)`` to the same."""
-    if not grid.missing:
-        return x
-    rows = x.reshape(grid.blocks, -1, math.prod(grid.kernel) * grid.channels)[:, : grid.block_channels]
-    return F.pad(rows, (0, 0, 0, grid.missing)).reshape(x.shape)
+        x = x.reshape(grid.blocks, -1, math.prod(grid.kernel) * channels)[:, : grid.block_channels]
+    return x.reshape(grid.shape[0], *grid.kernel, channels).movedim(-1, 1)
 
 
 def has_values(tensor: Tensor) -> bool:
@@ -365,25 +358,6 @@ def super_convolve(
     return (_matmul_way if chosen == "matmul" else _direct_way)(x, super_kernel, grid, share, residual)
 
 
-def grid_rows(x: Tensor, grid: Grid) -> Tensor:
-    """One row per existing position, without the zeros that complete the last group of a block.
-
-    Shape:
-        - x: ``(G, n, c)``
-        - result: ``(co · k_1 ⋯ k_d, c)``
-    """
-    existing = grid.block_channels * math.prod(grid.kernel)
-    return x.reshape(grid.blocks, -1, x.shape[-1])[:, :existing].reshape(-1, x.shape[-1])
-
-
-def from_grid_rows(rows: Tensor, grid: Grid) -> Tensor:
-    """Undo :func:`grid_rows`, with zeros for what is missing."""
-    x = rows.reshape(grid.blocks, -1, rows.shape[-1])
-    if grid.missing:
-        x = F.pad(x, (0, 0, 0, grid.missing * math.prod(grid.kernel)))
-    return x.reshape(grid.groups, grid.positions, rows.shape[-1])
-
-
 def grid_layer_norm(x: Tensor, gain: Tensor, bias: Tensor, grid: Grid, eps: float = 1e-5) -> Tensor:
     """LayerNorm over all grids of a layer, one statistic per input channel (released configuration).
 
@@ -394,12 +368,13 @@ def grid_layer_norm(x: Tensor, gain: Tensor, bias: Tensor, grid: Grid, eps: floa
         - gain, bias: ``(G, cells, k_1, ..., k_d)``
         - result: ``(G, n, ci)``
     """
-    rows = grid_rows(x, grid)
+    affine = (tensor.reshape(grid.groups, grid.positions, 1) for tensor in (gain, bias))
+    # A row per tap of an existing kernel. Statistics per column are what batch norm computes of a table.
+    rows, weight, shift = (from_groups(y, grid).movedim(1, -1).reshape(-1, y.shape[-1]) for y in (x, *affine))
     wide = rows.to(torch.promote_types(x.dtype, torch.float32))
-    # Statistics per column: what batch norm computes of a table.
     normal = torch.batch_norm(wide, None, None, None, None, True, 0.0, eps, False)
-    weight, shift = (grid_rows(affine.reshape(grid.groups, grid.positions, 1), grid) for affine in (gain, bias))
-    return from_grid_rows(torch.addcmul(shift, normal, weight).to(x.dtype), grid)
+    out = torch.addcmul(shift, normal, weight).to(x.dtype)
+    return to_groups(out.reshape(grid.shape[0], *grid.kernel, -1).movedim(-1, 1), grid)
 
 
 def associate(
@@ -449,7 +424,8 @@ def associate(
     residual = basic if skip else None
     last = super_kernel.shape[0] - 1
     for layer, s in enumerate(super_kernel.unbind(0)):
-        x = zero_missing(x, grid) if layer else x
+        if layer and grid.missing:
+            x = to_groups(from_groups(x, grid), grid)
         x = super_convolve(x, s, grid, share, way, residual if layer == last and norm is None else None)
     if norm is not None:
         x = grid_layer_norm(x, *norm, grid)

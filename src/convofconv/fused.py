@@ -61,13 +61,6 @@ def fused_associate_many(
     return out
 
 
-def _composed(weight: Tensor, super_kernel: Tensor, grid: Grid, skip: bool) -> Tensor:
-    """The same of differentiable operations."""
-    x, matrix = to_groups(weight, grid), super_matrix(super_kernel, grid)
-    out = torch.baddbmm(x, matrix, x) if skip else torch.bmm(matrix, x)
-    return match_layout(from_groups(out, grid), weight)
-
-
 class _Associate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, super_kernel: Tensor, grid: Grid, skip: bool) -> Tensor:
@@ -80,15 +73,15 @@ class _Associate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         weight, super_kernel, matrix = ctx.saved_tensors
-        if torch.is_grad_enabled():  # for derivatives of this derivative
-            return *_composed_backward(weight, super_kernel, grad, ctx.grid, ctx.skip), None, None
         with no_autocast(weight.device):  # the forward ran outside of it
+            if torch.is_grad_enabled():  # for derivatives of this derivative
+                matrix = super_matrix(super_kernel, ctx.grid)
             return *_backward(weight, matrix, grad, ctx.grid, ctx.skip), None, None
 
     @staticmethod
     def jvp(ctx: Any, weight_tangent: Tensor | None, super_tangent: Tensor | None, *_: None) -> Tensor:
         weight, super_kernel = ctx.saved_tensors[:2]
-        return _composed_jvp(weight, super_kernel, weight_tangent, super_tangent, ctx.grid, ctx.skip)
+        return _jvp(weight, super_kernel, weight_tangent, super_tangent, ctx.grid, ctx.skip)
 
 
 class _AssociateMany(torch.autograd.Function):
@@ -116,7 +109,8 @@ class _AssociateMany(torch.autograd.Function):
                 if grad is None:
                     pairs.append((None, None))
                     continue
-                of_w, of_s = _composed_backward(w.to(x.dtype), s.to(x.dtype), grad, ctx.grid, ctx.skip)
+                again = super_matrix(s.to(x.dtype), ctx.grid)
+                of_w, of_s = _backward(w.to(x.dtype), again, grad, ctx.grid, ctx.skip)
                 pairs.append((of_w.to(w.dtype), of_s.to(s.dtype)))
             return None, None, None, *(pair[0] for pair in pairs), *(pair[1] for pair in pairs)
         with no_autocast(x.device):  # the forward ran outside of it
@@ -134,7 +128,7 @@ class _AssociateMany(torch.autograd.Function):
         tensors = [t.to(dtype) for t in ctx.saved_tensors[2:]]
         tangents = tuple(t if t is None else t.to(dtype) for t in tangents)
         return tuple(
-            _composed_jvp(tensors[i], tensors[layers + i], tangents[i], tangents[layers + i], ctx.grid, ctx.skip)
+            _jvp(tensors[i], tensors[layers + i], tangents[i], tangents[layers + i], ctx.grid, ctx.skip)
             for i in range(layers)
         )
 
@@ -156,32 +150,38 @@ def _unstack(x: Tensor, weights: Sequence[Tensor], grid: Grid) -> tuple[Tensor, 
     return kernels.transpose(2, 3).contiguous().view(len(weights), *grid.shape).unbind()
 
 
+def _whole(weight: Tensor, matrix: Tensor, grid: Grid, skip: bool) -> Tensor:
+    """All groups at once, of differentiable operations."""
+    return match_layout(from_groups(_apply(matrix, to_groups(weight, grid), skip), grid), weight)
+
+
 def _forward(weight: Tensor, matrix: Tensor, grid: Grid, skip: bool) -> Tensor:
     chunks = _chunks(weight, grid)
     if chunks is None:
-        return match_layout(from_groups(_apply(matrix, to_groups(weight, grid), skip), grid), weight)
+        return _whole(weight, matrix, grid, skip)
     out = torch.empty_like(weight)
     for kernels, groups in chunks:
-        _write(out[kernels], _apply(matrix[groups], _to_groups(weight[kernels], grid), skip), grid)
+        _write(out[kernels], _apply(matrix[groups], to_groups(weight[kernels], grid), skip), grid)
     return out
 
 
 def _backward(weight: Tensor, matrix: Tensor, grad: Tensor, grid: Grid, skip: bool) -> tuple[Tensor, Tensor]:
-    back, chunks = matrix.mT, None if _is_batched(grad) else _chunks(weight, grid)
-    if chunks is None:
+    back, chunks = matrix.mT, _chunks(weight, grid)
+    # What is differentiated again, and what runs for many upstream gradients at once, is not written in place.
+    if chunks is None or torch.is_grad_enabled() or _is_batched(grad):
         g = to_groups(grad, grid)
         grad_matrix = torch.bmm(g, to_groups(weight, grid).mT)
         grad_weight = match_layout(from_groups(_apply(back, g, skip), grid), weight)
     else:
         grad_matrix, grad_weight = torch.empty_like(matrix), torch.empty_like(weight)
         for kernels, groups in chunks:
-            g = _to_groups(grad[kernels], grid)
-            torch.bmm(g, _to_groups(weight[kernels], grid).mT, out=grad_matrix[groups])
+            g = to_groups(grad[kernels], grid)
+            torch.bmm(g, to_groups(weight[kernels], grid).mT, out=grad_matrix[groups])
             _write(grad_weight[kernels], _apply(back[groups], g, skip), grid)
     return grad_weight, _to_super_kernel(grad_matrix, grid)
 
 
-def _composed_jvp(
+def _jvp(
     weight: Tensor,
     super_kernel: Tensor,
     weight_tangent: Tensor | None,
@@ -191,19 +191,10 @@ def _composed_jvp(
 ) -> Tensor:
     out = torch.zeros_like(weight)
     if weight_tangent is not None:
-        out = out + _composed(weight_tangent, super_kernel, grid, skip)
+        out = out + _whole(weight_tangent, super_matrix(super_kernel, grid), grid, skip)
     if super_tangent is not None:
-        out = out + _composed(weight, super_tangent, grid, skip=False)
+        out = out + _whole(weight, super_matrix(super_tangent, grid), grid, skip=False)
     return out
-
-
-def _composed_backward(
-    weight: Tensor, super_kernel: Tensor, grad: Tensor, grid: Grid, skip: bool
-) -> tuple[Tensor, Tensor]:
-    x, g, matrix = to_groups(weight, grid), to_groups(grad, grid), super_matrix(super_kernel, grid)
-    back = torch.bmm(matrix.mT, g)
-    grad_weight = match_layout(from_groups(g + back if skip else back, grid), weight)
-    return grad_weight, _to_super_kernel(torch.bmm(g, x.mT), grid)
 
 
 def _to_super_kernel(grad_matrix: Tensor, grid: Grid) -> Tensor:
@@ -226,13 +217,8 @@ def _chunks(weight: Tensor, grid: Grid) -> list[tuple[slice, slice]] | None:
 
 
 def _is_batched(grad: Tensor) -> bool:
-    """Whether a backward runs for many upstream gradients at once (Jacobians): nothing can be written in place."""
+    """Whether a backward runs for many upstream gradients at once (Jacobians)."""
     return bool(torch._C._functorch.is_batchedtensor(grad) or torch._C._functorch.is_legacy_batchedtensor(grad))
-
-
-def _to_groups(kernels: Tensor, grid: Grid) -> Tensor:
-    """:func:`to_groups` of some complete groups."""
-    return kernels.movedim(1, -1).reshape(-1, grid.positions, grid.channels)
 
 
 def _write(out: Tensor, x: Tensor, grid: Grid) -> None:
