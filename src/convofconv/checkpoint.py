@@ -8,10 +8,10 @@ from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
 
+from .caching import cache_kernels
 from .errors import ArgumentTypeError, ConfigError, ConvOfConvError, SurgeryError, listing
 from .maps import Conv, KernelMap, read_settings
 from .selection import describe, obstacle, refuse_wrapped
-from .sharing import share
 from .surgery import register, warn_of_optimizers
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -71,7 +71,7 @@ def convert_like(model: ModelT, state_dict: Mapping[str, Any]) -> ModelT:
         for kernel_map in maps:
             register(conv, kernel_map, name)
     if plan:
-        share(model)
+        cache_kernels(model)
     warn_of_optimizers(plan)
     return model
 

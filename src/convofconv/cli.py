@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         missing = (error.name or "").partition(".")[0]
         if missing not in _LAB_PACKAGES:
             raise
-        return _complain(f"the package {missing} is missing; run: pip install 'convofconv[lab]'")
+        return _complain(f"the package {missing} is missing; in a clone, run: pip install '.[lab]'")
     return 0
 
 

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .association import has_values
+from .caching import cached_kernel
 from .errors import ConversionWarning, SurgeryError
 from .maps import KernelMap
 from .selection import kernel_maps, weight_maps
-from .sharing import shared_kernel
 from .writers import writers
 
 _MAPS = "parametrizations.weight."
@@ -132,7 +132,7 @@ def _warn_of_writing(getter: Any) -> Any:
                         ConversionWarning,
                         stacklevel=2,
                     )
-            if (kernel := shared_kernel(self)) is not None:
+            if (kernel := cached_kernel(self)) is not None:
                 return kernel
         try:
             return cast(Tensor, getter(self))

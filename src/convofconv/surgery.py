@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .association import has_values, no_autocast
+from .caching import cache_kernels, stop_caching
 from .config import Config, resolve_config
 from .errors import ArgumentTypeError, ConfigError, ConversionWarning, ConvOfConvError, SurgeryError, listing
 from .manners import forget, teach, untaught
@@ -44,7 +45,6 @@ from .selection import (
     refuse_wrapped,
     weight_maps,
 )
-from .sharing import share, unshare
 
 Method = str | type[KernelMap] | Sequence[str | type[KernelMap]]
 Configs = Config | str | Mapping[str, Config | str]
@@ -114,7 +114,7 @@ def convert(model: ModelT, method: Method = "coc", config: Configs = "poster", w
     for name, conv, maps in plan:
         for kernel_map in maps:
             register(conv, kernel_map, name)
-    share(model)
+    cache_kernels(model)
     warn_of_optimizers(plan)
     return model
 
@@ -150,7 +150,7 @@ def reparameterize(model: ModelT, inplace: bool = False, where: Where | None = N
         weight = cast(nn.Parameter, registered.original)
         weight.data = kernels[id(weight)]
         _unparametrize(conv, weight)
-    unshare(model)
+    stop_caching(model)
     return model
 
 
@@ -173,7 +173,7 @@ def remove(model: ModelT, inplace: bool = False, where: Where | None = None) -> 
     model = _check_converted(model, "remove", inplace)
     for conv, registered in _converted(model, where):
         _unparametrize(conv, cast(nn.Parameter, registered.original))
-    unshare(model)
+    stop_caching(model)
     return model
 
 

@@ -115,7 +115,7 @@ def test_options_reach_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         (
             ModuleNotFoundError("No module named 'mlxtend'", name="mlxtend.data"),
             2,
-            "coc: the package mlxtend is missing; run: pip install 'convofconv[lab]'\n",
+            "coc: the package mlxtend is missing; in a clone, run: pip install '.[lab]'\n",
         ),
     ],
 )
@@ -142,4 +142,4 @@ def test_other_missing_modules_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -
 def test_without_the_extra_one_line_tells_what_to_install() -> None:
     done = python("import sys; sys.modules['jsonargparse'] = None; from convofconv.cli import main; sys.exit(main([]))")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "coc: the package jsonargparse is missing; run: pip install 'convofconv[lab]'\n"
+    assert done.stderr == "coc: the package jsonargparse is missing; in a clone, run: pip install '.[lab]'\n"

@@ -1,4 +1,4 @@
-"""What `coc` runs: data, training and figures around the core. Needs the extra: ``pip install 'convofconv[lab]'``.
+"""What `coc` runs: data, training and figures around the core. Needs the extra ``[lab]``.
 
 The core never imports anything from here.
 """

@@ -39,7 +39,7 @@ class RayWorkers:
         try:
             import ray
         except ModuleNotFoundError as error:
-            raise ConfigError("--address needs Ray; run: pip install 'convofconv[cluster]'") from error
+            raise ConfigError("--address needs Ray; in a clone, run: pip install '.[lab,cluster]'") from error
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, ignore_reinit_error=True)
         except (ConnectionError, RuntimeError, ValueError) as error:

@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import convofconv as coc
-from convofconv import sharing
+from convofconv import caching
 
-counts = pytest.mark.skipif(sharing._top_hooks is None, reason="this torch is too old to keep kernels")
+counts = pytest.mark.skipif(caching._top_hooks is None, reason="this torch is too old to keep kernels")
 
 
 class Counting(coc.KernelMap):
@@ -153,10 +153,10 @@ def test_two_forwards_then_two_backwards(x):
 @counts
 def test_nothing_stays_after_the_forward_also_after_an_exception(counted, x):
     counted(x)
-    assert not sharing._local.frames
+    assert not caching._local.frames
     with pytest.raises(RuntimeError):
         counted(torch.randn(1, 3, 6, 6))
-    assert not sharing._local.frames
+    assert not caching._local.frames
     before = calls(counted)
     assert counted.head.weight is not counted.head.weight
     assert calls(counted) == before + 2
@@ -361,7 +361,7 @@ def test_an_interrupted_forward_leaves_nothing_behind(x):
     assert model.head.weight is not model.head.weight
     for _ in range(2):
         model(x).sum().backward()
-    assert not sharing._local.frames
+    assert not caching._local.frames
 
 
 def test_a_frozen_layer_among_trainable_ones_stays_frozen(x):

@@ -9,6 +9,9 @@ A kept kernel is used only in the mode it was computed in (gradients, inference,
 parameters has changed (writes through ``parameter.data`` are invisible to torch, and so to us). Inside activation
 checkpointing, ``torch.func`` and ``torch.compile`` nothing is kept: the first must save the same tensors when it runs
 again, the others trace.
+
+``torch.nn.utils.parametrize.cached()`` does less and asks for more: users write it around every forward, it knows no
+change of mode or parameters inside, and it computes every kernel by itself.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ _BATCH_BYTES = 1 << 21
 _local = threading.local()
 
 
-def share(model: nn.Module) -> None:
+def cache_kernels(model: nn.Module) -> None:
     """Keep kernels while ``model``'s forward runs."""
     _plans.pop(model, None)
     if _enter not in model._forward_pre_hooks.values():
@@ -47,8 +50,8 @@ def share(model: nn.Module) -> None:
         model.register_forward_hook(_leave, always_call=True)
 
 
-def unshare(model: nn.Module) -> None:
-    """Take the hooks of :func:`share` off every module that has no converted conv left."""
+def stop_caching(model: nn.Module) -> None:
+    """Take the hooks of :func:`cache_kernels` off every module that has no converted conv left."""
     for module in model.modules():
         _plans.pop(module, None)
         if _enter in module._forward_pre_hooks.values() and not any(kernel_maps(conv) for _, conv in convs(module)):
@@ -58,7 +61,7 @@ def unshare(model: nn.Module) -> None:
                     module._forward_hooks_always_called.pop(key, None)
 
 
-def shared_kernel(conv: nn.Module) -> Tensor | None:
+def cached_kernel(conv: nn.Module) -> Tensor | None:
     """The conv's kernel in the forward that is running, or ``None`` where each use computes its own."""
     if torch.compiler.is_compiling():  # from Python between two graphs, where torch.compile starts with this function
         return None
@@ -76,7 +79,7 @@ def _enter(module: nn.Module, _: Any) -> None:
         return
     plan = _plan(module)
     if not plan:  # everything was folded through a part of the model
-        unshare(module)
+        stop_caching(module)
         return
     if not hasattr(_local, "frames"):
         _local.frames = []
