@@ -10,6 +10,8 @@ import torch
 
 pytest.importorskip("torchvision")
 
+from torch.utils.data import default_collate
+
 from convofconv.errors import ConfigError
 from convofconv.lab.data.loading import ResumableLoader, TrainingOrder, evaluation_loader, seed_of
 from convofconv.lab.data.objects import collate_objects
@@ -83,7 +85,7 @@ def test_an_epoch_is_gone_on_with(groups: list[int] | None) -> None:
     assert list(resumed) == whole  # the next epoch starts at its beginning
 
 
-@pytest.mark.parametrize("collate", [None, collate_objects], ids=["masks", "objects"])
+@pytest.mark.parametrize("collate", [default_collate, collate_objects], ids=["masks", "objects"])
 def test_pictures_of_one_size_are_evaluated_together(collate: Any) -> None:
     sizes = [(4, 6), (6, 4), (4, 6), (4, 6), (6, 4)]
 

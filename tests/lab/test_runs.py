@@ -19,11 +19,11 @@ import torch
 import yaml
 from coco_files import write_squares
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import convofconv as coc
 from convofconv.cli import main
-from convofconv.lab.recipe import DETECTION_TASKS, METHODS
+from convofconv.lab.recipe import DETECTION_TASKS
 from convofconv.lab.runs.finish import versions
 from convofconv.lab.runs.folder import RunFolder
 from convofconv.lab.runs.options import FOLDER
@@ -86,7 +86,7 @@ def results(out):
     return {key: value for key, value in found.items() if key not in ("seconds", "cpu_seconds", "command", "versions")}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["plain", "stnd", "orth", "coc", "coc+stnd", "coc+orth"])
 @pytest.mark.parametrize(
     "recipe",
     [CLASSIFY, SEGMENT, DETECT, INSTANCES],
@@ -395,6 +395,11 @@ def test_the_folder_of_a_run_stands_for_its_recipe_and_what_was_overruled(tmp_pa
     assert "training.lr=0.1 there, 0.5 here" in capsys.readouterr().err
     assert main(["fit", "whole", "--out=again"]) == 0
     assert results("again") == results("whole")
+    of_another = {key: value.flatten()[:1] for key, value in load_file("again/model.safetensors").items()}
+    save_file(of_another, "again/model.safetensors")
+    capsys.readouterr()
+    assert main(["test", "again"]) == 2
+    assert "again/model.safetensors: not the network of recipe.json: size mismatch" in capsys.readouterr().err
 
 
 def test_a_run_of_another_recipe_is_not_gone_on_with(tmp_path, capsys):

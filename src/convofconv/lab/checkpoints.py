@@ -12,7 +12,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import ConfigError, listing
 from .files import write_atomic
@@ -54,11 +54,27 @@ def read_state_dict(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
     return best
 
 
+def load_weights(
+    network: nn.Module, state_dict: Mapping[str, Tensor], complaint: str, hint: str = "", strict: bool = True
+) -> None:
+    """Load a state dict into a network.
+
+    Raises:
+        ConfigError: it does not fit. The message is the complaint, the first that torch has to say, and the hint.
+    """
+    try:
+        network.load_state_dict(state_dict, strict=strict)
+    except RuntimeError as error:
+        lines = " ".join(line.strip() for line in str(error).splitlines()[1:4])
+        raise ConfigError(f"{complaint}: {lines}{hint}") from error
+
+
 def write_state_dict(path: Path, state_dict: Mapping[str, Tensor]) -> None:
     """Write tensors to ``.safetensors`` or, by any other name, with ``torch.save``; atomically.
 
     Raises:
-        ConfigError: the folder does not exist or cannot be written to.
+        ConfigError: the folder does not exist.
+        OSError: it cannot be written to, or the disk is full.
     """
     if not path.parent.is_dir():
         raise ConfigError(f"{path.parent}: there is no such folder to write {path.name} into")
@@ -66,6 +82,8 @@ def write_state_dict(path: Path, state_dict: Mapping[str, Tensor]) -> None:
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state_dict.items()
     }
+    # By way of memory: on a full disk both libraries' writers raise what is no OSError, and safetensors' leaves a file
+    # that nobody else may read.
     if path.suffix == ".safetensors":
         write_atomic(path, safetensors.torch.save(tensors, metadata={"format": "pt"}))
     else:

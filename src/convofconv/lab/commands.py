@@ -13,7 +13,7 @@ from .. import convert, convert_like, reparameterize, summary, verify
 from ..checkpoint import is_converted
 from ..errors import ConfigError
 from .architectures import build_architecture
-from .checkpoints import read_state_dict, write_state_dict
+from .checkpoints import load_weights, read_state_dict, write_state_dict
 
 
 def run_summary(arch: str, options: Mapping[str, Any], method: str, config: str, where: Sequence[str]) -> None:
@@ -29,7 +29,7 @@ def run_fold(checkpoint: Path, arch: str, options: Mapping[str, Any], out: Path)
     model, converted = _load(checkpoint, arch, options)
     if not converted:
         raise ConfigError(f"{checkpoint}: this is a plain network already, there is nothing to fold")
-    folded = sum(bool(conv.maps) for conv in summary(model).convs)
+    folded = len(summary(model).converted)
     plain = reparameterize(model, inplace=True)
     write_state_dict(out, plain.state_dict())
     print(f"{out}: {folded} convs folded; loads strictly into {arch}")
@@ -57,12 +57,7 @@ def _load(checkpoint: Path, arch: str, options: Mapping[str, Any]) -> tuple[nn.M
     state_dict = read_state_dict(checkpoint, model.state_dict())
     converted = is_converted(state_dict)
     convert_like(model, state_dict)
-    try:
-        model.load_state_dict(state_dict, strict=True)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:4]]
-        raise ConfigError(
-            f"{checkpoint}: does not fit {arch} with {dict(options) or 'its defaults'}: {' '.join(lines)} "
-            "(--options takes the network's arguments, num_classes for example)"
-        ) from error
+    complaint = f"{checkpoint}: does not fit {arch} with {dict(options) or 'its defaults'}"
+    hint = " (--options takes the network's arguments, num_classes for example)"
+    load_weights(model, state_dict, complaint, hint)
     return model, converted

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from .. import METHODS, ConfigError, __version__
-from ..errors import listing
+from .. import Config, ConfigError, __version__
+from ..surgery import maps_for
 from .demo_data import Data, load_data
 from .demo_figures import curves, kernels
 from .demo_settings import DemoSettings
@@ -65,11 +65,12 @@ def run_demo(settings: DemoSettings) -> list[Row]:
 
 
 def _check_methods(methods: Sequence[str]) -> None:
-    if unknown := [method for method in methods if method != "plain" and not set(method.split("+")) <= set(METHODS)]:
-        raise ConfigError(
-            f"no method is called {listing(map(repr, unknown))}; there are plain and {', '.join(METHODS)}, the latter "
-            "also joined with +"
-        )
+    try:
+        for method in methods:
+            if method != "plain":
+                maps_for(method, Config())
+    except ConfigError as error:
+        raise ConfigError(f"{error}; or plain") from error
 
 
 @contextlib.contextmanager

@@ -49,8 +49,6 @@ _KEYS_OF_TASKS: tuple[tuple[tuple[str, ...], dict[str, tuple[str, ...]]], ...] =
         {"data": ("shorter", "longest"), "model": ("fpn_channels", "smallest_anchor", "head_norm", "rois")},
     ),
 )
-#: The methods of the paper's tables; others are joined from convofconv's names in the same way.
-METHODS = ("plain", "stnd", "orth", "coc", "coc+stnd", "coc+orth")
 
 
 def _refuse(key: str, rule: str, got: object) -> ConfigError:
@@ -60,7 +58,7 @@ def _refuse(key: str, rule: str, got: object) -> ConfigError:
 def _at_least(config: object, section: str, bounds: Iterable[tuple[str, float]]) -> None:
     for name, least in bounds:
         value = getattr(config, name)
-        if value is not None and value < least:
+        if value < least:
             raise _refuse(f"{section}.{name}", f"at least {least:g}", value)
 
 
@@ -123,9 +121,8 @@ class DataRecipe:
     def __post_init__(self) -> None:
         if self.root is not None:
             object.__setattr__(self, "root", self.root.expanduser())  # it is frozen for everybody else
-        for name in ("resize", "eval_resize", "eval_crop", "padding", "longest", "limit", "workers"):
-            _at_least(self, "data", [(name, 0)])
-        _at_least(self, "data", [("classes", 2)])
+        sizes = ("resize", "eval_resize", "eval_crop", "padding", "longest", "limit", "workers")
+        _at_least(self, "data", [*((name, 0) for name in sizes), ("classes", 2)])
         if min(self.crop) < 1:
             raise _refuse("data.crop", "two numbers of at least 1", self.crop)
         if any(side < 1 for side in self.shorter):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import to_image
 
@@ -35,7 +35,7 @@ class DataSets:
         val: by index.
         test: by index.
         classes: names.
-        collate: makes a batch; ``None`` for torch's own way.
+        collate: makes a batch.
         groups: a number per training picture; those of a batch should be of one group.
         categories: the data set's own number of every class, where it has numbers; ``None`` for the background.
     """
@@ -44,7 +44,7 @@ class DataSets:
     val: EvaluationSet
     test: EvaluationSet
     classes: tuple[str, ...]
-    collate: Collate | None = None
+    collate: Collate = default_collate
     groups: Sequence[int] | None = None
     categories: tuple[int | None, ...] = ()
 
@@ -56,12 +56,12 @@ class EvaluationData:
     Args:
         pictures: by index.
         classes: names.
-        collate: makes a batch; ``None`` for torch's own way.
+        collate: makes a batch.
     """
 
     pictures: EvaluationSet
     classes: tuple[str, ...]
-    collate: Collate | None = None
+    collate: Collate = default_collate
 
 
 class TrainingSet(Dataset[Item]):

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from . import scenes
 from .images import Mask, open_pair
 from .loading import seed_of
 from .pictures import Pictures, digit_images, find_cifar, split_folder
+
+ItemT = TypeVar("ItemT")
 
 #: An RGB picture, and its label or its mask.
 Sample = tuple[Image.Image, int | Mask]
@@ -67,13 +70,15 @@ def read_split(recipe: DataRecipe, split: str) -> Split:
             f"data.classes must be {len(found.classes)}, the number of classes of {recipe.name} "
             f"({listing(found.classes)}); got {recipe.classes}"
         )
-    count = len(found)
-    if count == 0:
+    if not found.order:
         raise ConfigError(f"{recipe.root}: no pictures in the split {split}")
-    if 0 < recipe.limit < count:
-        kept = [found.order[number * count // recipe.limit] for number in range(recipe.limit)]
-        found = dataclasses.replace(found, order=kept)
-    return found
+    return dataclasses.replace(found, order=evenly(found.order, recipe.limit))
+
+
+def evenly(items: Sequence[ItemT], limit: int) -> Sequence[ItemT]:
+    """As many of the items as the limit says, spread over all of them; every one for 0."""
+    count = len(items)
+    return [items[number * count // limit] for number in range(limit)] if 0 < limit < count else items
 
 
 def split_digits(split: str) -> NDArray[np.int64]:
@@ -88,23 +93,32 @@ def split_digits(split: str) -> NDArray[np.int64]:
     return np.sort(np.concatenate(chosen))
 
 
+def scene_reader(split: str) -> Callable[[int], scenes.Scene]:
+    """What draws the digit scenes of a split by number, with the digits of that split alone.
+
+    Raises:
+        ConfigError: there is no such split.
+    """
+    _refuse_unknown("digit_scenes", split, tuple(SCENES))
+    images, labels = digit_images()
+    members = split_digits(split)
+    return functools.partial(_draw_scene, images[members], labels[members], list(SCENES).index(split))
+
+
 def _digits(recipe: DataRecipe, split: str) -> Split:
-    _refuse_unknown(recipe, split, ("train", "val"))
+    _refuse_unknown(recipe.name, split, ("train", "val"))
     images, labels = digit_images()
     order: list[int] = split_digits(split).tolist()
     return Split(tuple("0123456789"), order, functools.partial(_read_array, images, labels.tolist()))
 
 
 def _digit_scenes(recipe: DataRecipe, split: str) -> Split:
-    _refuse_unknown(recipe, split, tuple(SCENES))
-    images, labels = digit_images()
-    members = split_digits(split)
-    read = functools.partial(_read_scene, images[members], labels[members], list(SCENES).index(split))
+    read = functools.partial(_read_scene, scene_reader(split))
     return Split(scenes.CLASSES, range(SCENES[split]), read)
 
 
 def _cifar(recipe: DataRecipe, split: str) -> Split:
-    _refuse_unknown(recipe, split, ("train", "test"))
+    _refuse_unknown(recipe.name, split, ("train", "test"))
     root = _root(recipe)
     name, original = {"cifar10": ("CIFAR-10", CIFAR10), "cifar100": ("CIFAR-100", CIFAR100)}[recipe.name]
     source = find_cifar(root, name)
@@ -193,9 +207,9 @@ def _download(recipe: DataRecipe, fetch: Callable[[], object]) -> None:
         raise ConfigError(f"data.download: {recipe.name} could not be fetched into {recipe.root} ({error})") from error
 
 
-def _refuse_unknown(recipe: DataRecipe, split: str, known: Sequence[str]) -> None:
+def _refuse_unknown(name: str, split: str, known: Sequence[str]) -> None:
     if split not in known:
-        raise ConfigError(f"{recipe.name} has no split {split}; data.*_split can be {' or '.join(known)}")
+        raise ConfigError(f"{name} has no split {split}; data.*_split can be {' or '.join(known)}")
 
 
 # Readers of one sample are functions of the module, for lambdas cannot be sent to worker processes.
@@ -213,8 +227,12 @@ def _read_masked(pairs: Sequence[tuple[Path, Path]], classes: int, number: int) 
     return open_pair(*pairs[number], classes)
 
 
-def _read_scene(glyphs: NDArray[np.uint8], digits: NDArray[np.int64], stream: int, number: int) -> Sample:
-    scene = scenes.compose_scene(glyphs, digits, seed_of(stream, number))
+def _draw_scene(glyphs: NDArray[np.uint8], digits: NDArray[np.int64], stream: int, number: int) -> scenes.Scene:
+    return scenes.compose_scene(glyphs, digits, seed_of(stream, number))
+
+
+def _read_scene(draw: Callable[[int], scenes.Scene], number: int) -> Sample:
+    scene = draw(number)
     return Image.fromarray(scene.image), scene.semantic()
 
 

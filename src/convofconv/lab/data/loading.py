@@ -107,24 +107,11 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
             yield rest[first : first + self.step]
 
 
-class EvaluationOrder(Sampler[int]):
-    """Every picture exactly once over all processes, also where their number is no multiple of theirs."""
-
-    def __init__(self, length: int, rank: int = 0, world: int = 1) -> None:
-        self.order = range(rank, length, world)
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.order)
-
-
 class _Batches(Dataset[Any]):
     """A data set that is asked for whole batches; an error of this package takes the place of the batch."""
 
-    def __init__(self, dataset: Dataset[Any], collate: Collate | None) -> None:
-        self.dataset, self.collate = dataset, collate or default_collate
+    def __init__(self, dataset: Dataset[Any], collate: Collate) -> None:
+        self.dataset, self.collate = dataset, collate
 
     def __len__(self) -> int:
         assert isinstance(self.dataset, Sized)
@@ -143,7 +130,7 @@ class Loader(DataLoader[Any]):
     Torch would raise an error of a worker with that process's traceback as its message.
     """
 
-    def __init__(self, dataset: Dataset[Any], collate_fn: Collate | None = None, **options: Any) -> None:
+    def __init__(self, dataset: Dataset[Any], collate_fn: Collate = default_collate, **options: Any) -> None:
         super().__init__(_Batches(dataset, collate_fn), collate_fn=_as_it_is, **options)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -188,7 +175,7 @@ def training_loader(
     workers: int,
     rank: int = 0,
     world: int = 1,
-    collate: Collate | None = None,
+    collate: Collate = default_collate,
     groups: Sequence[int] | None = None,
     accumulate: int = 1,
 ) -> ResumableLoader:
@@ -199,12 +186,13 @@ def training_loader(
 
 
 def evaluation_loader(
-    dataset: Dataset[Any], batch: int, workers: int, collate: Collate | None = None, rank: int = 0, world: int = 1
+    dataset: Dataset[Any], batch: int, workers: int, collate: Collate = default_collate, rank: int = 0, world: int = 1
 ) -> Loader:
     """Loader of this process's share of an evaluation set; gives lists of batches, see :func:`collate_by_size`."""
     assert isinstance(dataset, Sized)
-    order = EvaluationOrder(len(dataset), rank, world)
-    by_size = functools.partial(collate_by_size, collate or default_collate)
+    # Every picture exactly once over all processes, also where their number is no multiple of theirs.
+    order = range(rank, len(dataset), world)
+    by_size = functools.partial(collate_by_size, collate)
     return Loader(dataset, batch_size=batch, sampler=order, num_workers=workers, collate_fn=by_size)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 from ...errors import ConfigError, listing
 from ..recipe import DataRecipe
 from .coco import read_coco
+from .datasets import evenly
 from .objects import ObjectSplit
 from .scene_objects import read_digit_scenes
 
@@ -35,11 +36,7 @@ def read_objects(recipe: DataRecipe, split: str, masks: bool) -> ObjectSplit:
             f"data.classes must be {len(found.classes)}, the background included, for {split} of {recipe.name} "
             f"({listing(found.classes)}); got {recipe.classes}"
         )
-    count = len(found)
-    if 0 < recipe.limit < count:
-        kept = tuple(found.pictures[number * count // recipe.limit] for number in range(recipe.limit))
-        found = dataclasses.replace(found, pictures=kept)
-    return found
+    return dataclasses.replace(found, pictures=evenly(found.pictures, recipe.limit))
 
 
 def with_objects(split: ObjectSplit, name: str) -> ObjectSplit:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ...errors import ConfigError
-from .datasets import SCENES, split_digits
-from .loading import seed_of
+from .datasets import SCENES, scene_reader
 from .objects import Objects, ObjectSplit, Picture
-from .pictures import digit_images
-from .scenes import CLASSES, SIDE, compose_scene
+from .scenes import CLASSES, SIDE, Scene
 
 
 def read_digit_scenes(split: str) -> ObjectSplit:
@@ -23,19 +20,14 @@ def read_digit_scenes(split: str) -> ObjectSplit:
     Raises:
         ConfigError: there is no such split.
     """
-    if split not in SCENES:
-        raise ConfigError(f"digit_scenes has no split {split}; data.*_split can be {' or '.join(SCENES)}")
-    images, digits = digit_images()
-    members = split_digits(split)
+    draw = scene_reader(split)
     pictures = tuple(Picture(number, SIDE, SIDE) for number in range(SCENES[split]))
-    read = functools.partial(_read, images[members], digits[members], list(SCENES).index(split))
-    return ObjectSplit(CLASSES, {label: label for label in range(1, len(CLASSES))}, pictures, read)
+    categories = {label: label for label in range(1, len(CLASSES))}
+    return ObjectSplit(CLASSES, categories, pictures, functools.partial(_read, draw))
 
 
-def _read(
-    glyphs: NDArray[np.uint8], digits: NDArray[np.int64], stream: int, picture: Picture
-) -> tuple[Image.Image, Objects]:
-    scene = compose_scene(glyphs, digits, seed_of(stream, picture.id))
+def _read(draw: Callable[[int], Scene], picture: Picture) -> tuple[Image.Image, Objects]:
+    scene = draw(picture.id)
     masks = np.asfortranarray(np.moveaxis(scene.masks, 0, -1).astype(np.uint8))
     count = len(scene.labels)
     objects = Objects(

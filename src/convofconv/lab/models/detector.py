@@ -20,9 +20,8 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
 from ...errors import ConfigError
-from ..architectures import find_architecture
 from ..recipe import DataRecipe, ModelRecipe
-from .library import architecture, build_from_library
+from .library import architecture, build_features
 
 DetectorT = TypeVar("DetectorT", RetinaNet, MaskRCNN)
 
@@ -210,25 +209,13 @@ def _pyramid(
     recipe: ModelRecipe, strides: Sequence[int], extra: ExtraFPNBlock, norm: Callable[[int], nn.Module] | None
 ) -> PyramidBackbone:
     name = architecture(recipe.backbone)
-    find_architecture(name)
     advice = f"Take a backbone of timm with feature maps of the strides {', '.join(map(str, strides))}, resnet50 say"
-    if not name.startswith("timm/"):
-        raise ConfigError(f"model.backbone: {name} gives no feature maps. {advice}")
-    # Several of timm's HRNets would widen their branches for classification first.
-    arguments = {"feature_location": ""} if name.startswith("timm/hrnet") else {}
-    try:
-        body = build_from_library(recipe, features_only=True, **arguments)
-    except ConfigError as error:
-        if str(error).startswith("model."):  # it names another key, that the backbone is not to blame for
-            raise
-        raise ConfigError(f"model.backbone: {error}. {advice}") from error
-    found = list(cast(Any, body).feature_info.reduction())
+    body = build_features(recipe, advice)
+    found = list(body.feature_info.reduction())
     if missing := [stride for stride in strides if stride not in found]:
         raise ConfigError(f"model.backbone: {name} has no map of stride {missing[0]}, only of {found}. {advice}")
-    if getattr(body, "output_fmt", "NCHW") != "NCHW":
-        raise ConfigError(f"model.backbone: the maps of {name} have their channels last. {advice}")
     levels = [len(found) - 1 - found[::-1].index(stride) for stride in strides]  # the last one of a stride
     if name.startswith("timm/hrnet") and 4 not in strides:
         # Processes that share gradients wait for all that learn; what only makes the map of stride 4 never gets one.
-        cast(Any, body).stage4[-1].fuse_layers[0].requires_grad_(False)
+        body.stage4[-1].fuse_layers[0].requires_grad_(False)
     return PyramidBackbone(body, levels, recipe.fpn_channels, extra, norm)

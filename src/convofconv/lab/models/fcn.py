@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ..architectures import find_architecture
 from ..recipe import ModelRecipe
-from .library import architecture, build_from_library
+from .library import architecture, build_features
 
 _ADVICE = (
     "Take a backbone of timm whose feature maps can have model.output_stride: a ResNet or an HRNet, for example; "
@@ -88,29 +87,15 @@ def build_fcn(recipe: ModelRecipe, classes: int) -> FCN:
         ConfigError: there is no such backbone, or it cannot be built as asked.
     """
     name = architecture(recipe.backbone)
-    find_architecture(name)
-    if not name.startswith("timm/"):
-        raise ConfigError(f"model.backbone: {name} gives no feature maps. {_ADVICE}")
-    arguments: dict[str, Any] = {"features_only": True, "out_indices": (-1,)}
+    arguments: dict[str, Any] = {"out_indices": (-1,)}
     if name.startswith("timm/hrnet"):
-        arguments.update(feature_location="", out_indices=(1, 2, 3, 4))
+        arguments["out_indices"] = (1, 2, 3, 4)
     elif recipe.output_stride != 32:  # what all have by default, also those that know no other
         arguments["output_stride"] = recipe.output_stride
-    try:
-        backbone = build_from_library(recipe, **arguments)
-    except ConfigError as error:
-        if str(error).startswith("model."):  # it names another key, that the backbone is not to blame for
-            raise
-        raise ConfigError(f"model.backbone: {error}. {_ADVICE}") from error
-    _check_maps(backbone, name, recipe.output_stride)
-    return FCN(backbone, classes, recipe.head_channels, recipe.dropout)
-
-
-def _check_maps(backbone: Any, name: str, output_stride: int) -> None:
-    if min(backbone.feature_info.reduction()) > output_stride:
+    backbone = build_features(recipe, _ADVICE, **arguments)
+    if (stride := min(backbone.feature_info.reduction())) > recipe.output_stride:
         raise ConfigError(
-            f"model.output_stride: the maps of {name} are {min(backbone.feature_info.reduction())} times smaller than "
-            f"the picture, not {output_stride} times. {_ADVICE}"
+            f"model.output_stride: the maps of {name} are {stride} times smaller than the picture, not "
+            f"{recipe.output_stride} times. {_ADVICE}"
         )
-    if getattr(backbone, "output_fmt", "NCHW") != "NCHW":
-        raise ConfigError(f"model.backbone: the maps of {name} have their channels last. {_ADVICE}")
+    return FCN(backbone, classes, recipe.head_channels, recipe.dropout)

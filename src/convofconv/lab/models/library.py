@@ -32,16 +32,17 @@ def build_from_library(recipe: ModelRecipe, **arguments: Any) -> nn.Module:
         ConfigError: there is no such network, it cannot be built with these options, or its weights cannot be fetched.
     """
     name = architecture(recipe.backbone)
-    construct = find_architecture(name)
     if name.startswith("timm/"):
         arguments["pretrained"] = recipe.weights == "timm"
     if clash := sorted(recipe.options.keys() & arguments.keys()):
         raise ConfigError(f"model.options: {listing(clash)} cannot be among them, other keys of the recipe decide it")
+    options = {**recipe.options, **arguments}
     if recipe.weights != "timm":
-        return build_architecture(name, {**recipe.options, **arguments})
+        return build_architecture(name, options)
     _check_has_weights(name)
+    construct = find_architecture(name)
     try:
-        network: nn.Module = construct(**recipe.options, **arguments)
+        network: nn.Module = construct(**options)
     except Exception as error:  # without network, every layer of the download raises errors of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(
@@ -49,6 +50,34 @@ def build_from_library(recipe: ModelRecipe, **arguments: Any) -> nn.Module:
             'once; where there is none, set model.weights to the folder of a run, or to "" for random ones'
         ) from error
     return network
+
+
+def build_features(recipe: ModelRecipe, advice: str, **arguments: Any) -> Any:
+    """Build the backbone of a recipe as timm's network of feature maps, which ``feature_info`` describes.
+
+    Args:
+        recipe: of the network.
+        advice: what to take in place of a backbone that will not do, for messages.
+        arguments: of the constructor, which follow from the recipe's other keys.
+
+    Raises:
+        ConfigError: there is no such backbone, it cannot be built as asked, or it gives no maps with channels first.
+    """
+    name = architecture(recipe.backbone)
+    find_architecture(name)
+    if not name.startswith("timm/"):
+        raise ConfigError(f"model.backbone: {name} gives no feature maps. {advice}")
+    if name.startswith("timm/hrnet"):  # several would widen their branches for classification first
+        arguments["feature_location"] = ""
+    try:
+        backbone = build_from_library(recipe, features_only=True, **arguments)
+    except ConfigError as error:
+        if str(error).startswith("model."):  # it names another key, that the backbone is not to blame for
+            raise
+        raise ConfigError(f"model.backbone: {error}. {advice}") from error
+    if getattr(backbone, "output_fmt", "NCHW") != "NCHW":
+        raise ConfigError(f"model.backbone: the maps of {name} have their channels last. {advice}")
+    return backbone
 
 
 def _check_has_weights(name: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN, RetinaNet
 
 from ...errors import ConfigError, listing
-from ..checkpoints import read_state_dict
+from ..checkpoints import load_weights, read_state_dict
 from ..recipe import Recipe
 from ..runs.folder import RunFolder
 from .fcn import FCN
@@ -102,13 +102,8 @@ def load_run(network: nn.Module, weights: RunWeights, classes: int) -> None:
     if not prefix:
         for key in list(_of_other_classes(network, values, classes)):
             del values[key]
-    try:
-        network.load_state_dict(values, strict=False)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:4]]
-        raise ConfigError(
-            f"{weights.file}: does not fit this network: {' '.join(lines)} (were model.options others?)"
-        ) from error
+    complaint = f"{weights.file}: does not fit this network"
+    load_weights(network, values, complaint, hint=" (were model.options others?)", strict=False)
 
 
 def _names_in_run(key: str) -> list[str]:

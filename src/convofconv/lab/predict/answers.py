@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,19 +23,6 @@ from .regions import draw_regions
 
 
 @dataclasses.dataclass(frozen=True)
-class Wishes:
-    """What of an answer is shown.
-
-    Args:
-        score: the least of objects that are drawn.
-        top: how many of the likeliest classes are told.
-    """
-
-    score: float = 0.5
-    top: int = 5
-
-
-@dataclasses.dataclass(frozen=True)
 class Answer:
     """What is told about a picture.
 
@@ -53,29 +39,39 @@ class Answer:
     objects: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
-def answer(run: FinishedRun, image: Image.Image, wishes: Wishes) -> Answer:
+def answer(run: FinishedRun, image: Image.Image, score: float, top: int) -> Answer:
     """Ask the network of a run about a picture.
+
+    Args:
+        run: of any task.
+        image: the picture.
+        score: the least of objects that are drawn.
+        top: how many of the likeliest classes are told.
 
     Raises:
         ConfigError: the network cannot take this picture, or puts out what is no number.
     """
     try:
         with torch.inference_mode():
-            return _ANSWERS[run.recipe.task](run, image, wishes)
+            if run.recipe.task == "classification":
+                return _classify(run, image, top)
+            if run.recipe.task == "segmentation":
+                return _segment(run, image)
+            return _detect(run, image, score)
     except (RuntimeError, MemoryError) as error:  # too small for the network's pooling, too large for the memory
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"the network cannot take {image.width}×{image.height} pixels ({reason})") from error
 
 
-def _classify(run: FinishedRun, image: Image.Image, wishes: Wishes) -> Answer:
+def _classify(run: FinishedRun, image: Image.Image, top: int) -> Answer:
     shares = _logits(run, image)[0].double().softmax(0)
-    values, labels = shares.topk(min(wishes.top, len(run.classes)))
+    values, labels = shares.topk(min(top, len(run.classes)))
     guesses = [(run.classes[label], value) for label, value in zip(labels.tolist(), values.tolist(), strict=True)]
     told = [{"class": name, "probability": _short(value)} for name, value in guesses]
     return Answer(draw_chart(image, guesses), {"classes": told})
 
 
-def _segment(run: FinishedRun, image: Image.Image, wishes: Wishes) -> Answer:
+def _segment(run: FinishedRun, image: Image.Image) -> Answer:
     logits = _logits(run, image)
     size = (image.height, image.width)
     if logits.shape[-2:] != size:
@@ -91,7 +87,7 @@ def _segment(run: FinishedRun, image: Image.Image, wishes: Wishes) -> Answer:
     return Answer(draw_regions(image, mask, run.classes, shares, background), told, mask)
 
 
-def _detect(run: FinishedRun, image: Image.Image, wishes: Wishes) -> Answer:
+def _detect(run: FinishedRun, image: Image.Image, least: float) -> Answer:
     _refuse_strips(run, image)
     (said,) = run.network([to_dtype(to_image(image), torch.float32, scale=True).to(run.device)])
     objects, shown = [], []
@@ -106,18 +102,10 @@ def _detect(run: FinishedRun, image: Image.Image, wishes: Wishes) -> Answer:
             encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
             one["segmentation"] = {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
         objects.append(one)
-        if score >= wishes.score:
+        if score >= least:
             name = run.classes[label] if len(run.classes) > 2 else ""  # besides the background
             shown.append(Found(label, name, score, (left, top, right, bottom), mask))
     return Answer(draw_objects(image, shown), {"objects": len(objects)}, objects=objects)
-
-
-_ANSWERS: dict[str, Callable[[FinishedRun, Image.Image, Wishes], Answer]] = {
-    "classification": _classify,
-    "segmentation": _segment,
-    "detection": _detect,
-    "instance_segmentation": _detect,
-}
 
 
 def _refuse_strips(run: FinishedRun, image: Image.Image) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ...errors import ConfigError, listing
-from ..checkpoints import read_state_dict
+from ..checkpoints import load_weights, read_state_dict
 from ..models.build import build_network
 from ..recipe import Recipe
 from ..runs.folder import RunFolder, recipe_of
@@ -60,11 +60,8 @@ def load_finished(path: Path, device: torch.device) -> FinishedRun:
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"{folder.results}: not the results of a run of this version ({reason})") from error
     network = build_network(recipe, len(classes))
-    try:
-        network.load_state_dict(read_state_dict(folder.model, network.state_dict().keys()))
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:4]]
-        raise ConfigError(f"{folder.model}: not the network of {folder.results.name}: {' '.join(lines)}") from error
+    state_dict = read_state_dict(folder.model, network.state_dict().keys())
+    load_weights(network, state_dict, f"{folder.model}: not the network of {folder.results.name}")
     if wrong := [name for name, value in network.state_dict().items() if not value.isfinite().all()]:
         # A detector would just find nothing.
         raise ConfigError(f"{folder.model}: weights that are no numbers, in {listing(wrong)}; train the network anew")

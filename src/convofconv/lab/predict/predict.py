@@ -18,7 +18,7 @@ from ..data.images import open_picture
 from ..files import writable_folder, write_atomic
 from ..progress import progress_bar
 from ..recipe import DETECTION_TASKS
-from .answers import Answer, Wishes, answer
+from .answers import Answer, answer
 from .finished import FinishedRun, load_finished
 from .sources import find_pictures, output_names
 
@@ -58,7 +58,7 @@ def run_predict(
             own = {"id": number, "file_name": path.as_posix()}
             try:
                 image = open_picture(path, upright=True)
-                said = answer(finished, image, Wishes(score, top))
+                said = answer(finished, image, score, top)
             except ConfigError as error:
                 failed[path.as_posix()] = str(error).removeprefix(f"{path}: ")
                 bar.write(f"coc: left out {path}: {failed[path.as_posix()]}", file=sys.stderr)

@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ...errors import ConfigError
-from ..checkpoints import read_state_dict
+from ..checkpoints import load_weights, read_state_dict
 from ..data.build import build_data, build_evaluation
 from ..models.build import build_network
 from ..recipe import DETECTION_TASKS, Recipe
@@ -31,7 +31,7 @@ from ..tasks.module import Training, check_same_classes
 from .checkpoints import AtomicCheckpoints, KeepLastAndBest
 from .data import RunData, SplitData
 from .finish import finish, write_history
-from .folder import RunFolder, begin_run, check_folder, check_same_recipe, plain_values
+from .folder import RunFolder, begin_run, check_folder, check_same_recipe
 from .profile import profile
 
 
@@ -90,7 +90,7 @@ def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
     folder = RunFolder(out)
     if not folder.model.exists():
         raise ConfigError(f"{out} holds no finished run of this recipe; train it first: coc fit ... --out {out}")
-    check_same_recipe(folder, json.loads(folder.recipe.read_text(encoding="utf-8")), plain_values(recipe))
+    check_same_recipe(folder, recipe)
     without_weights = dataclasses.replace(recipe.model, weights="", freeze_norm=False)
     name = recipe.data.val_split if split == "val" else recipe.data.test_split or recipe.data.val_split
     data = build_evaluation(recipe.data, recipe.task, name)
@@ -98,7 +98,8 @@ def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
         learnt = json.loads(folder.results.read_text(encoding="utf-8"))["classes"]
         check_same_classes(learnt, data.classes)
     training = _training(dataclasses.replace(recipe, method="plain", model=without_weights), data.classes)
-    training.network.load_state_dict(read_state_dict(folder.model, training.network.state_dict().keys()))
+    state_dict = read_state_dict(folder.model, training.network.state_dict().keys())
+    load_weights(training.network, state_dict, f"{folder.model}: not the network of {folder.recipe.name}")
     with _quiet():
         trainer = _trainer(recipe, None)
         (values,) = trainer.test(training, datamodule=SplitData(recipe, data), verbose=False)

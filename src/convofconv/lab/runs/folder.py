@@ -116,7 +116,7 @@ def check_folder(folder: RunFolder, recipe: Recipe, resume: bool) -> None:
         return
     if not resume:
         raise ConfigError(f"{folder.path} holds a run already: go on with it by --resume, or choose another --out")
-    check_same_recipe(folder, json.loads(folder.recipe.read_text(encoding="utf-8")), plain_values(recipe))
+    check_same_recipe(folder, recipe)
 
 
 def begin_run(folder: RunFolder, recipe: Recipe) -> None:
@@ -125,13 +125,14 @@ def begin_run(folder: RunFolder, recipe: Recipe) -> None:
         write_atomic(folder.recipe, (json.dumps(plain_values(recipe), indent=2) + "\n").encode())
 
 
-def check_same_recipe(folder: RunFolder, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+def check_same_recipe(folder: RunFolder, recipe: Recipe) -> None:
     """Refuse to go on with a run of another recipe.
 
     Raises:
         ConfigError: something differs that decides the result; the message names the keys.
     """
-    if wrong := different_keys(theirs, mine):
+    theirs = json.loads(folder.recipe.read_text(encoding="utf-8"))
+    if wrong := different_keys(theirs, plain_values(recipe)):
         raise ConfigError(f"{folder.path} holds a run of another recipe: {listing(wrong)}; choose another --out")
 
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..runs.folder import flat
 from .analysis import Analysis, PlannedRun
 
 _RUN = (
@@ -58,16 +59,8 @@ def _run(run: PlannedRun) -> dict[str, Any]:
         "score": result["test"]["folded"][result["metric"]] if result else None,
     }
     for group in _GROUPS:
-        row.update(_flat(group, result.get(group, {})))
+        row.update(flat(result.get(group, {}), f"{group}."))
     return row
-
-
-def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}.{key}"
-        out.update(_flat(name, value) if isinstance(value, Mapping) else {name: value})
-    return out
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
