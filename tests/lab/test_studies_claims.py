@@ -18,7 +18,7 @@ from convofconv.lab.studies.analysis import Contrast
 from convofconv.lab.studies.claims import FILE, VERDICTS, Evidence, Finding, verdict, write_claims
 from convofconv.lab.studies.records import Records
 from convofconv.lab.studies.report import write_report
-from convofconv.lab.studies.statistics import Comparison, detectable_difference
+from convofconv.lab.studies.statistics import Comparison
 from convofconv.lab.studies.study import read_study
 from convofconv.lab.studies.wording import points
 
@@ -27,11 +27,9 @@ REPOSITORY = Path(__file__).parents[2]
 _NETWORKS = tuple(read_study("classification", "small").networks)
 
 
-def _finding(
-    difference: float, p: float | None, detectable: float | None = None, paper: float | None = None
-) -> Finding:
-    deviation = detectable and detectable / detectable_difference(5, 1.0)
-    comparison = Comparison(5, difference, deviation)
+def _finding(difference: float, p: float | None, reach: float | None = None, paper: float | None = None) -> Finding:
+    interval = None if reach is None else (difference - reach, difference + reach)
+    comparison = Comparison(5, difference, interval=interval)
     return Finding("study, network", Contrast("coc", "plain", comparison, p, 1, paper))
 
 
@@ -57,7 +55,7 @@ def _finding(
         ([(0.5, 0.5, 3.0, 2.0), (-5.0, 0.01, 3.0, 2.0)], "refuted"),
     ],
 )
-def test_a_verdict_follows_from_signs_p_values_and_what_could_have_been_seen(findings, expected):
+def test_a_verdict_follows_from_signs_p_values_and_what_intervals_exclude(findings, expected):
     assert verdict([_finding(*finding) for finding in findings]) == expected
     assert expected in VERDICTS
 
@@ -123,7 +121,7 @@ def test_where_the_paper_is_worse_than_plain_that_is_what_is_claimed(tmp_path, g
     lines = (tmp_path / "claims.md").read_text().splitlines()
     row = next(line for line in lines if line.startswith("| shufflenetv2 | stnd |"))
     assert "top1 −3.58" in row  # 48.16 - 51.74
-    assert f"plain − stnd {points(-gain - 0.02, sign=True)} " in row  # 0.02: the mean of the noise
+    assert f"stnd − plain {points(gain + 0.02, sign=True)} " in row  # 0.02: the mean of the noise
     assert row.endswith(f"| {expected} |")
 
 
@@ -147,6 +145,7 @@ def test_a_claim_waits_for_all_of_its_comparisons(tmp_path):
     page = (tmp_path / "claims.md").read_text()
     assert _verdict_of(page, "C7") == "not testable here"
     assert "**Verdict: not testable here.** 1 of 3 comparisons measured." in page
+    assert "| shufflenetv2 | coc | top1 +0.16 | – | not testable here (0 of 1 comparison measured) |" in page
     assert "classification, tiny-resnet18: coc − plain +2.02" in page
 
 
@@ -207,9 +206,8 @@ def test_the_overview_says_what_each_method_adds_over_networks(tmp_path):
     # seeds' spread of 0.1 is far below that
     assert rows == [
         ["coc − plain", "3", "+0.60", "−3.88 to +5.08", "2 of 3 |"],
-        ["stnd − plain", "1", "+1.00", "–", "1 of 1 |"],
     ]
-    assert "coc+stnd" not in section
+    assert "stnd" not in section, "measured once"
     assert "](results/overview.png)" in section
     assert (tmp_path / "results" / "overview.svg").read_text().count("<path") > 10
 

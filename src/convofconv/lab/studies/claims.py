@@ -14,7 +14,7 @@ from ...errors import ConfigError
 from ..files import write_atomic
 from .analysis import Analysis, Contrast, analyse, difference_in
 from .figures import encode
-from .overview import draw_overview, tabulate
+from .overview import FEWEST, draw_overview, tabulate
 from .run import records_of
 from .statistics import ALPHA, compare, holm
 from .study import read_study
@@ -26,7 +26,7 @@ VERDICTS = ("proved", "reproduced", "direction only", "not reproduced", "refuted
 
 #: Comparisons of a claim: ``study``, ``budget``, ``variant`` (claimed to be better), ``against`` (than these), and if
 #: given ``networks`` (of the study, on these alone) and ``points`` (by so many, where the study lacks the paper's
-#: figures).
+#: figures; negative where the claim is that the variant is worse).
 Part = Mapping[str, Any]
 
 
@@ -37,10 +37,12 @@ class Finding:
     Args:
         where: study and network.
         contrast: the numbers; ``paper`` is the difference that the claim is about.
+        claimed: 1 where the variant is claimed to be better, -1 where worse.
     """
 
     where: str
     contrast: Contrast
+    claimed: int = 1
 
     @property
     def measured(self) -> bool:
@@ -48,21 +50,31 @@ class Finding:
         return self.contrast.p_holm is not None
 
     @property
-    def blind(self) -> bool:
-        """Whether it found nothing, and would not have found a difference as large as the paper's either."""
-        seen, claimed = self.contrast.detectable, self.contrast.paper
-        return self.sign == 0 and (seen is None or claimed is None or seen > abs(claimed))
+    def undecided(self) -> bool:
+        """Whether it found nothing, and its interval holds a difference as large as the paper's too."""
+        interval, paper = self.contrast.comparison.interval, self.contrast.paper
+        return self.sign == 0 and (interval is None or paper is None or interval[0] <= paper <= interval[1])
 
     @property
     def sign(self) -> int:
-        """1 where the variant is reliably better, -1 where reliably worse, else 0."""
+        """1 where the difference is reliably as claimed, -1 where reliably the other way, else 0."""
         p = self.contrast.p_holm
-        return 0 if p is None or p >= ALPHA else (1 if self.difference > 0 else -1)
+        return 0 if p is None or p >= ALPHA else (1 if self.agrees else -1)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the difference has the claimed sign."""
+        return self.claimed * self.difference > 0
 
     @property
     def difference(self) -> float:
         """Mean difference in points."""
         return float(self.contrast.comparison.difference or 0.0)
+
+    def corrected(self, p_holm: float | None, family: int) -> Finding:
+        """The same as one of a family of comparisons."""
+        p_holm = None if self.contrast.comparison.p_value is None else p_holm
+        return dataclasses.replace(self, contrast=dataclasses.replace(self.contrast, p_holm=p_holm, family=family))
 
     def __str__(self) -> str:
         comparison = self.contrast.comparison
@@ -74,27 +86,35 @@ class Finding:
 
 
 def verdict(findings: Sequence[Finding]) -> str:
-    """What the comparisons say together of a claim that all of them are positive.
+    """What the comparisons say together of a claim about all of their signs.
 
-    It is about signs, not sizes. Reproduced: all are reliably so. Refuted: some are reliably negative and none reliably
-    positive. Direction only: all have the claimed sign and some reliably. Not reproduced: anything else. There is no
-    verdict before every comparison is measured, nor where nothing was found and none could have seen a difference of
-    the paper's size.
+    Reproduced: all are reliably as claimed. Refuted: at least one is reliably the other way, and none as claimed.
+    Direction only: all have the claimed sign and some reliably. Not reproduced: anything else. There is no verdict
+    before every comparison is measured, nor where all of them leave open whether there is no difference or one as large
+    as the paper's.
 
     Examples:
         >>> verdict([])
         'not testable here'
     """
-    if not all(finding.measured for finding in findings) or all(finding.blind for finding in findings):
+    if not all(finding.measured for finding in findings) or all(finding.undecided for finding in findings):
         return "not testable here"
     signs = [finding.sign for finding in findings]
     if all(sign > 0 for sign in signs):
         return "reproduced"
     if min(signs) < 0 and max(signs) <= 0:
         return "refuted"
-    if min(signs) >= 0 and max(signs) > 0 and all(finding.difference > 0 for finding in findings):
+    if min(signs) >= 0 and max(signs) > 0 and all(finding.agrees for finding in findings):
         return "direction only"
     return "not reproduced"
+
+
+def why_untestable(findings: Sequence[Finding]) -> str:
+    """What comparisons lack that come to no verdict."""
+    tested = sum(finding.measured for finding in findings)
+    if tested < len(findings):
+        return f"{tested} of {count(len(findings), 'comparison')} measured"
+    return "undecided: the intervals hold both no difference and the paper's"
 
 
 class Evidence:
@@ -121,13 +141,18 @@ class Evidence:
 
     def findings(self, parts: Sequence[Part]) -> list[Finding]:
         """The comparisons that a claim consists of, measured or not yet, Holm-corrected together."""
-        found = [finding for part in parts for finding in self._uncorrected(part)]
-        corrected = holm([finding.contrast.comparison.p_value for finding in found])
-        family = sum(p is not None for p in corrected)
-        return [
-            Finding(finding.where, dataclasses.replace(finding.contrast, p_holm=p, family=family))
-            for finding, p in zip(found, corrected, strict=True)
-        ]
+        (found,) = self.together([parts])
+        return found
+
+    def together(self, claims: Sequence[Sequence[Part]]) -> list[list[Finding]]:
+        """The comparisons of each of several claims, Holm-corrected over all of them.
+
+        Those that are not measured count as if they had found nothing, so that no correction changes when they are.
+        """
+        found = [[finding for part in parts for finding in self._uncorrected(part)] for parts in claims]
+        every = [finding.contrast.comparison.p_value for several in found for finding in several]
+        corrected = iter(holm([1.0 if p is None else p for p in every]))
+        return [[finding.corrected(next(corrected), len(every)) for finding in several] for several in found]
 
     def _uncorrected(self, part: Part) -> Iterator[Finding]:
         variant = part["variant"]
@@ -138,7 +163,8 @@ class Evidence:
                     comparison = compare(scores, network.cells[baseline].scores())
                     paper = part.get("points", difference_in(network.paper, variant, baseline))
                     contrast = Contrast(variant, baseline, comparison, comparison.p_value, 1, paper)
-                    yield Finding(f"{part['study']}, {network.label}", contrast)
+                    claimed = -1 if part.get("points", 0) < 0 else 1
+                    yield Finding(f"{part['study']}, {network.label}", contrast, claimed)
 
 
 def write_claims(results: Path, out: Path, file: Path = FILE) -> None:
@@ -168,12 +194,15 @@ _HEAD = """\
 
 Written by `coc study claims`; do not edit. Verdicts: *proved* (by test), *reproduced* (every comparison reliably as
 claimed), *direction only* (every comparison as claimed, some reliably), *not reproduced* (anything else), *refuted* (by
-proof, or reliably the other way), *not testable here* (not all measured yet, or with so few seeds that a difference as
-large as the paper's would not have shown either). They judge the signs of differences; sizes stand beside them.
-Reliably: p < 0.05 in a paired t-test over seeds, Holm-corrected over the comparisons of the claim or row. Differences
-are percentage points with 95 % confidence intervals; "could have seen" is the difference that the corrected test would
-have found with a probability of 80 %. The networks and data of small budgets are far from the paper's; the studies say
-which they are."""
+proof, or at least one comparison reliably the other way and none as claimed), *not testable here* (not all measured, or
+undecided: the intervals hold both no difference and one as large as the paper's). They judge the signs of differences;
+sizes stand beside them. Reliably: p < 0.05 in a paired t-test over seeds, Holm-corrected over all comparisons of the
+claim or table. Differences are percentage points with 95 % confidence intervals; "could have seen" is the difference
+that the corrected test would have found with a probability of 80 %, if the spread that was measured is right.
+
+The paper does not say which of its configurations "CoC" is in its tables. Here `coc` is the association as the poster
+has it, started so that it changes nothing; `released` adds the three norms of the authors' published settings, and is
+judged apart. The networks and data of small budgets are far from the paper's; the studies say which they are."""
 
 
 def _overview(overview: Mapping[str, Any], evidence: Evidence, out: Path) -> Iterator[str]:
@@ -182,7 +211,7 @@ def _overview(overview: Mapping[str, Any], evidence: Evidence, out: Path) -> Ite
     for question, part in overview.get("questions", {}).items():
         parts = [{**part, "study": study, "budget": overview["budget"]} for study in overview["studies"]]
         found = {finding.where: finding.contrast for finding in evidence.findings(parts)}
-        if found := {where: contrast for where, contrast in found.items() if contrast.comparison.pairs}:
+        if found := {where: contrast for where, contrast in found.items() if contrast.comparison.pairs >= FEWEST}:
             answers[question] = found
     if answers:
         figure = draw_overview(answers)
@@ -217,9 +246,9 @@ def _proof(name: str, claim: Mapping[str, Any]) -> list[str]:
 def _measurement(claim: Mapping[str, Any], evidence: Evidence, out: Path) -> list[str]:
     findings = evidence.findings(claim["compare"])
     measured = [finding for finding in findings if finding.contrast.comparison.pairs]
-    tested = sum(finding.measured for finding in findings)
-    partial = f" {tested} of {count(len(findings), 'comparison')} measured." if tested < len(findings) else ""
-    lines = [f"**Verdict: {verdict(findings)}.**{partial}"]
+    said = verdict(findings)
+    why = f" {why_untestable(findings).capitalize()}." if findings and said == "not testable here" else ""
+    lines = [f"**Verdict: {said}.**{why}"]
     if measured:
         lines.append("\n".join(f"- {finding}{_published(finding)}" for finding in measured))
         parts = [part for part in claim["compare"] if evidence.has_records(part["study"], part["budget"])]
@@ -242,18 +271,23 @@ def _table(title: str, table: Mapping[str, Any], evidence: Evidence, out: Path) 
     """A row per row of the paper's table: its difference to plain, ours on every network that stands for it."""
     full = read_study(table["study"], "full")
     lines = ["| the paper's network | method | its difference to plain | ours | verdict |", "|---|---|---|---|---|"]
+    rows = []
+    parts = []
     for row, networks in table["rows"].items():
         paper = full.paper.get(row, {})
         for variant in [name for name in paper if name != "plain"]:
             metric = next(iter(paper[variant]))
             difference = paper[variant][metric] - paper["plain"][metric]
-            better, worse = (variant, "plain") if difference > 0 else ("plain", variant)
-            part = {**table, "networks": networks, "variant": better, "against": [worse], "points": abs(difference)}
-            findings = evidence.findings([part])
-            measured = [finding for finding in findings if finding.contrast.comparison.pairs]
-            ours = "; ".join(str(finding).partition(", ")[2] for finding in measured) or "–"
-            theirs = f"{metric} {points(difference, sign=True)}"
-            lines.append(f"| {row} | {variant} | {theirs} | {ours} | {verdict(findings)} |")
+            rows.append((row, variant, f"{metric} {points(difference, sign=True)}"))
+            parts.append(
+                [{**table, "networks": networks, "variant": variant, "against": ["plain"], "points": difference}]
+            )
+    for (row, variant, theirs), findings in zip(rows, evidence.together(parts), strict=True):
+        measured = [finding for finding in findings if finding.contrast.comparison.pairs]
+        ours = "; ".join(str(finding).partition(", ")[2] for finding in measured) or "–"
+        said = verdict(findings)
+        why = f" ({why_untestable(findings)})" if findings and said == "not testable here" else ""
+        lines.append(f"| {row} | {variant} | {theirs} | {ours} | {said}{why} |")
     yield f"## {title}"
     yield "\n".join(lines)
     if evidence.has_records(table["study"], table["budget"]):

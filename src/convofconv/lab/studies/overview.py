@@ -13,19 +13,20 @@ from .wording import between, points
 
 #: By question, a comparison on each network that was measured; networks are named by their study and label.
 Answers = Mapping[str, Mapping[str, Contrast]]
-#: An interval of two pairs of runs is so wide that nothing beside it could be read.
-_FEWEST = 3
+#: Networks with fewer pairs of runs are left out: one run would decide the mean, and the interval of two is so wide
+#: that nothing beside it could be read.
+FEWEST = 3
 
 
 def draw_overview(answers: Answers) -> Figure:
     """A panel per question, a row per network: mean difference and its 95 % confidence interval, and their mean."""
     networks = list(dict.fromkeys(name for found in answers.values() for name in found))
     figure = Figure(figsize=(2.4 + 2.2 * len(answers), 1.3 + LINE * (len(networks) + 1)), layout="constrained")
-    panels = figure.subplots(1, len(answers), squeeze=False, sharex=True, sharey=True)[0]
+    panels = figure.subplots(1, len(answers), squeeze=False, sharey=True)[0]
     for axes, (question, found) in zip(panels, answers.items(), strict=True):
         for name, contrast in found.items():
             comparison, row = contrast.comparison, networks.index(name)
-            if comparison.interval and comparison.pairs >= _FEWEST:
+            if comparison.interval:
                 axes.plot(comparison.interval, [row, row], color=BLUE, lw=1.5)
             axes.plot(comparison.difference, row, "o", color=BLUE, ms=5)
         overall = average([contrast.comparison for contrast in found.values()])

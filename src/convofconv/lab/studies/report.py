@@ -99,8 +99,9 @@ def _reading(analysis: Analysis) -> Iterator[str]:
     lines = [
         "Scores are those of the folded networks, in per cent, one per seed. Differences are in percentage points, "
         "paired by seed: only seeds that are done for both count.",
-        "± is the standard deviation over seeds, CI the 95 % confidence interval by Student's t. Both say what other "
-        "seeds may give; they say nothing about other data.",
+        "± is the standard deviation over seeds, CI the 95 % confidence interval by Student's t. An interval is where "
+        "the mean over many seeds is likely to lie; a single new run scatters far more, and other data are another "
+        "question.",
         "p is of the two-sided paired t-test, corrected by Holm's method over all comparisons of one network with one "
         "baseline; below 5 % a difference counts as found, and p is bold. Intervals are not corrected.",
         "g_z is the mean difference over the standard deviation of the differences (Cohen's d_z) with Hedges' "
