@@ -190,6 +190,22 @@ def test_the_published_page_is_what_the_published_records_say(tmp_path, monkeypa
         assert (REPOSITORY / "docs/results" / figure).is_file()
 
 
+def test_the_readme_says_what_the_published_reports_found():
+    rows = re.findall(
+        r"^\| (?!study,)([\w-]+), ([\w -]+) \| [^|]+ \|([^|]*)\|([^|]*)\|$", (REPOSITORY / "README.md").read_text(), re.M
+    )
+    assert len(rows) > 6
+    for study, network, *told in rows:
+        report = (REPOSITORY / f"docs/results/{study}-small/report.md").read_text()
+        section = report.partition(f"\n## {network}\n")[2].partition("\n## ")[0]
+        found = dict(
+            re.findall(r"(better|worse): ([^;.]+)", re.search(r"^Against \*\*plain\*\* – .*", section, re.M)[0])
+        )
+        assert [found.get("better", ""), found.get("worse", "")] == [cell.strip() for cell in told], (study, network)
+    reports = [path.read_text() for path in (REPOSITORY / "docs/results").glob("*-small/report.md")]
+    assert len(rows) == sum(text.count("\nAgainst **plain** – ") for text in reports), "a network is not in the README"
+
+
 def test_the_overview_says_what_each_method_adds_over_networks(tmp_path):
     folder = tmp_path / "results" / "classification-small"
     folder.mkdir(parents=True)
