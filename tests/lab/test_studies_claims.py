@@ -191,9 +191,8 @@ def test_the_published_page_is_what_the_published_records_say(tmp_path, monkeypa
 
 
 def test_the_readme_says_what_the_published_reports_found():
-    rows = re.findall(
-        r"^\| (?!study,)([\w-]+), ([\w -]+) \| [^|]+ \|([^|]*)\|([^|]*)\|$", (REPOSITORY / "README.md").read_text(), re.M
-    )
+    readme = (REPOSITORY / "README.md").read_text()
+    rows = re.findall(r"^\| (?!study,)([\w-]+), ([\w -]+) \| [^|]+ \|([^|]*)\|([^|]*)\|$", readme, re.M)
     assert len(rows) > 6
     for study, network, *told in rows:
         report = (REPOSITORY / f"docs/results/{study}-small/report.md").read_text()
