@@ -16,12 +16,11 @@ pytest.importorskip("lightning", reason="needs the extra [lab]")
 from matplotlib.text import Text
 
 from convofconv.errors import ConfigError
-from convofconv.lab.studies.analysis import Contrast, analyse
+from convofconv.lab.studies.analysis import analyse
 from convofconv.lab.studies.figures import CAPTIONS, draw, spread_out
 from convofconv.lab.studies.report import write_report
-from convofconv.lab.studies.statistics import Comparison
 from convofconv.lab.studies.study import Study, Tuning
-from convofconv.lab.studies.wording import finding, summary_of
+from convofconv.lab.studies.wording import summary_of
 
 pytestmark = pytest.mark.lab
 
@@ -146,14 +145,23 @@ def test_the_tables_have_the_numbers_worked_by_hand(tmp_path):
         "n": "3",
         "top1, mean ± sd": "73.00 ± 2.00",
         "95 % CI": "68.03 to 77.97",
-        "− plain (95 % CI)": "+2.00 (−0.48 to +4.48)",
-        "p (Holm)": "0.074",
-        "g_z": "+1.13",
+        "second": "36.50 ± 1.00",
+        "CPU time, × plain": "1.00 ± 0.00",
         "paper": "57.27",
-        "paper − plain": "+1.91",
     }
-    assert rows["plain"]["− plain (95 % CI)"] == rows["plain"]["paper − plain"] == ""
-    assert "no difference from plain was found (+2.00 points, 95 % CI −0.48 to +4.48, p = 0.074)" in text
+    against = _rows(text, ["variant", "pairs", "− plain"])
+    assert list(against) == ["coc"]
+    assert against["coc"] == {
+        "pairs": "3",
+        "− plain": "+2.00",
+        "95 % CI": "−0.48 to +4.48",
+        "p": "0.074",
+        "p (Holm)": "0.074",
+        "could have seen": "3.26",
+        "g_z": "+1.13",
+        "paper": "+1.91",
+    }
+    assert "Against **plain** – no difference found: coc." in text
     assert "different scale" in text
     (row,) = _csv(tmp_path / "comparisons.csv")
     assert (row["variant"], row["baseline"], row["pairs"], row["difference"]) == ("coc", "plain", "3", "2")
@@ -167,12 +175,8 @@ def test_secondary_metrics_and_times_are_beside_the_main_one(tmp_path):
         for name, scores, seconds, cpu in (("plain", _PLAIN, 100, 90), ("coc", _COC, 150, 99))
         for seed, score in enumerate(scores)
     ]
-    rows = _rows(_report(_study(), records, tmp_path), ["variant", "top1 | second"])
-    assert rows["coc"] == {
-        "top1": "73.00 ± 2.00",
-        "second": "36.50 ± 1.00",
-        "CPU time, × plain": "1.10 ± 0.00",
-    }
+    coc = _rows(_report(_study(), records, tmp_path), ["variant", "n"])["coc"]
+    assert (coc["second"], coc["CPU time, × plain"]) == ("36.50 ± 1.00", "1.10 ± 0.00")
 
 
 def test_every_run_is_a_row_with_every_number(tmp_path):
@@ -210,7 +214,8 @@ def test_a_partial_study_says_what_is_missing_and_why(tmp_path):
     assert "partial" in text
     assert "- net, coc, seed 1: the loss is nan at batch 3" in text
     assert _rows(text, ["variant", "n"])["coc"]["n"] == "1 (1 failed, 1 missing)"
-    assert "+1.00 points against plain on one seed" in text
+    coc = _rows(text, ["variant", "pairs"])["coc"]
+    assert (coc["pairs"], coc["− plain"], coc["p"], coc["could have seen"]) == ("1", "+1.00", "–", "–")
     assert "not tested: coc" in text
 
 
@@ -240,10 +245,10 @@ def test_one_network_one_seed(tmp_path):
         "n": "1",
         "top1, mean ± sd": "71.50",
         "95 % CI": "–",
-        "− plain (95 % CI)": "+1.50",
-        "p (Holm)": "–",
-        "g_z": "–",
+        "second": "35.75",
+        "CPU time, × plain": "1.00",
     }
+    assert _rows(text, ["variant", "pairs"])["coc"]["− plain"] == "+1.50"
 
 
 def test_failures_alone_are_a_report_too(tmp_path):
@@ -259,7 +264,7 @@ def test_failures_alone_are_a_report_too(tmp_path):
 def test_without_plain_there_is_no_cost_and_no_line(tmp_path):
     study = _study(variants=("stnd", "coc"), against=("stnd",), curves={"one": {"1": "coc"}})
     text = _report(study, _records(stnd=_PLAIN, coc=_COC), tmp_path)
-    assert _rows(text, ["variant", "n"])["coc"]["− stnd (95 % CI)"] == "+2.00 (−0.48 to +4.48)"
+    assert _rows(text, ["variant", "pairs"])["coc"]["− stnd"] == "+2.00"
     assert {path.name for path in tmp_path.iterdir()} == _TABLES | {f for f in _FIGURES if "cost" not in f}
 
 
@@ -270,7 +275,7 @@ def test_costs_are_by_the_clock_on_gpus_and_where_cpu_times_are_missing(on_gpu, 
     records[-1] = last | {"device": "cuda"} if on_gpu else {key: last[key] for key in last if key != "cpu_seconds"}
     (axes,) = draw("cost", analyse(_study(), records)).axes
     assert axes.get_xlabel() == "training time, × plain"
-    rows = _rows(_report(_study(), records, tmp_path), ["variant", "top1 | second"])
+    rows = _rows(_report(_study(), records, tmp_path), ["variant", "n"])
     assert rows["coc"]["time, × plain"] == "1.50 ± 0.00"
     assert "CPU time, × plain" not in rows["coc"]
 
@@ -391,41 +396,37 @@ def test_different_metrics_of_one_network_are_refused():
         analyse(_study(), records)
 
 
-def _contrast(difference, p_holm, pairs=5, family=9, p_value=None, interval=(0.2, 1.6)):
-    comparison = Comparison(pairs, difference, 0.5, interval, p_value or p_holm, 1.8, 1.4)
-    return Contrast("coc", "plain", comparison, p_holm, family, None)
+def test_what_is_found_is_bold_and_many_names_are_counted(tmp_path):
+    same = {f"v{number}": [70.1 + number, 70.9 - number, 72.1] for number in range(10)}
+    study = _study(variants=("plain", "up", *same))
+    text = _report(study, _records(plain=_PLAIN, up=[75.0, 76.001, 77.0], **same), tmp_path)
+    assert _rows(text, ["variant", "pairs"])["up"]["p (Holm)"] == "**< 0.001**"
+    assert "Against **plain** – better: up; no difference found: 10 variants." in text
 
 
-@pytest.mark.parametrize(
-    ("contrast", "sentence"),
-    [
-        (
-            _contrast(0.9, 0.02),
-            "**coc** is better than plain by 0.90 points (95 % CI 0.20 to 1.60, p = 0.020 after Holm over 9 "
-            "comparisons, 5 pairs).",
-        ),
-        (
-            _contrast(-0.9, 0.0001, family=1, interval=(-1.6, -0.2)),
-            "**coc** is worse than plain by 0.90 points (95 % CI 0.20 to 1.60, p < 0.001, 5 pairs).",
-        ),
-        (
-            _contrast(0.5, 0.31, interval=(-0.6, 1.6)),
-            "**coc**: no difference from plain was found (+0.50 points, 95 % CI −0.60 to +1.60, p = 0.31 after Holm "
-            "over 9 comparisons); with 5 seeds it could have seen 1.53 points.",
-        ),
-        (
-            _contrast(0.9, 0.18, p_value=0.02),
-            "**coc**: no difference from plain was found (+0.90 points, 95 % CI +0.20 to +1.60, p = 0.020 alone but "
-            "p = 0.18 after Holm over 9 comparisons); with 5 seeds it could have seen 1.53 points.",
-        ),
-        (
-            Contrast("coc", "plain", Comparison(5, 0.0, 0.0), None, 8, None),
-            "**coc**: exactly 0.00 points against plain on each of 5 seeds; without spread there is no test.",
-        ),
-    ],
-)
-def test_findings_in_words(contrast, sentence):
-    assert finding(contrast) == sentence
+def test_a_pooled_study_says_what_its_spread_is(tmp_path):
+    """Two variants on the same seeds: the paired t-test, whose differences 1, 2, 3 scatter by √2 times a run's."""
+    text = _report(_study(pooled=True), _records(), tmp_path)
+    assert _rows(text, ["variant", "pairs"])["coc"]["p"] == "0.074"
+    assert "runs scatter by 0.71 points around what variant and seed make (2 degrees of freedom)" in text
+    assert "those of single variants by 0.71 to 0.71." in text
+    assert "score = variant + seed + noise" in text
+    assert "paired t-test" not in text
+    own = _report(_study(), _records(), tmp_path)
+    assert "paired t-test" in own
+    assert "scatter by" not in own
+
+
+def test_a_pooled_study_judges_by_all_of_its_runs(tmp_path):
+    """Here and in the page of claims and the figures, which ask a network for its comparisons."""
+    scores = {"plain": _PLAIN, "coc": _COC, "stnd": [70.5, 71.0, 73.0]}
+    (own,) = analyse(_study(variants=tuple(scores)), _records(**scores)).networks
+    (pooled,) = analyse(_study(variants=tuple(scores), pooled=True), _records(**scores)).networks
+    assert pooled.contrasts["coc", "plain"].comparison == pooled.comparisons("plain")["coc"] == pooled.gain("coc")
+    assert pooled.gain("coc").freedom == 4
+    assert own.gain("coc").freedom == 2
+    assert pooled.gain("coc").difference == pytest.approx(own.gain("coc").difference)
+    assert pooled.gain("coc").p_value < own.gain("coc").p_value
 
 
 def test_a_family_in_a_line():

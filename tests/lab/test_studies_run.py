@@ -506,6 +506,7 @@ def _rename(path: Path, name: str) -> Path:
         ({"budget": {"networks": {"a": {"recipe": "x", "variants": ["y"]}}}}, "networks.a.variants: y is none"),
         ({"budget": {"tune": {"grid": {"training.lr": [1]}, "seeds": [0]}}}, "tune.seeds must not be among"),
         ({"budget": {"tune": {"seeds": [9]}}}, "tune.grid is missing"),
+        ({"budget": {"spread": "common"}}, "budgets.small.spread must be own or pooled, got 'common'"),
     ],
 )
 def test_mistakes_in_a_study_are_named(tmp_path, changes, message):

@@ -10,7 +10,18 @@ from typing import Any
 
 from ...errors import ConfigError
 from .records import Record, runs
-from .statistics import ALPHA, Comparison, Summary, compare, detectable_difference, holm, summarize
+from .statistics import (
+    ALPHA,
+    Comparison,
+    PooledSpread,
+    Summary,
+    compare,
+    compare_pooled,
+    detectable_difference,
+    holm,
+    pooled_spread,
+    summarize,
+)
 from .study import Settings, Study
 
 #: The variant that costs are relative to, and that figures draw a line for.
@@ -134,8 +145,8 @@ class Contrast:
     @property
     def detectable(self) -> float | None:
         """The true difference that this comparison, corrected, would have found with 80 % power; ``None`` untested."""
-        pairs, deviation = self.comparison.pairs, self.comparison.deviation
-        return detectable_difference(pairs, deviation, self.family) if self.p_holm is not None and deviation else None
+        error, freedom = self.comparison.error, self.comparison.freedom
+        return detectable_difference(error, freedom, self.family) if self.p_holm is not None and error else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +159,12 @@ class Network:
     contrasts: Mapping[tuple[str, str], Contrast]
     tuning: tuple[PlannedRun, ...]
     paper: Mapping[str, float]
+    pooled: bool
+
+    @property
+    def spread(self) -> PooledSpread | None:
+        """The one spread of all variants, where the study takes one and there are runs enough to tell it."""
+        return pooled_spread({name: cell.scores() for name, cell in self.cells.items()}) if self.pooled else None
 
     @property
     def clock(self) -> str:
@@ -161,10 +178,13 @@ class Network:
         plain = self.cells.get(PLAIN)
         return self.cells[variant].relative_time(plain, self.clock) if plain else summarize([])
 
+    def comparisons(self, baseline: str) -> dict[str, Comparison]:
+        """Every other variant against this one, uncorrected."""
+        return _comparisons(self.cells, baseline, self.pooled)
+
     def gain(self, variant: str) -> Comparison:
-        """A variant against plain; empty without plain."""
-        plain = self.cells.get(PLAIN)
-        return compare(self.cells[variant].scores(), plain.scores() if plain else {})
+        """A variant against plain; empty without plain, and of plain itself."""
+        return self.comparisons(PLAIN).get(variant, Comparison(0, None))
 
     def tuning_scores(self, variant: str, point: Settings) -> Summary:
         """The validation metric of a variant's runs that tried these settings."""
@@ -267,14 +287,20 @@ def _network(study: Study, label: str, planned: Sequence[PlannedRun]) -> Network
         (contrast.variant, contrast.baseline): contrast
         for baseline in study.against
         if baseline in cells
-        for contrast in _family(cells, baseline, paper)
+        for contrast in _family(_comparisons(cells, baseline, study.pooled), baseline, paper)
     }
-    return Network(label, metric, cells, contrasts, tuple(run for run in ours if run.stage == "tuning"), paper)
+    tuning = tuple(run for run in ours if run.stage == "tuning")
+    return Network(label, metric, cells, contrasts, tuning, paper, study.pooled)
 
 
-def _family(cells: Mapping[str, Cell], baseline: str, paper: Mapping[str, float]) -> Iterator[Contrast]:
-    theirs = cells[baseline].scores()
-    comparisons = {name: compare(cell.scores(), theirs) for name, cell in cells.items() if name != baseline}
+def _comparisons(cells: Mapping[str, Cell], baseline: str, pooled: bool) -> dict[str, Comparison]:
+    scores = {name: cell.scores() for name, cell in cells.items()}
+    if pooled:
+        return compare_pooled(scores, baseline)
+    return {name: compare(mine, scores.get(baseline, {})) for name, mine in scores.items() if name != baseline}
+
+
+def _family(comparisons: Mapping[str, Comparison], baseline: str, paper: Mapping[str, float]) -> Iterator[Contrast]:
     corrected = holm([comparison.p_value for comparison in comparisons.values()])
     family = sum(p is not None for p in corrected)
     for (variant, comparison), p_holm in zip(comparisons.items(), corrected, strict=True):

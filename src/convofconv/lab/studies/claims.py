@@ -16,7 +16,7 @@ from .analysis import Analysis, Contrast, analyse, difference_in
 from .figures import encode
 from .overview import FEWEST, draw_overview, tabulate
 from .run import records_of
-from .statistics import ALPHA, compare, holm
+from .statistics import ALPHA, holm
 from .study import read_study
 from .wording import between, count, points, probability
 
@@ -158,9 +158,8 @@ class Evidence:
         variant = part["variant"]
         for network in self.analysis(part["study"], part["budget"]).networks:
             if network.label in part.get("networks", [network.label]) and variant in network.cells:
-                scores = network.cells[variant].scores()
                 for baseline in [name for name in part["against"] if name in network.cells]:
-                    comparison = compare(scores, network.cells[baseline].scores())
+                    comparison = network.comparisons(baseline)[variant]
                     paper = part.get("points", difference_in(network.paper, variant, baseline))
                     contrast = Contrast(variant, baseline, comparison, comparison.p_value, 1, paper)
                     claimed = -1 if part.get("points", 0) < 0 else 1
@@ -196,7 +195,7 @@ Written by `coc study claims`; do not edit. Verdicts: *proved* (by test), *repro
 claimed), *direction only* (every comparison as claimed, some reliably), *not reproduced* (anything else), *refuted* (by
 proof, or at least one comparison reliably the other way and none as claimed), *not testable here* (not all measured, or
 undecided: the intervals hold both no difference and one as large as the paper's). They judge the signs of differences;
-sizes stand beside them. Reliably: p < 0.05 in a paired t-test over seeds, Holm-corrected over all comparisons of the
+sizes stand beside them. Reliably: p < 0.05 in the study's t-test over seeds, Holm-corrected over all comparisons of the
 claim or table. Differences are percentage points with 95 % confidence intervals; "could have seen" is the difference
 that the corrected test would have found with a probability of 80 %, if the spread that was measured is right.
 

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..files import writable_folder, write_atomic
-from .analysis import CLOCKS, PLAIN, Analysis, Cell, Network, analyse
+from .analysis import CLOCKS, PLAIN, Analysis, Cell, Contrast, Network, analyse
 from .figures import CAPTIONS, draw, encode
 from .records import Record
 from .study import Study
 from .tables import comparisons_csv, runs_csv
-from .wording import NOTHING, between, count, duration, finding, points, probability, spread, summary_of
+from .wording import NOTHING, between, count, duration, points, probability, spread, summary_of
 
 
 def write_report(study: Study, records: Sequence[Record], folder: Path) -> Path:
@@ -98,16 +98,17 @@ def _reading(analysis: Analysis) -> Iterator[str]:
     yield "## How to read it"
     lines = [
         "Scores are those of the folded networks, in per cent, one per seed. Differences are in percentage points, "
-        "paired by seed: only seeds that are done for both count.",
+        "paired by seed.",
         "± is the standard deviation over seeds, CI the 95 % confidence interval by Student's t. An interval is where "
         "the mean over many seeds is likely to lie; a single new run scatters far more, and other data are another "
         "question.",
-        "p is of the two-sided paired t-test, corrected by Holm's method over all comparisons of one network with one "
-        "baseline; below 5 % a difference counts as found, and p is bold. Intervals are not corrected.",
-        "g_z is the mean difference over the standard deviation of the differences (Cohen's d_z) with Hedges' "
-        "correction for small samples; two pairs are too few for it.",
+        _test(analysis.study.pooled),
+        "Holm's method corrects p over all comparisons of one network with one baseline; below 5 % a difference counts "
+        "as found, and p is bold. Intervals are not corrected.",
         "What a comparison could have seen is the true difference that its corrected test finds with a probability of "
         "80 %, given the spread that was measured. A smaller one may be there.",
+        "g_z is the mean difference over the standard deviation of the differences (Cohen's d_z) with Hedges' "
+        "correction for small samples; two pairs are too few for it.",
         "What training takes is compared by CPU time where the runs were on CPUs, for other work on the machine slows "
         "the clock down; on GPUs by the clock.",
     ]
@@ -119,21 +120,34 @@ def _reading(analysis: Analysis) -> Iterator[str]:
     yield "\n".join(f"- {line}" for line in lines)
 
 
+def _test(pooled: bool) -> str:
+    if not pooled:
+        return "p is of the two-sided paired t-test; only seeds that are done for both count."
+    return (
+        "p is of the two-sided t-test in one model of all runs of a network, score = variant + seed + noise "
+        "(randomized blocks, the seeds). It takes the noise to be the same for all variants, which lets few seeds see "
+        "more; the spread of single variants is told, so that it can be judged."
+    )
+
+
 def _network(study: Study, network: Network) -> Iterator[str]:
     yield f"## {network.label}"
     if network.metric is None:
         yield "No run is done yet."
         return
     yield from _splits(network)
-    baselines = [baseline for baseline in study.against if baseline in network.cells]
-    yield _scores(network, baselines)
-    for baseline in baselines:
+    yield _scores(network)
+    if noise := network.spread:
+        lowest, highest = (points(pick(noise.by_variant.values())) for pick in (min, max))
+        yield (
+            f"The one spread of all variants: runs scatter by {points(noise.deviation)} points around what variant and "
+            f"seed make ({noise.freedom} degrees of freedom); those of single variants by {lowest} to {highest}."
+        )
+    for baseline in [baseline for baseline in study.against if baseline in network.cells]:
         family = [contrast for (_, other), contrast in network.contrasts.items() if other == baseline]
         if family:
             yield summary_of(network, baseline)
-        if lines := [f"- {finding(contrast)}" for contrast in family if contrast.comparison.pairs]:
-            yield "\n".join(lines)
-    yield _secondary(network)
+            yield _comparisons(family, bool(network.paper))
     if study.tuning is not None:
         yield _tuning(study, network)
 
@@ -150,29 +164,33 @@ def _splits(network: Network) -> Iterator[str]:
         )
 
 
-def _scores(network: Network, baselines: Sequence[str]) -> str:
-    heading = ["variant", "n", f"{network.metric}, mean ± sd", "95 % CI"]
-    for baseline in baselines:
-        heading += [f"− {baseline} (95 % CI)", "p (Holm)", "g_z"]
-    heading += ["paper", *(f"paper − {baseline}" for baseline in baselines)] if network.paper else []
+def _scores(network: Network) -> str:
+    """A row per variant: the metric that matters, what training takes, the other metrics, the paper's figure."""
+    metrics = max((cell.metrics for cell in network.cells.values()), key=len)
+    heading = ["variant", "n", f"{network.metric}, mean ± sd", "95 % CI", *(name for name in metrics[1:])]
+    heading += [f"{CLOCKS[network.clock]}, × {PLAIN}", *(["paper"] if network.paper else [])]
     rows = []
     for name, cell in network.cells.items():
         row = [name, _runs(cell), spread(cell.summary()), between(cell.summary().interval)]
-        contrasts = [network.contrasts.get((name, baseline)) for baseline in baselines]
-        for contrast in contrasts:
-            if contrast is None:
-                row += [""] * 3
-                continue
-            comparison = contrast.comparison
-            sure = f" ({between(comparison.interval, sign=True)})" if comparison.interval else ""
-            p = probability(contrast.p_holm)
-            row += [points(comparison.difference, sign=True) + sure, f"**{p}**" if contrast.found else p]
-            row.append(points(comparison.g_z, sign=True))
-        if network.paper:
-            row.append(points(network.paper.get(name)))
-            row += [points(contrast.paper, sign=True) if contrast else "" for contrast in contrasts]
-        rows.append(row)
+        row += [spread(cell.summary(metric)) for metric in metrics[1:]]
+        row.append(spread(network.cost(name)))
+        rows.append(row + ([points(network.paper.get(name))] if network.paper else []))
     return _table(heading, rows)
+
+
+def _comparisons(family: Sequence[Contrast], paper: bool) -> str:
+    """A row per comparison with one baseline."""
+    heading = ["variant", "pairs", f"− {family[0].baseline}", "95 % CI", "p", "p (Holm)", "could have seen", "g_z"]
+    rows = []
+    for contrast in family:
+        comparison = contrast.comparison
+        corrected = probability(contrast.p_holm)
+        row = [contrast.variant, str(comparison.pairs), points(comparison.difference, sign=True)]
+        row += [between(comparison.interval, sign=True), probability(comparison.p_value)]
+        row += [f"**{corrected}**" if contrast.found else corrected, points(contrast.detectable)]
+        row.append(points(comparison.g_z, sign=True))
+        rows.append(row + ([points(contrast.paper, sign=True)] if paper else []))
+    return _table([*heading, *(["paper"] if paper else [])], rows)
 
 
 def _runs(cell: Cell) -> str:
@@ -180,20 +198,6 @@ def _runs(cell: Cell) -> str:
     statuses = [run.status for run in cell.runs]
     other = [f"{statuses.count(status)} {status}" for status in ("failed", "missing") if status in statuses]
     return str(statuses.count("done")) + (f" ({', '.join(other)})" if other else "")
-
-
-def _secondary(network: Network) -> str:
-    metrics = max((cell.metrics for cell in network.cells.values()), key=len)
-    rows = [
-        [
-            name,
-            *(spread(cell.summary(metric)) for metric in metrics),
-            spread(network.cost(name)),
-        ]
-        for name, cell in network.cells.items()
-    ]
-    table = _table(["variant", *metrics, f"{CLOCKS[network.clock]}, × {PLAIN}"], rows)
-    return f"All metrics and the training time, mean ± sd:\n\n{table}"
 
 
 def _tuning(study: Study, network: Network) -> str:

@@ -1,7 +1,8 @@
 """How sure a study's numbers are: summaries, comparisons paired by seed, and the correction for many of them.
 
 Everything is a t statistic over training seeds, by scipy and statsmodels: it tells what another seed may give, not what
-another data set may.
+another data set may. :func:`compare` knows two variants alone; :func:`compare_pooled` takes one spread for all variants
+of a network, which sees far more with few seeds if their spreads are alike.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ POWER = 0.8
 _SAME = 1e-9
 
 Interval = tuple[float, float]
+#: Scores by variant and seed.
+Scores = Mapping[str, Mapping[int, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +56,14 @@ class Comparison:
     Args:
         pairs: seeds that both have.
         difference: mean of variant − baseline; ``None`` for no pair.
-        deviation: sample standard deviation of the differences; ``None`` for fewer than two pairs.
+        deviation: standard deviation of the differences; ``None`` for fewer than two pairs.
         interval: 95 % confidence interval of the mean difference (t), or ``None``.
-        p_value: of the two-sided paired t-test, or ``None``.
+        p_value: of the two-sided t-test, or ``None``.
         d_z: Cohen's d_z, difference / deviation, or ``None``.
         g_z: Hedges' g_z, d_z without its bias in small samples, or ``None``; two pairs have none either, for d_z has no
             expectation there.
+        error: standard error of the difference, or ``None``.
+        freedom: degrees of freedom of the deviation.
     """
 
     pairs: int
@@ -68,6 +73,23 @@ class Comparison:
     p_value: float | None = None
     d_z: float | None = None
     g_z: float | None = None
+    error: float | None = None
+    freedom: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class PooledSpread:
+    """What scores scatter by around variant + seed, if all variants of a network scatter alike.
+
+    Args:
+        deviation: of one run.
+        freedom: its degrees of freedom.
+        by_variant: the same of each variant's runs alone.
+    """
+
+    deviation: float
+    freedom: int
+    by_variant: Mapping[str, float]
 
 
 def summarize(values: Sequence[float]) -> Summary:
@@ -105,16 +127,103 @@ def compare(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Comp
     summary = summarize(differences)
     if summary.mean is None or not summary.deviation:
         return Comparison(summary.n, summary.mean, summary.deviation)
-    d_z = summary.mean / summary.deviation
+    return _tested(summary.n, summary.mean, summary.deviation, summary.deviation / math.sqrt(summary.n), summary.n - 1)
+
+
+def _tested(pairs: int, difference: float, deviation: float, error: float, freedom: int) -> Comparison:
+    d_z = difference / deviation
+    low, high = stats.t.interval(1 - ALPHA, freedom, loc=difference, scale=error)
     return Comparison(
-        summary.n,
-        summary.mean,
-        summary.deviation,
-        summary.interval,
-        p_value=float(stats.ttest_1samp(differences, 0.0).pvalue),
+        pairs,
+        difference,
+        deviation,
+        (float(low), float(high)),
+        p_value=float(2 * stats.t.sf(abs(difference) / error, freedom)),
         d_z=d_z,
-        g_z=d_z * hedges_correction(summary.n - 1) if summary.n > 2 else None,
+        g_z=d_z * hedges_correction(freedom) if freedom > 1 else None,
+        error=error,
+        freedom=freedom,
     )
+
+
+def compare_pooled(scores: Scores, baseline: str) -> dict[str, Comparison]:
+    """Compare all variants with one of them as parts of one model: score = variant + seed + noise of one spread.
+
+    That is the analysis of a randomized block design, with seeds as blocks: pairing takes out what a seed does to all
+    variants, and the spread of the noise is that of all runs together. With two variants on the same seeds it is the
+    paired t-test. Where variants lack some seeds, the differences are those of least squares. If spreads differ, a
+    variant that scatters more than the others is trusted too much, and one that scatters less too little.
+
+    Args:
+        scores: by variant and seed.
+        baseline: the variant that the others are compared with.
+
+    Source: Montgomery, Design and Analysis of Experiments, chapter 4.1.
+
+    Examples:
+        >>> scores = {"plain": {0: 70.0, 1: 71.0, 2: 72.0}, "coc": {0: 71.0, 1: 73.0, 2: 75.0}}
+        >>> round(compare_pooled(scores, "plain")["coc"].p_value, 4)  # as compare() has it
+        0.0742
+    """
+    theirs = scores.get(baseline, {})
+    pairs = {name: len(set(mine) & set(theirs)) for name, mine in scores.items() if name != baseline}
+    fit = _Blocks(scores)
+    return {
+        name: fit.compare(name, baseline, number) if number else Comparison(0, None) for name, number in pairs.items()
+    }
+
+
+def pooled_spread(scores: Scores) -> PooledSpread | None:
+    """The noise of :func:`compare_pooled`'s model; ``None`` where the runs are too few to tell.
+
+    Examples:
+        >>> scores = {"plain": {0: 70.0, 1: 71.0, 2: 72.0}, "coc": {0: 71.0, 1: 73.0, 2: 75.0}}
+        >>> spread = pooled_spread(scores)
+        >>> round(spread.deviation, 4), spread.freedom  # that of the differences, 1, over √2
+        (0.7071, 2)
+    """
+    fit = _Blocks(scores)
+    if fit.deviation is None:
+        return None
+    share = fit.freedom / len(fit.residuals)  # of a run in the degrees of freedom
+    return PooledSpread(
+        fit.deviation,
+        fit.freedom,
+        {
+            name: math.sqrt(np.mean(fit.residuals[fit.of_variant == number] ** 2) / share)
+            for number, name in enumerate(fit.names)
+        },
+    )
+
+
+class _Blocks:
+    """Least squares of the effects of variants and seeds, and the noise that is left."""
+
+    def __init__(self, scores: Scores) -> None:
+        self.names = [name for name, mine in scores.items() if mine]
+        runs = [(number, seed) for number, name in enumerate(self.names) for seed in sorted(scores[name])]
+        self.of_variant = np.array([number for number, _ in runs])
+        seeds = sorted({seed for _, seed in runs})
+        columns = [[number == mine for mine, _ in runs] for number in range(len(self.names))]
+        columns += [[seed == mine for _, mine in runs] for seed in seeds[1:]]
+        design = np.array(columns, dtype=float).reshape(len(columns), len(runs)).T
+        values = np.array([scores[self.names[number]][seed] for number, seed in runs])
+        inverse = np.linalg.pinv(design)
+        self.effects = inverse @ values
+        self.covariance = inverse @ inverse.T  # of the effects, over the variance of the noise
+        self.residuals = values - design @ self.effects
+        self.freedom = len(runs) - int(np.linalg.matrix_rank(design)) if runs else 0
+        measured = self.freedom > 0 and np.ptp(self.residuals) > _SAME
+        self.deviation = math.sqrt(np.sum(self.residuals**2) / self.freedom) if measured else None
+
+    def compare(self, variant: str, baseline: str, pairs: int) -> Comparison:
+        contrast = np.zeros(len(self.effects))
+        contrast[[self.names.index(variant), self.names.index(baseline)]] = 1, -1
+        difference = float(contrast @ self.effects)
+        if self.deviation is None:
+            return Comparison(pairs, difference)
+        error = self.deviation * math.sqrt(contrast @ self.covariance @ contrast)
+        return _tested(pairs, difference, math.sqrt(2) * self.deviation, error, self.freedom)
 
 
 def average(comparisons: Sequence[Comparison]) -> Summary:
@@ -154,26 +263,26 @@ def hedges_correction(freedom: int) -> float:
     return float(special.poch((freedom - 1) / 2, 0.5)) / math.sqrt(freedom / 2)
 
 
-def detectable_difference(pairs: int, deviation: float, family: int = 1) -> float:
-    """The smallest true difference that a paired t-test, one of a family, would find with 80 % power.
+def detectable_difference(error: float, freedom: int, family: int = 1) -> float:
+    """The smallest true difference that a t-test, one of a family, would find with 80 % power.
 
     The test is at 5 % over the number of comparisons, as Holm's method has it where no other comparison finds anything.
 
     Args:
-        pairs: number of pairs, at least 2.
-        deviation: standard deviation of the differences.
+        error: standard error of the difference; for n pairs the standard deviation of their differences over √n.
+        freedom: its degrees of freedom, n − 1 for n pairs.
         family: number of comparisons that are corrected together.
 
     Examples:
-        >>> round(detectable_difference(5, 0.5), 2), round(detectable_difference(5, 0.5, family=17), 2)
+        >>> error = 0.5 / math.sqrt(5)
+        >>> round(detectable_difference(error, 4), 2), round(detectable_difference(error, 4, family=17), 2)
         (0.84, 1.81)
     """
-    return deviation * _detectable_effect(pairs, family)
+    return error * _detectable_shift(freedom, family)
 
 
 @functools.cache
-def _detectable_effect(pairs: int, family: int) -> float:
-    freedom = pairs - 1
+def _detectable_shift(freedom: int, family: int) -> float:
     limit = float(stats.t.isf(ALPHA / family / 2, freedom))
 
     def missing_power(shift: float) -> float:
@@ -184,7 +293,7 @@ def _detectable_effect(pairs: int, family: int) -> float:
 
         return float(integrate.quad(found, 0, 1, limit=200)[0]) - POWER
 
-    return float(optimize.brentq(missing_power, 0, 10 * limit)) / math.sqrt(pairs)
+    return float(optimize.brentq(missing_power, 0, 10 * limit))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -43,7 +43,14 @@ _NEEDED_OF_BUDGET: Kinds = {
     "networks": ("keys with values", "keys with values"),
     "seeds": ("a number, or numbers by variant",),
 }
-_POSSIBLE_OF_BUDGET: Kinds = {"variants": ("a list",), "tune": ("keys with values",), "set": ("keys with values",)}
+_POSSIBLE_OF_BUDGET: Kinds = {
+    "variants": ("a list",),
+    "tune": ("keys with values",),
+    "set": ("keys with values",),
+    "spread": ("a text",),
+}
+#: Whose runs tell how much the scores of two variants scatter: their own, or those of all variants of the network.
+_SPREADS = ("own", "pooled")
 _NEEDED_TO_TUNE: Kinds = {"grid": ("keys with values", "a list"), "seeds": ("a list",)}
 _POSSIBLE_TO_TUNE: Kinds = {"set": ("keys with values",)}
 
@@ -86,6 +93,7 @@ class Study:
         tuning: settings that every variant chooses for itself; ``None`` for none.
         paper: the paper's figures by label of the network and variant: numbers by metric.
         curves: variants that are points of one curve, by the curve's title: names by what stands on its axis.
+        pooled: whether comparisons take one spread for all variants of a network.
         file: path of the file as it was given; empty for a study that comes with the package.
     """
 
@@ -101,6 +109,7 @@ class Study:
     tuning: Tuning | None = None
     paper: Mapping[str, Mapping[str, Mapping[str, float]]] = dataclasses.field(default_factory=dict)
     curves: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    pooled: bool = False
     file: str = ""
 
     def variants_of(self, network: str) -> tuple[str, ...]:
@@ -165,6 +174,8 @@ def read_study(name: str, budget: str) -> Study:
     seeds = _seeds(f"{path}: budgets.{budget}.seeds", chosen["seeds"], variants)
     if tuning and set(tuning.seeds) & {seed for several in seeds.values() for seed in several}:
         raise ConfigError(f"{path}: budgets.{budget}.tune.seeds must not be among the seeds that are compared")
+    if (spread := chosen.get("spread", _SPREADS[0])) not in _SPREADS:
+        raise ConfigError(f"{path}: budgets.{budget}.spread must be {' or '.join(_SPREADS)}, got {spread!r}")
     return Study(
         path.stem,
         budget,
@@ -178,6 +189,7 @@ def read_study(name: str, budget: str) -> Study:
         tuning,
         _of_networks(paper, networks),
         {title: {str(x): name for x, name in points.items()} for title, points in curves.items()},
+        spread == "pooled",
         "" if path.parent == FOLDER else path.as_posix(),
     )
 

@@ -20,7 +20,8 @@ _REST = ("largest_difference_after_folding", "code")
 _COMPARISON = (
     *("network", "metric", "variant", "baseline", "pairs"),
     *("difference", "ci95_low", "ci95_high", "p", "p_holm", "family"),
-    *("d_z", "g_z", "deviation_of_differences", "detectable_difference", "paper_difference"),
+    *("d_z", "g_z", "deviation_of_differences", "standard_error", "degrees_of_freedom"),
+    *("detectable_difference", "paper_difference"),
 )
 
 
@@ -42,7 +43,8 @@ def comparisons_csv(analysis: Analysis) -> bytes:
             values = (
                 *(network.label, network.metric, contrast.variant, contrast.baseline, comparison.pairs),
                 *(comparison.difference, low, high, comparison.p_value, contrast.p_holm, contrast.family),
-                *(comparison.d_z, comparison.g_z, comparison.deviation, contrast.detectable, contrast.paper),
+                *(comparison.d_z, comparison.g_z, comparison.deviation, comparison.error, comparison.freedom or None),
+                *(contrast.detectable, contrast.paper),
             )
             shown = [f"{value:.6g}" if isinstance(value, float) else value for value in values]
             rows.append(dict(zip(_COMPARISON, shown, strict=True)))

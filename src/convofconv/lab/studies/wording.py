@@ -1,12 +1,16 @@
-"""Numbers as text, and comparisons in words."""
+"""Numbers as text, and a family of comparisons in a line."""
 
 from __future__ import annotations
 
-from .analysis import Contrast, Network
-from .statistics import ALPHA, Interval, Summary
+from collections.abc import Sequence
+
+from .analysis import Network
+from .statistics import Interval, Summary
 
 #: Stands where there is no number.
 NOTHING = "–"
+#: Names that are listed in a sentence; more are counted.
+MOST_NAMES = 9
 
 
 def points(value: float | None, sign: bool = False) -> str:
@@ -78,42 +82,6 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def finding(contrast: Contrast) -> str:
-    """What a comparison of at least one pair of runs found, as a sentence."""
-    variant, baseline, comparison = f"**{contrast.variant}**", contrast.baseline, contrast.comparison
-    difference = comparison.difference
-    assert difference is not None
-    if comparison.pairs == 1:
-        return f"{variant}: {points(difference, sign=True)} points against {baseline} on one seed; that allows no test."
-    if contrast.p_holm is None or comparison.interval is None:
-        return (
-            f"{variant}: exactly {points(difference, sign=True)} points against {baseline} on each of "
-            f"{comparison.pairs} seeds; without spread there is no test."
-        )
-    sure = _p(contrast.p_holm)
-    if contrast.family > 1:
-        sure += f" after Holm over {contrast.family} comparisons"
-    low, high = comparison.interval
-    if contrast.found:
-        how, gain = ("better", (low, high)) if difference > 0 else ("worse", (-high, -low))
-        return (
-            f"{variant} is {how} than {baseline} by {points(abs(difference))} points "
-            f"(95 % CI {between(gain)}, {sure}, {comparison.pairs} pairs)."
-        )
-    if comparison.p_value is not None and comparison.p_value < ALPHA:
-        sure = f"{_p(comparison.p_value)} alone but {sure}"
-    return (
-        f"{variant}: no difference from {baseline} was found ({points(difference, sign=True)} points, 95 % CI "
-        f"{between((low, high), sign=True)}, {sure}); with {comparison.pairs} seeds it could have seen "
-        f"{points(contrast.detectable)} points."
-    )
-
-
-def _p(value: float) -> str:
-    text = probability(value)
-    return f"p {text}" if text.startswith("<") else f"p = {text}"
-
-
 def summary_of(network: Network, baseline: str) -> str:
     """What the comparisons of a family found, in a line."""
     family = [contrast for (_, other), contrast in network.contrasts.items() if other == baseline]
@@ -123,5 +91,10 @@ def summary_of(network: Network, baseline: str) -> str:
         "no difference found": [c for c in family if c.p_holm is not None and not c.found],
         "not tested": [c for c in family if c.p_holm is None],
     }
-    parts = [f"{what}: {', '.join(c.variant for c in found)}" for what, found in groups.items() if found]
+    parts = [f"{what}: {_named([c.variant for c in found])}" for what, found in groups.items() if found]
     return f"Against **{baseline}** – {'; '.join(parts)}."
+
+
+def _named(variants: Sequence[str]) -> str:
+    """The variants, or how many they are where nobody would read their names."""
+    return ", ".join(variants) if len(variants) <= MOST_NAMES else f"{len(variants)} variants"
