@@ -7,6 +7,7 @@ import doctest
 import importlib
 import itertools
 import json
+import math
 import random
 
 import pytest
@@ -415,6 +416,20 @@ def test_a_pooled_study_says_what_its_spread_is(tmp_path):
     own = _report(_study(), _records(), tmp_path)
     assert "paired t-test" in own
     assert "scatter by" not in own
+
+
+def test_bars_of_a_pooled_study_are_of_its_one_spread():
+    """Runs scatter by 1/√2 with two degrees of freedom, t = 4.303: the same bars for both variants."""
+    study = _study(pooled=True, curves={"one": {"1": "plain", "2": "coc"}})
+    analysis = analyse(study, _records())
+    for name in ("scores", "curves"):
+        bars = [bar for axes in draw(name, analysis).axes for bar in axes.containers if bar.has_xerr or bar.has_yerr]
+        (lines,) = {len(bar.lines[2]) for bar in bars}
+        assert lines == 1
+        axis = 0 if name == "scores" else 1
+        segments = [segment[:, axis] for bar in bars for segment in bar.lines[2][0].get_segments()]
+        halves = [(high - low) / 2 for low, high in segments]
+        assert halves == pytest.approx([4.302653 / math.sqrt(6)] * 2)
 
 
 def test_a_pooled_study_judges_by_all_of_its_runs(tmp_path):

@@ -26,7 +26,8 @@ _MOST_COLUMNS = 3
 #: The figures by name.
 CAPTIONS = {
     "scores": "Scores: a small dot per seed, mean and 95 % confidence interval per variant; dotted: mean of plain. "
-    "Here and below, intervals of few seeds may leave the frame.",
+    "Here and below, intervals of few seeds may leave the frame. Where a study takes one spread for all variants, "
+    "intervals are those of means on these seeds, and serve to compare variants.",
     "curves": "Hyper-parameters: mean and 95 % confidence interval; dotted: mean of plain. Grey: what the paper's "
     "variants differ from its plain network by, drawn from our plain network.",
     "learning": "Learning curves: validation metric per epoch, mean over seeds in a band of one standard deviation, "
@@ -75,8 +76,10 @@ def _plain_mean(network: Network) -> float | None:
     return network.cells[PLAIN].summary().mean if PLAIN in network.cells else None
 
 
-def _half_widths(cells: Sequence[Cell]) -> list[float]:
+def _half_widths(network: Network, cells: Sequence[Cell]) -> list[float]:
     """Half the confidence intervals; not a number where there is none, which draws none."""
+    if noise := network.spread:
+        return [noise.half_width(len(cell.results)) for cell in cells]
     intervals = [cell.summary().interval for cell in cells]
     return [float("nan") if interval is None else (interval[1] - interval[0]) / 2 for interval in intervals]
 
@@ -93,7 +96,7 @@ def _scores(study: Study, networks: Sequence[Network]) -> Figure:
     figure, panels = _panels(networks, width=6, height=1.2 + LINE * most)
     for axes, network in zip(panels, networks, strict=True):
         cells = _shown(network)
-        for place, (cell, half) in enumerate(zip(cells, _half_widths(cells), strict=True)):
+        for place, (cell, half) in enumerate(zip(cells, _half_widths(network, cells), strict=True)):
             colour = GREY if cell.variant == PLAIN else BLUE
             scores = list(cell.scores().values())
             axes.plot(scores, [place + 0.25] * len(scores), "o", color=colour, ms=4, alpha=0.5, markeredgewidth=0)
@@ -160,7 +163,9 @@ def _curve(axes: Any, network: Network, points: Sequence[tuple[str, str]], joine
         if not joined and plain is not None:  # bars begin at plain: at zero they would all look the same
             axes.bar(places, means - plain, 0.6, plain, color=BLUE, alpha=0.3)
         style = "o-" if joined else "o"
-        axes.errorbar(places, means, _half_widths(cells), fmt=style, color=BLUE, ms=5, capsize=3, label="this study")
+        axes.errorbar(
+            places, means, _half_widths(network, cells), fmt=style, color=BLUE, ms=5, capsize=3, label="this study"
+        )
     axes.set_xticks(range(len(points)), [x for x, _ in points], rotation=0 if joined else 90)
     axes.set_xlim(-0.5, len(points) - 0.5)
     axes.grid(alpha=0.3)

@@ -77,7 +77,10 @@ class Job:
         settings = {**self.settings, **(machine or {}), "training.seed": self.seed}
         if start := self.start(runs_folder):
             if not RunFolder(start).results.is_file():
-                raise NotYet(f"it starts from the run in {start}, which is not there: run its study first")
+                raise NotYet(
+                    f"it starts from the run in {start}, which is not there: run its study first, with these --runs "
+                    "(and with other --results, if its records are there and only its networks are gone)"
+                )
             settings["model.weights"] = str(start.resolve())
         return recipe_from(self.recipe, settings, data)
 
