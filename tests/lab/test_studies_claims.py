@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -16,10 +19,11 @@ pytest.importorskip("statsmodels", reason="needs the extra [lab]")
 
 from convofconv.errors import ConfigError
 from convofconv.lab.studies.analysis import Contrast
+from convofconv.lab.studies.blocks import Blocks
 from convofconv.lab.studies.claims import FILE, VERDICTS, Evidence, Finding, verdict, write_claims
 from convofconv.lab.studies.records import Records
 from convofconv.lab.studies.report import write_report
-from convofconv.lab.studies.statistics import Comparison
+from convofconv.lab.studies.statistics import Comparison, holm
 from convofconv.lab.studies.study import read_study
 from convofconv.lab.studies.wording import points
 
@@ -29,9 +33,9 @@ _NETWORKS = tuple(read_study("classification", "small").networks)
 
 
 def _finding(difference: float, p: float | None, reach: float | None = None, paper: float | None = None) -> Finding:
-    interval = None if reach is None else (difference - reach, difference + reach)
-    comparison = Comparison(5, difference, interval=interval)
-    return Finding("study, network", Contrast("coc", "plain", comparison, p, 1, paper))
+    error = None if reach is None else reach / 3.495406  # t of four degrees at 98.75 %, for two comparisons
+    comparison = Comparison(5, difference, error=error, freedom=4)
+    return Finding("study, network", Contrast("coc", "plain", comparison, p, 2, paper))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +47,7 @@ def _finding(difference: float, p: float | None, reach: float | None = None, pap
         ([(1.0, 0.01), (2.0, 0.06)], "direction only"),
         ([(1.0, 0.01), (2.0, None)], "not testable here"),
         ([(-1.0, 0.01), (2.0, None)], "not testable here"),
-        ([(1.0, 0.01), (-0.1, 0.9)], "not reproduced"),
+        ([(1.0, 0.01), (-0.1, 0.9)], "direction only"),
         ([(1.0, 0.9), (-0.1, 0.9)], "not testable here"),
         ([(1.0, 0.01), (-1.0, 0.01)], "not reproduced"),
         ([(1.0, 0.9), (-1.0, 0.01)], "refuted"),
@@ -54,9 +58,12 @@ def _finding(difference: float, p: float | None, reach: float | None = None, pap
         ([(0.5, 0.5, 3.0, 2.0), (0.5, 0.5, 1.0, 2.0)], "not reproduced"),
         ([(0.5, 0.5, 3.0, 2.0), (5.0, 0.01, 3.0, 2.0)], "direction only"),
         ([(0.5, 0.5, 3.0, 2.0), (-5.0, 0.01, 3.0, 2.0)], "refuted"),
+        ([(0.5, 0.5, 1.0, 2.0), (5.0, 0.01, 3.0, 2.0)], "not reproduced"),
+        ([(-0.1, 0.9, 0.2, 0.14), (5.0, 0.01, 3.0, 2.0)], "not reproduced"),
+        ([(-0.1, 0.9, 0.3, 0.14), (5.0, 0.01, 3.0, 2.0)], "direction only"),
     ],
 )
-def test_a_verdict_follows_from_signs_p_values_and_what_intervals_exclude(findings, expected):
+def test_a_verdict_follows_from_signs_p_values_and_what_corrected_intervals_exclude(findings, expected):
     assert verdict([_finding(*finding) for finding in findings]) == expected
     assert expected in VERDICTS
 
@@ -148,6 +155,37 @@ def test_a_claim_waits_for_all_of_its_comparisons(tmp_path):
     assert "**Verdict: not testable here.** 1 of 3 comparisons measured." in page
     assert "| shufflenetv2 | coc | top1 +0.16 | – | not testable here (0 of 1 comparison measured) |" in page
     assert "classification, tiny-resnet18: coc − plain +2.02" in page
+
+
+def test_few_seeds_do_not_contradict_a_claim_that_is_true():
+    """Sixteen small true differences, as in C5: most are not seen, which is no evidence against any of them."""
+    random = np.random.default_rng(0)
+    gains = [0.14, 0.14, 0.26, 0.5, 0.6, 1.47, 1.86, 1.94] * 2
+    said: Counter[str] = Counter()
+    for _ in range(200):
+        of_seeds = random.standard_normal(3)
+        scores = {
+            str(number): dict(enumerate(70 - gain + of_seeds + 0.7 * random.standard_normal(3)))
+            for number, gain in enumerate([0.0, *gains])
+        }
+        found = Blocks(scores).compare("0")
+        compared = [dataclasses.replace(comparison, difference=-comparison.difference) for comparison in found.values()]
+        corrected = holm([comparison.p_value for comparison in compared])
+        findings = [
+            Finding("here", Contrast("221", "other", comparison, p, len(gains), gain))
+            for comparison, p, gain in zip(compared, corrected, gains, strict=True)
+        ]
+        said[verdict(findings)] += 1
+    assert said["direction only"] + said["not testable here"] > 190, said
+    assert said["direction only"] > 50
+
+
+def test_a_finding_of_one_model_tells_its_degrees_of_freedom():
+    finding = _finding(1.0, 0.01, 0.5)
+    assert "5 seeds, could" in str(finding)
+    pooled = dataclasses.replace(finding.contrast.comparison, freedom=46)
+    contrast = dataclasses.replace(finding.contrast, comparison=pooled)
+    assert "5 seeds (46 degrees of freedom), could" in str(dataclasses.replace(finding, contrast=contrast))
 
 
 def test_every_verdict_that_is_written_down_has_evidence_that_is_there():

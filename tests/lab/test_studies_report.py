@@ -7,7 +7,6 @@ import doctest
 import importlib
 import itertools
 import json
-import math
 import random
 
 import pytest
@@ -150,10 +149,10 @@ def test_the_tables_have_the_numbers_worked_by_hand(tmp_path):
         "CPU time, × plain": "1.00 ± 0.00",
         "paper": "57.27",
     }
-    against = _rows(text, ["variant", "pairs", "− plain"])
+    against = _rows(text, ["variant", "common seeds", "− plain"])
     assert list(against) == ["coc"]
     assert against["coc"] == {
-        "pairs": "3",
+        "common seeds": "3",
         "− plain": "+2.00",
         "95 % CI": "−0.48 to +4.48",
         "p": "0.074",
@@ -215,8 +214,8 @@ def test_a_partial_study_says_what_is_missing_and_why(tmp_path):
     assert "partial" in text
     assert "- net, coc, seed 1: the loss is nan at batch 3" in text
     assert _rows(text, ["variant", "n"])["coc"]["n"] == "1 (1 failed, 1 missing)"
-    coc = _rows(text, ["variant", "pairs"])["coc"]
-    assert (coc["pairs"], coc["− plain"], coc["p"], coc["could have seen"]) == ("1", "+1.00", "–", "–")
+    coc = _rows(text, ["variant", "common seeds"])["coc"]
+    assert (coc["common seeds"], coc["− plain"], coc["p"], coc["could have seen"]) == ("1", "+1.00", "–", "–")
     assert "not tested: coc" in text
 
 
@@ -249,7 +248,7 @@ def test_one_network_one_seed(tmp_path):
         "second": "35.75",
         "CPU time, × plain": "1.00",
     }
-    assert _rows(text, ["variant", "pairs"])["coc"]["− plain"] == "+1.50"
+    assert _rows(text, ["variant", "common seeds"])["coc"]["− plain"] == "+1.50"
 
 
 def test_failures_alone_are_a_report_too(tmp_path):
@@ -265,7 +264,7 @@ def test_failures_alone_are_a_report_too(tmp_path):
 def test_without_plain_there_is_no_cost_and_no_line(tmp_path):
     study = _study(variants=("stnd", "coc"), against=("stnd",), curves={"one": {"1": "coc"}})
     text = _report(study, _records(stnd=_PLAIN, coc=_COC), tmp_path)
-    assert _rows(text, ["variant", "pairs"])["coc"]["− stnd"] == "+2.00"
+    assert _rows(text, ["variant", "common seeds"])["coc"]["− stnd"] == "+2.00"
     assert {path.name for path in tmp_path.iterdir()} == _TABLES | {f for f in _FIGURES if "cost" not in f}
 
 
@@ -401,47 +400,62 @@ def test_what_is_found_is_bold_and_many_names_are_counted(tmp_path):
     same = {f"v{number}": [70.1 + number, 70.9 - number, 72.1] for number in range(10)}
     study = _study(variants=("plain", "up", *same))
     text = _report(study, _records(plain=_PLAIN, up=[75.0, 76.001, 77.0], **same), tmp_path)
-    assert _rows(text, ["variant", "pairs"])["up"]["p (Holm)"] == "**< 0.001**"
+    assert _rows(text, ["variant", "common seeds"])["up"]["p (Holm)"] == "**< 0.001**"
     assert "Against **plain** – better: up; no difference found: 10 variants." in text
 
 
-def test_a_pooled_study_says_what_its_spread_is(tmp_path):
-    """Two variants on the same seeds: the paired t-test, whose differences 1, 2, 3 scatter by √2 times a run's."""
-    text = _report(_study(pooled=True), _records(), tmp_path)
-    assert _rows(text, ["variant", "pairs"])["coc"]["p"] == "0.074"
-    assert "runs scatter by 0.71 points around what variant and seed make (2 degrees of freedom)" in text
-    assert "those of single variants by 0.71 to 0.71." in text
+#: Variants 0, 1, 5 above seeds 70, 80, 110; noise 1, −1, 0 / 0, 1, −1 / −1, 0, 1: squares of 6, 4 degrees of freedom.
+_BLOCKS = {"plain": [71.0, 79.0, 110.0], "coc": [71.0, 82.0, 110.0], "stnd": [74.0, 85.0, 116.0]}
+
+
+def test_a_pooled_study_has_adjusted_means_and_spreads(tmp_path):
+    study = _study(variants=tuple(_BLOCKS), pooled=True)
+    text = _report(study, _records(**_BLOCKS), tmp_path)
+    coc = _rows(text, ["variant", "n"])["coc"]
+    assert coc["adjusted mean (95 % CI)"] == "87.67 (85.70 to 89.63)"  # ± 2.776 · √(1.5 / 3)
+    assert coc["spread"] == "1.22"
+    assert "95 % CI" not in coc
+    assert _rows(text, ["variant", "common seeds"])["stnd"]["95 % CI"] == "+2.22 to +7.78"  # 5 ± 2.776 · 1
+    assert "Runs scatter by 1.22 points around variant + seed (4 degrees of freedom)." in text
+    assert "p = 1.0 if all scatter alike." in text
     assert "score = variant + seed + noise" in text
+    assert "Means are adjusted" in text
     assert "paired t-test" not in text
-    own = _report(_study(), _records(), tmp_path)
+    assert {row["degrees_of_freedom"] for row in _csv(tmp_path / "comparisons.csv")} == {"4"}
+    own = _report(_study(variants=tuple(_BLOCKS)), _records(**_BLOCKS), tmp_path)
     assert "paired t-test" in own
     assert "scatter by" not in own
+    assert "adjusted" not in own
 
 
-def test_bars_of_a_pooled_study_are_of_its_one_spread():
-    """Runs scatter by 1/√2 with two degrees of freedom, t = 4.303: the same bars for both variants."""
-    study = _study(pooled=True, curves={"one": {"1": "plain", "2": "coc"}})
-    analysis = analyse(study, _records())
-    for name in ("scores", "curves"):
-        bars = [bar for axes in draw(name, analysis).axes for bar in axes.containers if bar.has_xerr or bar.has_yerr]
-        (lines,) = {len(bar.lines[2]) for bar in bars}
-        assert lines == 1
-        axis = 0 if name == "scores" else 1
-        segments = [segment[:, axis] for bar in bars for segment in bar.lines[2][0].get_segments()]
-        halves = [(high - low) / 2 for low, high in segments]
-        assert halves == pytest.approx([4.302653 / math.sqrt(6)] * 2)
+def test_a_pooled_study_judges_by_all_of_its_runs():
+    """In its report, and in the page of claims and the figures, which ask a network for its comparisons."""
+    own, pooled = (
+        analyse(_study(variants=tuple(_BLOCKS), pooled=pooled), _records(**_BLOCKS)).networks[0]
+        for pooled in (False, True)
+    )
+    assert pooled.contrasts["stnd", "plain"].comparison == pooled.comparisons("plain")["stnd"] == pooled.gain("stnd")
+    assert (own.gain("stnd").freedom, pooled.gain("stnd").freedom) == (2, 4)
+    assert pooled.gain("stnd").difference == pytest.approx(own.gain("stnd").difference)
+    assert own.mean("coc") == own.cells["coc"].summary()
 
 
-def test_a_pooled_study_judges_by_all_of_its_runs(tmp_path):
-    """Here and in the page of claims and the figures, which ask a network for its comparisons."""
-    scores = {"plain": _PLAIN, "coc": _COC, "stnd": [70.5, 71.0, 73.0]}
-    (own,) = analyse(_study(variants=tuple(scores)), _records(**scores)).networks
-    (pooled,) = analyse(_study(variants=tuple(scores), pooled=True), _records(**scores)).networks
-    assert pooled.contrasts["coc", "plain"].comparison == pooled.comparisons("plain")["coc"] == pooled.gain("coc")
-    assert pooled.gain("coc").freedom == 4
-    assert own.gain("coc").freedom == 2
-    assert pooled.gain("coc").difference == pytest.approx(own.gain("coc").difference)
-    assert pooled.gain("coc").p_value < own.gain("coc").p_value
+def test_figures_of_a_pooled_study_show_adjusted_means():
+    """stnd lacks the high third seed: its own mean is far below plain's, the adjusted one above."""
+    records = _records(**{**_BLOCKS, "stnd": _BLOCKS["stnd"][:2]})
+    study = _study(variants=tuple(_BLOCKS), pooled=True, curves={"one": {"1": "plain", "2": "stnd"}})
+    analysis = analyse(study, records)
+    (network,) = analysis.networks
+    plain, stnd = network.mean("plain"), network.mean("stnd")
+    assert network.cells["stnd"].summary().mean < plain.mean < stnd.mean
+    for name, axis in (("scores", 0), ("curves", 1)):
+        axes = draw(name, analysis).axes[0]
+        bars = [bar for bar in axes.containers if getattr(bar, "has_xerr", False) or getattr(bar, "has_yerr", False)]
+        ends = [segment[:, axis] for bar in bars for segment in bar.lines[2][0].get_segments()]
+        for mean in (plain, stnd):
+            assert any(end == pytest.approx(mean.interval) for end in ends), (name, mean)
+        (line,) = (line for line in axes.lines if line.get_linestyle() == ":")
+        assert set(line.get_data()[axis]) == {plain.mean}
 
 
 def test_a_family_in_a_line():

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import doctest
 import gc
 import math
 
 import numpy as np
-import pandas
 import pytest
 
 pytest.importorskip("lightning", reason="needs the extra [lab]")
 
 from scipy import stats
-from statsmodels.formula import api as formula
 
 from convofconv.lab.studies import statistics
 from convofconv.lab.studies.statistics import (
@@ -23,11 +20,10 @@ from convofconv.lab.studies.statistics import (
     Comparison,
     Summary,
     compare,
-    compare_pooled,
+    corrected_interval,
     detectable_difference,
     hedges_correction,
     holm,
-    pooled_spread,
     summarize,
 )
 
@@ -183,116 +179,11 @@ def test_the_detectable_difference_is_seen_four_times_in_five(pairs, family):
     _assert_share(seen, POWER)
 
 
-def test_pooled_with_two_variants_is_the_paired_t_test():
-    random = np.random.default_rng(6)
-    variant, plain = _cell(random, 5, (0.7, 0.0))
-    pooled, paired = compare_pooled({"plain": plain, "coc": variant}, "plain")["coc"], compare(variant, plain)
-    for field in dataclasses.fields(Comparison):
-        assert getattr(pooled, field.name) == pytest.approx(getattr(paired, field.name)), field.name
-
-
-#: Variants 0, 1, 5 above seeds 0, 10, 40, and noise whose rows and columns have the sum 0.
-_BY_HAND = {
-    "plain": _scores([1, 9, 40]),
-    "a": _scores([1, 12, 40]),
-    "b": _scores([4, 15, 46]),
-}
-
-
-def test_pooled_by_hand():
-    """Rows of residuals 1, −1, 0 / 0, 1, −1 / −1, 0, 1: squares 6 over (3 − 1)(3 − 1) degrees of freedom, 1.5."""
-    found = compare_pooled(_BY_HAND, "plain")
-    assert [found[name].difference for name in ("a", "b")] == pytest.approx([1, 5])
-    error = math.sqrt(1.5 * 2 / 3)
-    for comparison in found.values():
-        assert (comparison.pairs, comparison.freedom) == (3, 4)
-        assert comparison.error == pytest.approx(error)
-        assert comparison.deviation == pytest.approx(math.sqrt(2 * 1.5))
-    assert found["a"].interval == pytest.approx((1 - 2.776445 * error, 1 + 2.776445 * error), abs=1e-5)
-    spread = pooled_spread(_BY_HAND)
-    assert (spread.deviation, spread.freedom) == (pytest.approx(math.sqrt(1.5)), 4)
-    # two of six in each row, over its share of the degrees of freedom, 4/3
-    assert spread.by_variant == {name: pytest.approx(math.sqrt(1.5)) for name in _BY_HAND}
-
-
-def test_pooled_takes_out_seeds_that_a_variant_lacks():
-    """Without noise the differences are exact, whoever has which seeds; a mean of all scores would be far off."""
-    seeds = (0.0, 10.0, 40.0, -30.0)
-    full = {name: {seed: 70 + gain + value for seed, value in enumerate(seeds)} for name, gain in (("p", 0), ("a", 2))}
-    scores = {**full, "b": {seed: 73 + seeds[seed] for seed in (0, 3)}}
-    found = compare_pooled(scores, "p")
-    assert [found[name].difference for name in ("a", "b")] == pytest.approx([2, 3])
-    assert [found[name].pairs for name in ("a", "b")] == [4, 2]
-    assert found["b"].p_value is None, "no spread"
-
-
-@pytest.mark.parametrize(
-    ("scores", "expected"),
-    [
-        ({}, {}),
-        ({"plain": {}, "coc": {0: 1.0}}, {"coc": Comparison(0, None)}),
-        ({"plain": {0: 1.0}, "coc": {1: 1.0}}, {"coc": Comparison(0, None)}),
-        ({"plain": {0: 1.0}, "coc": {0: 3.0}}, {"coc": Comparison(1, 2.0)}),
-        ({"coc": {0: 1.0}}, {"coc": Comparison(0, None)}),
-    ],
-)
-def test_pooled_comparisons_that_allow_no_test(scores, expected):
-    found = compare_pooled(scores, "plain")
-    assert list(found) == list(expected)
-    for name, comparison in expected.items():
-        assert found[name].pairs == comparison.pairs
-        assert found[name].difference == pytest.approx(comparison.difference)
-        assert found[name].p_value is None
-    assert pooled_spread(scores) is None
-
-
-def _unequal(random, effects):
-    """Five seeds of the first two variants, three of the others, as in the study of hyper-parameters."""
-    cells = _cell(random, 5, effects)
-    return {
-        str(number): {seed: score for seed, score in cell.items() if number < 2 or seed < 3}
-        for number, cell in enumerate(cells)
-    }
-
-
-def test_pooled_is_what_statsmodels_says_of_the_model():
-    """Seven variants of three seeds and two of five; contrasts of its coefficients, and their covariance."""
-    scores = _unequal(np.random.default_rng(8), (0.0, 1.0, -0.5, 0.3, 0.0, 2.0, 0.0))
-    rows = [(name, str(seed), score) for name, mine in scores.items() for seed, score in mine.items()]
-    frame = pandas.DataFrame(rows, columns=["variant", "seed", "score"])
-    fit = formula.ols("score ~ C(variant) + C(seed)", frame).fit()  # relative to variant 0
-    for name, comparison in compare_pooled(scores, "0").items():
-        term = f"C(variant)[T.{name}]"
-        assert comparison.difference == pytest.approx(fit.params[term])
-        assert comparison.error == pytest.approx(fit.bse[term])
-        assert comparison.p_value == pytest.approx(fit.pvalues[term])
-        assert comparison.interval == pytest.approx(tuple(fit.conf_int().loc[term]))
-        assert comparison.freedom == fit.df_resid
-    assert pooled_spread(scores).deviation == pytest.approx(math.sqrt(fit.mse_resid))
-
-
-@pytest.mark.usefixtures("_cheap_collections")
-def test_pooled_tests_are_as_sure_as_promised_and_see_more():
-    """False positives alone and after Holm, coverage, and a difference that the paired test nearly always misses."""
-    random = np.random.default_rng(7)
-    effects = (0.0, 0.0, 0.0, 1.2, 0.0, 0.0)
-    false, family, covered, seen, seen_paired = [], [], [], [], []
-    for _ in range(1000):
-        scores = _unequal(random, effects)
-        found = compare_pooled(scores, "0")
-        null = [comparison.p_value for name, comparison in found.items() if name != "3"]
-        corrected = holm([comparison.p_value for comparison in found.values()])
-        false.append(null[0] < ALPHA)
-        family.append(min(p for p, name in zip(corrected, found, strict=True) if name != "3") < ALPHA)
-        low, high = found["3"].interval
-        covered.append(low < 1.2 < high)
-        seen.append(corrected[list(found).index("3")] < ALPHA)
-        paired = [compare(mine, scores["0"]).p_value for name, mine in scores.items() if name != "0"]
-        seen_paired.append(holm(paired)[list(found).index("3")] < ALPHA)
-    _assert_share(false, ALPHA)
-    _assert_share(covered, 1 - ALPHA)
-    assert np.mean(family) < ALPHA + 4 * math.sqrt(ALPHA * (1 - ALPHA) / len(family))
-    assert np.mean(seen) > 4 * np.mean(seen_paired)
+def test_an_interval_for_several_comparisons_by_hand():
+    """Differences 1, 2, 3; of four comparisons at 5 % each is at 1.25 %: t of two degrees at 99.375 % is 8.8602."""
+    low, high = corrected_interval(compare(_scores([71, 73, 75]), _scores([70, 71, 72])), family=4)
+    assert (low, high) == pytest.approx((2 - 8.8602 / math.sqrt(3), 2 + 8.8602 / math.sqrt(3)), abs=1e-3)
+    assert corrected_interval(Comparison(1, 2.0), family=4) is None
 
 
 @pytest.fixture
@@ -338,6 +229,10 @@ def test_a_mean_over_networks_needs_three_of_them_and_their_spread():
     assert statistics.average([comparison, comparison, alone]).interval is None
     assert statistics.average([comparison] * 3).interval is not None  # they agree exactly, their seeds do not
     assert statistics.average([comparison, comparison, alone]).mean == 1.5
+    # of one model of all runs: the error is not the deviation over the root of the pairs
+    pooled = Comparison(1, 1.5, deviation=0.1, error=3.0)
+    low, high = statistics.average([pooled] * 3).interval
+    assert high - low == pytest.approx(2 * 4.302653 * 3 / math.sqrt(3), rel=1e-5)
 
 
 def test_hedges_correction_takes_the_bias_off():

@@ -9,19 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...errors import ConfigError
+from .blocks import Blocks
 from .records import Record, runs
-from .statistics import (
-    ALPHA,
-    Comparison,
-    PooledSpread,
-    Summary,
-    compare,
-    compare_pooled,
-    detectable_difference,
-    holm,
-    pooled_spread,
-    summarize,
-)
+from .statistics import ALPHA, Comparison, Summary, compare, detectable_difference, holm, summarize
 from .study import Settings, Study
 
 #: The variant that costs are relative to, and that figures draw a line for.
@@ -151,7 +141,10 @@ class Contrast:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """Everything about one network, variants and comparisons in the order of the study."""
+    """Everything about one network, variants and comparisons in the order of the study.
+
+    ``blocks`` is the one model of all its runs, where the study takes one.
+    """
 
     label: str
     metric: str | None
@@ -159,12 +152,7 @@ class Network:
     contrasts: Mapping[tuple[str, str], Contrast]
     tuning: tuple[PlannedRun, ...]
     paper: Mapping[str, float]
-    pooled: bool
-
-    @property
-    def spread(self) -> PooledSpread | None:
-        """The one spread of all variants, where the study takes one and there are runs enough to tell it."""
-        return pooled_spread({name: cell.scores() for name, cell in self.cells.items()}) if self.pooled else None
+    blocks: Blocks | None
 
     @property
     def clock(self) -> str:
@@ -180,7 +168,11 @@ class Network:
 
     def comparisons(self, baseline: str) -> dict[str, Comparison]:
         """Every other variant against this one, uncorrected."""
-        return _comparisons(self.cells, baseline, self.pooled)
+        return _comparisons(self.cells, baseline, self.blocks)
+
+    def mean(self, variant: str) -> Summary:
+        """Of the scores; in one model of all runs, adjusted for seeds that the variant lacks."""
+        return self.blocks.mean(variant) if self.blocks else self.cells[variant].summary()
 
     def gain(self, variant: str) -> Comparison:
         """A variant against plain; empty without plain, and of plain itself."""
@@ -283,21 +275,22 @@ def _network(study: Study, label: str, planned: Sequence[PlannedRun]) -> Network
     }
     rows = study.paper.get(label, {})
     paper = {variant: float(row[metric]) for variant, row in rows.items() if metric is not None and metric in row}
+    blocks = Blocks({name: cell.scores() for name, cell in cells.items()}) if study.pooled else None
     contrasts = {
         (contrast.variant, contrast.baseline): contrast
         for baseline in study.against
         if baseline in cells
-        for contrast in _family(_comparisons(cells, baseline, study.pooled), baseline, paper)
+        for contrast in _family(_comparisons(cells, baseline, blocks), baseline, paper)
     }
     tuning = tuple(run for run in ours if run.stage == "tuning")
-    return Network(label, metric, cells, contrasts, tuning, paper, study.pooled)
+    return Network(label, metric, cells, contrasts, tuning, paper, blocks)
 
 
-def _comparisons(cells: Mapping[str, Cell], baseline: str, pooled: bool) -> dict[str, Comparison]:
-    scores = {name: cell.scores() for name, cell in cells.items()}
-    if pooled:
-        return compare_pooled(scores, baseline)
-    return {name: compare(mine, scores.get(baseline, {})) for name, mine in scores.items() if name != baseline}
+def _comparisons(cells: Mapping[str, Cell], baseline: str, blocks: Blocks | None) -> dict[str, Comparison]:
+    if blocks:
+        return blocks.compare(baseline)
+    theirs = cells[baseline].scores() if baseline in cells else {}
+    return {name: compare(cell.scores(), theirs) for name, cell in cells.items() if name != baseline}
 
 
 def _family(comparisons: Mapping[str, Comparison], baseline: str, paper: Mapping[str, float]) -> Iterator[Contrast]:

@@ -16,7 +16,7 @@ from .analysis import Analysis, Contrast, analyse, difference_in
 from .figures import encode
 from .overview import FEWEST, draw_overview, tabulate
 from .run import records_of
-from .statistics import ALPHA, holm
+from .statistics import ALPHA, corrected_interval, holm
 from .study import read_study
 from .wording import between, count, points, probability
 
@@ -50,10 +50,14 @@ class Finding:
         return self.contrast.p_holm is not None
 
     @property
-    def undecided(self) -> bool:
-        """Whether it found nothing, and its interval holds a difference as large as the paper's too."""
-        interval, paper = self.contrast.comparison.interval, self.contrast.paper
-        return self.sign == 0 and (interval is None or paper is None or interval[0] <= paper <= interval[1])
+    def contradicts(self) -> bool:
+        """Whether it is reliably the other way, or found nothing and excludes a difference as large as the paper's.
+
+        It is excluded by an interval that is corrected over the family too: of many intervals, some miss the truth.
+        """
+        interval, paper = corrected_interval(self.contrast.comparison, self.contrast.family), self.contrast.paper
+        excluded = interval is not None and paper is not None and not interval[0] <= paper <= interval[1]
+        return self.sign < 0 or (self.sign == 0 and excluded)
 
     @property
     def sign(self) -> int:
@@ -82,31 +86,32 @@ class Finding:
         p = "" if self.contrast.p_holm is None else f", p {probability(self.contrast.p_holm)}"
         seen = "" if self.contrast.detectable is None else f", could have seen {points(self.contrast.detectable)}"
         named = f"{self.contrast.variant} − {self.contrast.baseline} {points(self.difference, sign=True)}"
-        return f"{self.where}: {named}{sure}{p}, {count(comparison.pairs, 'seed')}{seen}"
+        pooled = f" ({comparison.freedom} degrees of freedom)" if comparison.freedom > comparison.pairs - 1 else ""
+        return f"{self.where}: {named}{sure}{p}, {count(comparison.pairs, 'seed')}{pooled}{seen}"
 
 
 def verdict(findings: Sequence[Finding]) -> str:
     """What the comparisons say together of a claim about all of their signs.
 
-    Reproduced: all are reliably as claimed. Refuted: at least one is reliably the other way, and none as claimed.
-    Direction only: all have the claimed sign and some reliably. Not reproduced: anything else. There is no verdict
-    before every comparison is measured, nor where all of them leave open whether there is no difference or one as large
-    as the paper's.
+    Reproduced: all are reliably as claimed. Direction only: some are, and the others leave it open. Not reproduced: one
+    contradicts the claim. Refuted: one is reliably the other way, and none as claimed. There is no verdict before every
+    comparison is measured, nor where none is reliably as claimed and all leave open whether there is no difference or
+    one as large as the paper's.
 
     Examples:
         >>> verdict([])
         'not testable here'
     """
-    if not all(finding.measured for finding in findings) or all(finding.undecided for finding in findings):
+    if not findings or not all(finding.measured for finding in findings):
         return "not testable here"
     signs = [finding.sign for finding in findings]
-    if all(sign > 0 for sign in signs):
-        return "reproduced"
     if min(signs) < 0 and max(signs) <= 0:
         return "refuted"
-    if min(signs) >= 0 and max(signs) > 0 and all(finding.agrees for finding in findings):
-        return "direction only"
-    return "not reproduced"
+    if any(finding.contradicts for finding in findings):
+        return "not reproduced"
+    if all(sign > 0 for sign in signs):
+        return "reproduced"
+    return "direction only" if max(signs) > 0 else "not testable here"
 
 
 def why_untestable(findings: Sequence[Finding]) -> str:
@@ -114,7 +119,7 @@ def why_untestable(findings: Sequence[Finding]) -> str:
     tested = sum(finding.measured for finding in findings)
     if tested < len(findings):
         return f"{tested} of {count(len(findings), 'comparison')} measured"
-    return "undecided: the intervals hold both no difference and the paper's"
+    return "undecided: no difference was found, nor one as large as the paper's excluded"
 
 
 class Evidence:
@@ -192,12 +197,15 @@ _HEAD = """\
 # Claims and verdicts
 
 Written by `coc study claims`; do not edit. Verdicts: *proved* (by test), *reproduced* (every comparison reliably as
-claimed), *direction only* (every comparison as claimed, some reliably), *not reproduced* (anything else), *refuted* (by
-proof, or at least one comparison reliably the other way and none as claimed), *not testable here* (not all measured, or
-undecided: the intervals hold both no difference and one as large as the paper's). They judge the signs of differences;
-sizes stand beside them. Reliably: p < 0.05 in the study's t-test over seeds, Holm-corrected over all comparisons of the
-claim or table. Differences are percentage points with 95 % confidence intervals; "could have seen" is the difference
-that the corrected test would have found with a probability of 80 %, if the spread that was measured is right.
+claimed), *direction only* (some reliably as claimed, the others leave it open), *not reproduced* (one contradicts: it
+is reliably the other way, or found nothing and excludes a difference as large as the paper's), *refuted* (by proof,
+or one comparison reliably the other way and none as claimed), *not testable here* (not all measured, or all leave it
+open). They judge the signs of differences; sizes stand beside them. Reliably: p < 0.05 in the study's t-test, Holm-
+corrected over all comparisons of the claim or table; what is excluded lies outside of an interval corrected the same
+way. The test is paired by seed; where degrees of freedom are told, it is of one model of all runs of the network,
+whose variants are taken to scatter alike. Differences are percentage points with 95 % confidence intervals,
+uncorrected; "could have seen" is the difference that the corrected test would have found with a probability of 80 %,
+if the spread that was measured is right.
 
 The paper does not say which of its configurations "CoC" is in its tables. Here `coc` is the association as the poster
 has it, started so that it changes nothing; `released` adds the three norms of the authors' published settings, and is

@@ -26,8 +26,7 @@ _MOST_COLUMNS = 3
 #: The figures by name.
 CAPTIONS = {
     "scores": "Scores: a small dot per seed, mean and 95 % confidence interval per variant; dotted: mean of plain. "
-    "Here and below, intervals of few seeds may leave the frame. Where a study takes one spread for all variants, "
-    "intervals are those of means on these seeds, and serve to compare variants.",
+    "Here and below, intervals of few seeds may leave the frame.",
     "curves": "Hyper-parameters: mean and 95 % confidence interval; dotted: mean of plain. Grey: what the paper's "
     "variants differ from its plain network by, drawn from our plain network.",
     "learning": "Learning curves: validation metric per epoch, mean over seeds in a band of one standard deviation, "
@@ -35,6 +34,11 @@ CAPTIONS = {
     "cost": "What a variant gains over plain and what its training takes: means and 95 % confidence intervals, paired "
     "by seed.",
 }
+#: What is added to the captions of scores and curves where one model of all runs tells means and intervals.
+ADJUSTED = (
+    "Means are adjusted for seeds that a variant lacks, and intervals leave out what a seed does to all variants: two "
+    "variants differ if they are further apart than √2 times an interval's half."
+)
 
 
 def draw(name: str, analysis: Analysis) -> Figure | None:
@@ -73,15 +77,12 @@ def _shown(network: Network) -> list[Cell]:
 
 
 def _plain_mean(network: Network) -> float | None:
-    return network.cells[PLAIN].summary().mean if PLAIN in network.cells else None
+    return network.mean(PLAIN).mean if PLAIN in network.cells else None
 
 
-def _half_widths(network: Network, cells: Sequence[Cell]) -> list[float]:
-    """Half the confidence intervals; not a number where there is none, which draws none."""
-    if noise := network.spread:
-        return [noise.half_width(len(cell.results)) for cell in cells]
-    intervals = [cell.summary().interval for cell in cells]
-    return [float("nan") if interval is None else (interval[1] - interval[0]) / 2 for interval in intervals]
+def _half_width(mean: Summary) -> float:
+    """Half the confidence interval; not a number where there is none, which draws none."""
+    return float("nan") if mean.interval is None else (mean.interval[1] - mean.interval[0]) / 2
 
 
 def _around(values: Iterable[float], margin: float) -> tuple[float, float]:
@@ -96,11 +97,11 @@ def _scores(study: Study, networks: Sequence[Network]) -> Figure:
     figure, panels = _panels(networks, width=6, height=1.2 + LINE * most)
     for axes, network in zip(panels, networks, strict=True):
         cells = _shown(network)
-        for place, (cell, half) in enumerate(zip(cells, _half_widths(network, cells), strict=True)):
+        for place, cell in enumerate(cells):
             colour = GREY if cell.variant == PLAIN else BLUE
-            scores = list(cell.scores().values())
+            scores, mean = list(cell.scores().values()), network.mean(cell.variant)
             axes.plot(scores, [place + 0.25] * len(scores), "o", color=colour, ms=4, alpha=0.5, markeredgewidth=0)
-            axes.errorbar(cell.summary().mean, place, xerr=half, fmt="D", color=colour, markersize=5, capsize=3)
+            axes.errorbar(mean.mean, place, xerr=_half_width(mean), fmt="D", color=colour, markersize=5, capsize=3)
         if (plain := _plain_mean(network)) is not None:
             axes.axvline(plain, color=GREY, linestyle=":")
         axes.set_yticks(range(len(cells)), [cell.variant for cell in cells])
@@ -155,17 +156,14 @@ def _curve(axes: Any, network: Network, points: Sequence[tuple[str, str]], joine
             shifted = [plain + network.paper.get(name, float("nan")) - network.paper[PLAIN] for _, name in points]
             style = "s-" if joined else "s"
             axes.plot(range(len(points)), shifted, style, color=_PAPER, ms=6, label=_PAPER_LABEL)
-    found = [(x, network.cells[name]) for x, (_, name) in enumerate(points) if name in network.cells]
-    found = [(x, cell) for x, cell in found if cell.results]
+    found = [x for x, (_, name) in enumerate(points) if name in network.cells and network.cells[name].results]
     if found:
-        places, cells = [x for x, _ in found], [cell for _, cell in found]
-        means = np.array([cell.summary().mean for cell in cells])
+        summaries = [network.mean(points[x][1]) for x in found]
+        means = np.array([summary.mean for summary in summaries])
         if not joined and plain is not None:  # bars begin at plain: at zero they would all look the same
-            axes.bar(places, means - plain, 0.6, plain, color=BLUE, alpha=0.3)
-        style = "o-" if joined else "o"
-        axes.errorbar(
-            places, means, _half_widths(network, cells), fmt=style, color=BLUE, ms=5, capsize=3, label="this study"
-        )
+            axes.bar(found, means - plain, 0.6, plain, color=BLUE, alpha=0.3)
+        style, reach = "o-" if joined else "o", [_half_width(summary) for summary in summaries]
+        axes.errorbar(found, means, reach, fmt=style, color=BLUE, ms=5, capsize=3, label="this study")
     axes.set_xticks(range(len(points)), [x for x, _ in points], rotation=0 if joined else 90)
     axes.set_xlim(-0.5, len(points) - 0.5)
     axes.grid(alpha=0.3)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..files import writable_folder, write_atomic
 from .analysis import CLOCKS, PLAIN, Analysis, Cell, Contrast, Network, analyse
-from .figures import CAPTIONS, draw, encode
+from .blocks import Blocks
+from .figures import ADJUSTED, CAPTIONS, draw, encode
 from .records import Record
 from .study import Study
 from .tables import comparisons_csv, runs_csv
@@ -64,7 +65,8 @@ def markdown(analysis: Analysis, figures: Sequence[str]) -> str:
     for network in analysis.networks:
         parts += _network(analysis.study, network)
     for name in figures:
-        parts += [f"![{name}]({name}.png)", f"{CAPTIONS[name]} ([SVG]({name}.svg))"]
+        adjusted = f" {ADJUSTED}" if analysis.study.pooled and name in ("scores", "curves") else ""
+        parts += [f"![{name}]({name}.png)", f"{CAPTIONS[name]}{adjusted} ([SVG]({name}.svg))"]
     parts += _origin(analysis)
     return "\n\n".join(parts) + "\n"
 
@@ -99,16 +101,12 @@ def _reading(analysis: Analysis) -> Iterator[str]:
     lines = [
         "Scores are those of the folded networks, in per cent, one per seed. Differences are in percentage points, "
         "paired by seed.",
-        "± is the standard deviation over seeds, CI the 95 % confidence interval by Student's t. An interval is where "
-        "the mean over many seeds is likely to lie; a single new run scatters far more, and other data are another "
-        "question.",
-        _test(analysis.study.pooled),
+        "± is the standard deviation over seeds, CI the 95 % confidence interval by Student's t.",
+        *(_POOLED if analysis.study.pooled else _PAIRED),
         "Holm's method corrects p over all comparisons of one network with one baseline; below 5 % a difference counts "
-        "as found, and p is bold. Intervals are not corrected.",
+        "as found, and p is bold. Every baseline of every network is corrected by itself, and intervals are not.",
         "What a comparison could have seen is the true difference that its corrected test finds with a probability of "
         "80 %, given the spread that was measured. A smaller one may be there.",
-        "g_z is the mean difference over the standard deviation of the differences (Cohen's d_z) with Hedges' "
-        "correction for small samples; two pairs are too few for it.",
         "What training takes is compared by CPU time where the runs were on CPUs, for other work on the machine slows "
         "the clock down; on GPUs by the clock.",
     ]
@@ -120,14 +118,23 @@ def _reading(analysis: Analysis) -> Iterator[str]:
     yield "\n".join(f"- {line}" for line in lines)
 
 
-def _test(pooled: bool) -> str:
-    if not pooled:
-        return "p is of the two-sided paired t-test; only seeds that are done for both count."
-    return (
-        "p is of the two-sided t-test in one model of all runs of a network, score = variant + seed + noise "
-        "(randomized blocks, the seeds). It takes the noise to be the same for all variants, which lets few seeds see "
-        "more; the spread of single variants is told, so that it can be judged."
-    )
+_PAIRED = (
+    "p is of the two-sided paired t-test; only seeds that are done for both count.",
+    "An interval is where the mean over many seeds is likely to lie; a single new run scatters far more, and other "
+    "data are another question.",
+    "g_z is the mean difference over the standard deviation of the differences (Cohen's d_z) with Hedges' correction "
+    "for small samples; two pairs are too few for it.",
+)
+_POOLED = (
+    "p is of the two-sided t-test in one model of all runs of a network, score = variant + seed + noise, so that few "
+    "seeds see more than they would in pairs. It takes a seed to move all variants alike, and all variants to scatter "
+    "alike; the column *spread* has what each one's own runs do. Where those of a pair scatter more, that counts. A "
+    "quiet variant is trusted too little, and several noisy ones, above all a noisy baseline, still somewhat too much.",
+    "Differences are those of adjusted means: adjusted for seeds that a variant lacks. Their intervals leave out what "
+    "a seed does to all variants, so they compare variants, and do not say where a mean over many seeds lies.",
+    "g_z is the difference over the standard deviation of differences of single runs in the model, with Hedges' "
+    "correction for small samples.",
+)
 
 
 def _network(study: Study, network: Network) -> Iterator[str]:
@@ -137,12 +144,8 @@ def _network(study: Study, network: Network) -> Iterator[str]:
         return
     yield from _splits(network)
     yield _scores(network)
-    if noise := network.spread:
-        lowest, highest = (points(pick(noise.by_variant.values())) for pick in (min, max))
-        yield (
-            f"The one spread of all variants: runs scatter by {points(noise.deviation)} points around what variant and "
-            f"seed make ({noise.freedom} degrees of freedom); those of single variants by {lowest} to {highest}."
-        )
+    if network.blocks and network.blocks.deviation:
+        yield _noise(network.blocks)
     for baseline in [baseline for baseline in study.against if baseline in network.cells]:
         family = [contrast for (_, other), contrast in network.contrasts.items() if other == baseline]
         if family:
@@ -164,14 +167,31 @@ def _splits(network: Network) -> Iterator[str]:
         )
 
 
+def _noise(blocks: Blocks) -> str:
+    noise, freedom = points(blocks.deviation), blocks.freedom
+    said = f"Runs scatter by {noise} points around variant + seed ({freedom} degrees of freedom)."
+    if found := blocks.widest():
+        name, chance = found
+        alike = f"p = {probability(chance)}".replace("= <", "<")
+        said += f" {name} stands out most, by {points(blocks.spreads[name])} points; {alike} if all scatter alike."
+    return said
+
+
 def _scores(network: Network) -> str:
     """A row per variant: the metric that matters, what training takes, the other metrics, the paper's figure."""
-    metrics = max((cell.metrics for cell in network.cells.values()), key=len)
-    heading = ["variant", "n", f"{network.metric}, mean ± sd", "95 % CI", *(name for name in metrics[1:])]
-    heading += [f"{CLOCKS[network.clock]}, × {PLAIN}", *(["paper"] if network.paper else [])]
+    blocks, metrics = network.blocks, max((cell.metrics for cell in network.cells.values()), key=len)
+    heading = ["variant", "n", f"{network.metric}, mean ± sd"]
+    heading += ["adjusted mean (95 % CI)", "spread"] if blocks else ["95 % CI"]
+    heading += [*metrics[1:], f"{CLOCKS[network.clock]}, × {PLAIN}", *(["paper"] if network.paper else [])]
     rows = []
     for name, cell in network.cells.items():
-        row = [name, _runs(cell), spread(cell.summary()), between(cell.summary().interval)]
+        mean = network.mean(name)
+        row = [name, _runs(cell), spread(cell.summary())]
+        if blocks:
+            row.append(points(mean.mean) + (f" ({between(mean.interval)})" if mean.interval else ""))
+            row.append(points(blocks.spreads.get(name)))
+        else:
+            row.append(between(mean.interval))
         row += [spread(cell.summary(metric)) for metric in metrics[1:]]
         row.append(spread(network.cost(name)))
         rows.append(row + ([points(network.paper.get(name))] if network.paper else []))
@@ -180,7 +200,16 @@ def _scores(network: Network) -> str:
 
 def _comparisons(family: Sequence[Contrast], paper: bool) -> str:
     """A row per comparison with one baseline."""
-    heading = ["variant", "pairs", f"− {family[0].baseline}", "95 % CI", "p", "p (Holm)", "could have seen", "g_z"]
+    heading = [
+        "variant",
+        "common seeds",
+        f"− {family[0].baseline}",
+        "95 % CI",
+        "p",
+        "p (Holm)",
+        "could have seen",
+        "g_z",
+    ]
     rows = []
     for contrast in family:
         comparison = contrast.comparison

@@ -1,8 +1,7 @@
 """How sure a study's numbers are: summaries, comparisons paired by seed, and the correction for many of them.
 
 Everything is a t statistic over training seeds, by scipy and statsmodels: it tells what another seed may give, not what
-another data set may. :func:`compare` knows two variants alone; :func:`compare_pooled` takes one spread for all variants
-of a network, which sees far more with few seeds if their spreads are alike.
+another data set may.
 """
 
 from __future__ import annotations
@@ -24,8 +23,6 @@ POWER = 0.8
 _SAME = 1e-9
 
 Interval = tuple[float, float]
-#: Scores by variant and seed.
-Scores = Mapping[str, Mapping[int, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +52,9 @@ class Comparison:
 
     Args:
         pairs: seeds that both have.
-        difference: mean of variant − baseline; ``None`` for no pair.
-        deviation: standard deviation of the differences; ``None`` for fewer than two pairs.
+        difference: mean of variant − baseline; ``None`` for no pair. In one model of all runs it is adjusted for seeds
+            that one of them lacks.
+        deviation: standard deviation of differences of single runs; ``None`` for fewer than two pairs.
         interval: 95 % confidence interval of the mean difference (t), or ``None``.
         p_value: of the two-sided t-test, or ``None``.
         d_z: Cohen's d_z, difference / deviation, or ``None``.
@@ -75,32 +73,6 @@ class Comparison:
     g_z: float | None = None
     error: float | None = None
     freedom: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class PooledSpread:
-    """What scores scatter by around variant + seed, if all variants of a network scatter alike.
-
-    Args:
-        deviation: of one run.
-        freedom: its degrees of freedom.
-        by_variant: the same of each variant's runs alone.
-    """
-
-    deviation: float
-    freedom: int
-    by_variant: Mapping[str, float]
-
-    def half_width(self, runs: int) -> float:
-        """Half the 95 % confidence interval of the mean of so many runs on given seeds, whose own effect it leaves out.
-
-        Source: Loftus and Masson, Using confidence intervals in within-subject designs, 1994.
-
-        Examples:
-            >>> round(PooledSpread(1.0, 38, {}).half_width(3), 3)  # 2.024 / √3
-            1.169
-        """
-        return float(stats.t.isf(ALPHA / 2, self.freedom)) * self.deviation / math.sqrt(runs)
 
 
 def summarize(values: Sequence[float]) -> Summary:
@@ -138,10 +110,19 @@ def compare(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Comp
     summary = summarize(differences)
     if summary.mean is None or not summary.deviation:
         return Comparison(summary.n, summary.mean, summary.deviation)
-    return _tested(summary.n, summary.mean, summary.deviation, summary.deviation / math.sqrt(summary.n), summary.n - 1)
+    return tested(summary.n, summary.mean, summary.deviation, summary.deviation / math.sqrt(summary.n), summary.n - 1)
 
 
-def _tested(pairs: int, difference: float, deviation: float, error: float, freedom: int) -> Comparison:
+def tested(pairs: int, difference: float, deviation: float, error: float, freedom: int) -> Comparison:
+    """A comparison by its t-test.
+
+    Args:
+        pairs: seeds that both have.
+        difference: that was estimated.
+        deviation: standard deviation of differences of single runs.
+        error: standard error of the difference.
+        freedom: degrees of freedom of both.
+    """
     d_z = difference / deviation
     low, high = stats.t.interval(1 - ALPHA, freedom, loc=difference, scale=error)
     return Comparison(
@@ -157,86 +138,6 @@ def _tested(pairs: int, difference: float, deviation: float, error: float, freed
     )
 
 
-def compare_pooled(scores: Scores, baseline: str) -> dict[str, Comparison]:
-    """Compare all variants with one of them as parts of one model: score = variant + seed + noise of one spread.
-
-    That is the analysis of a randomized block design, with seeds as blocks: pairing takes out what a seed does to all
-    variants, and the spread of the noise is that of all runs together. With two variants on the same seeds it is the
-    paired t-test. Where variants lack some seeds, the differences are those of least squares. If spreads differ, a
-    variant that scatters more than the others is trusted too much, and one that scatters less too little.
-
-    Args:
-        scores: by variant and seed.
-        baseline: the variant that the others are compared with.
-
-    Source: Montgomery, Design and Analysis of Experiments, chapter 4.1.
-
-    Examples:
-        >>> scores = {"plain": {0: 70.0, 1: 71.0, 2: 72.0}, "coc": {0: 71.0, 1: 73.0, 2: 75.0}}
-        >>> round(compare_pooled(scores, "plain")["coc"].p_value, 4)  # as compare() has it
-        0.0742
-    """
-    theirs = scores.get(baseline, {})
-    pairs = {name: len(set(mine) & set(theirs)) for name, mine in scores.items() if name != baseline}
-    fit = _Blocks(scores)
-    return {
-        name: fit.compare(name, baseline, number) if number else Comparison(0, None) for name, number in pairs.items()
-    }
-
-
-def pooled_spread(scores: Scores) -> PooledSpread | None:
-    """The noise of :func:`compare_pooled`'s model; ``None`` where the runs are too few to tell.
-
-    Examples:
-        >>> scores = {"plain": {0: 70.0, 1: 71.0, 2: 72.0}, "coc": {0: 71.0, 1: 73.0, 2: 75.0}}
-        >>> spread = pooled_spread(scores)
-        >>> round(spread.deviation, 4), spread.freedom  # that of the differences, 1, over √2
-        (0.7071, 2)
-    """
-    fit = _Blocks(scores)
-    if fit.deviation is None:
-        return None
-    share = fit.freedom / len(fit.residuals)  # of a run in the degrees of freedom
-    return PooledSpread(
-        fit.deviation,
-        fit.freedom,
-        {
-            name: math.sqrt(np.mean(fit.residuals[fit.of_variant == number] ** 2) / share)
-            for number, name in enumerate(fit.names)
-        },
-    )
-
-
-class _Blocks:
-    """Least squares of the effects of variants and seeds, and the noise that is left."""
-
-    def __init__(self, scores: Scores) -> None:
-        self.names = [name for name, mine in scores.items() if mine]
-        runs = [(number, seed) for number, name in enumerate(self.names) for seed in sorted(scores[name])]
-        self.of_variant = np.array([number for number, _ in runs])
-        seeds = sorted({seed for _, seed in runs})
-        columns = [[number == mine for mine, _ in runs] for number in range(len(self.names))]
-        columns += [[seed == mine for _, mine in runs] for seed in seeds[1:]]
-        design = np.array(columns, dtype=float).reshape(len(columns), len(runs)).T
-        values = np.array([scores[self.names[number]][seed] for number, seed in runs])
-        inverse = np.linalg.pinv(design)
-        self.effects = inverse @ values
-        self.covariance = inverse @ inverse.T  # of the effects, over the variance of the noise
-        self.residuals = values - design @ self.effects
-        self.freedom = len(runs) - int(np.linalg.matrix_rank(design)) if runs else 0
-        measured = self.freedom > 0 and np.ptp(self.residuals) > _SAME
-        self.deviation = math.sqrt(np.sum(self.residuals**2) / self.freedom) if measured else None
-
-    def compare(self, variant: str, baseline: str, pairs: int) -> Comparison:
-        contrast = np.zeros(len(self.effects))
-        contrast[[self.names.index(variant), self.names.index(baseline)]] = 1, -1
-        difference = float(contrast @ self.effects)
-        if self.deviation is None:
-            return Comparison(pairs, difference)
-        error = self.deviation * math.sqrt(contrast @ self.covariance @ contrast)
-        return _tested(pairs, difference, math.sqrt(2) * self.deviation, error, self.freedom)
-
-
 def average(comparisons: Sequence[Comparison]) -> Summary:
     """The mean of comparisons on different networks, which are its units, each counting the same.
 
@@ -245,15 +146,15 @@ def average(comparisons: Sequence[Comparison]) -> Summary:
     three networks, or where one has no spread.
 
     Examples:
-        >>> agreeing = [Comparison(4, difference, deviation=2.0) for difference in (0.25, 0.5, 0.75)]
-        >>> average(agreeing).mean, average(agreeing).interval  # 0.5 ± 4.303 · (2 / √4) / √3
+        >>> agreeing = [Comparison(4, difference, error=1.0) for difference in (0.25, 0.5, 0.75)]
+        >>> average(agreeing).mean, average(agreeing).interval  # 0.5 ± 4.303 · 1 / √3
         (0.5, (-1.984..., 2.984...))
     """
     differences = [comparison.difference for comparison in comparisons if comparison.difference is not None]
     over = summarize(differences)
-    if over.n < 3 or over.mean is None or over.deviation is None or not all(c.deviation for c in comparisons):
+    errors = [comparison.error for comparison in comparisons if comparison.error]
+    if over.n < 3 or over.mean is None or over.deviation is None or len(errors) < len(comparisons):
         return dataclasses.replace(over, interval=None)
-    errors = [(c.deviation or 0.0) / math.sqrt(c.pairs) for c in comparisons]
     error = max(over.deviation / math.sqrt(over.n), math.hypot(*errors) / over.n)
     low, high = stats.t.interval(1 - ALPHA, over.n - 1, loc=over.mean, scale=error)
     return dataclasses.replace(over, interval=(float(low), float(high)))
@@ -272,6 +173,19 @@ def hedges_correction(freedom: int) -> float:
         0.7979
     """
     return float(special.poch((freedom - 1) / 2, 0.5)) / math.sqrt(freedom / 2)
+
+
+def corrected_interval(comparison: Comparison, family: int) -> Interval | None:
+    """The interval that holds the truth of all of so many comparisons together with 95 %, by Bonferroni.
+
+    Examples:
+        >>> corrected_interval(compare({0: 71.0, 1: 73.0, 2: 75.0}, {0: 70.0, 1: 71.0, 2: 72.0}), family=2)
+        (-1.58..., 5.58...)
+    """
+    if comparison.difference is None or comparison.error is None:
+        return None
+    reach = float(stats.t.isf(ALPHA / family / 2, comparison.freedom)) * comparison.error
+    return comparison.difference - reach, comparison.difference + reach
 
 
 def detectable_difference(error: float, freedom: int, family: int = 1) -> float:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from .analysis import Network
 from .statistics import Interval, Summary
 
 #: Stands where there is no number.
 NOTHING = "–"
-#: Names that are listed in a sentence; more are counted.
+#: Names of variants without a finding that are listed in a sentence; more are counted.
 MOST_NAMES = 9
 
 
@@ -91,10 +89,10 @@ def summary_of(network: Network, baseline: str) -> str:
         "no difference found": [c for c in family if c.p_holm is not None and not c.found],
         "not tested": [c for c in family if c.p_holm is None],
     }
-    parts = [f"{what}: {_named([c.variant for c in found])}" for what, found in groups.items() if found]
+    parts = []
+    for what, found in groups.items():
+        if len(found) > MOST_NAMES and what not in ("better", "worse"):
+            parts.append(f"{what}: {len(found)} variants")
+        elif found:
+            parts.append(f"{what}: {', '.join(contrast.variant for contrast in found)}")
     return f"Against **{baseline}** – {'; '.join(parts)}."
-
-
-def _named(variants: Sequence[str]) -> str:
-    """The variants, or how many they are where nobody would read their names."""
-    return ", ".join(variants) if len(variants) <= MOST_NAMES else f"{len(variants)} variants"
