@@ -157,6 +157,18 @@ def test_a_claim_waits_for_all_of_its_comparisons(tmp_path):
     assert "classification, tiny-resnet18: coc − plain +2.02" in page
 
 
+def test_where_our_baseline_is_lower_the_papers_difference_is_taken_in_proportion(tmp_path):
+    """Our plain networks have 50.06, the paper's 56.17 and 51.74: 1.50 points of it are 1.34 of ours."""
+    _write_records(tmp_path / "results", 0.4)
+    part = {"study": "classification", "budget": "small", "variant": "coc", "against": ["plain"]}
+    by_row = Evidence(tmp_path / "results").findings([part])
+    assert [finding.expected for finding in by_row[:2]] == pytest.approx([1.5 * 50.06 / 56.17, 0.16 * 50.06 / 51.74])
+    given = Evidence(tmp_path / "results").findings([{**part, "points": 2.0, "of": 25.0}])
+    assert [finding.expected for finding in given] == [2.0] * 3, "never more than the paper's"
+    finding = dataclasses.replace(_finding(0.5, 0.5, 1.0, 2.0), scale=0.5)
+    assert (finding.contradicts, dataclasses.replace(finding, scale=1.0).contradicts) == (False, True)
+
+
 def test_few_seeds_do_not_contradict_a_claim_that_is_true():
     """Sixteen small true differences, as in C5: most are not seen, which is no evidence against any of them."""
     random = np.random.default_rng(0)

@@ -25,8 +25,8 @@ VERDICTS = ("proved", "reproduced", "direction only", "not reproduced", "refuted
 
 
 #: Comparisons of a claim: ``study``, ``budget``, ``variant`` (claimed to be better), ``against`` (than these), and if
-#: given ``networks`` (of the study, on these alone) and ``points`` (by so many, where the study lacks the paper's
-#: figures; negative where the claim is that the variant is worse).
+#: given ``networks`` (of the study, on these alone), ``points`` (by so many, where the study lacks the paper's figures;
+#: negative where the claim is that the variant is worse) and ``of`` (the score that the paper's baseline has).
 Part = Mapping[str, Any]
 
 
@@ -38,11 +38,14 @@ class Finding:
         where: study and network.
         contrast: the numbers; ``paper`` is the difference that the claim is about.
         claimed: 1 where the variant is claimed to be better, -1 where worse.
+        scale: our baseline's score over the paper's where ours is lower: 10 points more than 24 cannot be expected of a
+            network that has 7, but 3 points can.
     """
 
     where: str
     contrast: Contrast
     claimed: int = 1
+    scale: float = 1.0
 
     @property
     def measured(self) -> bool:
@@ -55,9 +58,14 @@ class Finding:
 
         It is excluded by an interval that is corrected over the family too: of many intervals, some miss the truth.
         """
-        interval, paper = corrected_interval(self.contrast.comparison, self.contrast.family), self.contrast.paper
-        excluded = interval is not None and paper is not None and not interval[0] <= paper <= interval[1]
+        interval, expected = corrected_interval(self.contrast.comparison, self.contrast.family), self.expected
+        excluded = interval is not None and expected is not None and not interval[0] <= expected <= interval[1]
         return self.sign < 0 or (self.sign == 0 and excluded)
+
+    @property
+    def expected(self) -> float | None:
+        """The paper's difference, in proportion to our baseline's score where that is lower."""
+        return None if self.contrast.paper is None else self.scale * self.contrast.paper
 
     @property
     def sign(self) -> int:
@@ -168,7 +176,9 @@ class Evidence:
                     paper = part.get("points", difference_in(network.paper, variant, baseline))
                     contrast = Contrast(variant, baseline, comparison, comparison.p_value, 1, paper)
                     claimed = -1 if part.get("points", 0) < 0 else 1
-                    yield Finding(f"{part['study']}, {network.label}", contrast, claimed)
+                    ours, theirs = network.mean(baseline).mean, part.get("of", network.paper.get(baseline))
+                    scale = min(1.0, ours / theirs) if ours and theirs else 1.0
+                    yield Finding(f"{part['study']}, {network.label}", contrast, claimed, scale)
 
 
 def write_claims(results: Path, out: Path, file: Path = FILE) -> None:
@@ -202,10 +212,11 @@ is reliably the other way, or found nothing and excludes a difference as large a
 or one comparison reliably the other way and none as claimed), *not testable here* (not all measured, or all leave it
 open). They judge the signs of differences; sizes stand beside them. Reliably: p < 0.05 in the study's t-test, Holm-
 corrected over all comparisons of the claim or table; what is excluded lies outside of an interval corrected the same
-way. The test is paired by seed; where degrees of freedom are told, it is of one model of all runs of the network,
-whose variants are taken to scatter alike. Differences are percentage points with 95 % confidence intervals,
-uncorrected; "could have seen" is the difference that the corrected test would have found with a probability of 80 %,
-if the spread that was measured is right.
+way; the paper's difference is taken in proportion where our baseline has a lower score than the paper's. The test is
+paired by seed; where degrees of freedom are told, it is of one model of all runs of the network, whose variants are
+taken to scatter alike. Differences are percentage points with 95 % confidence intervals, uncorrected; "could have
+seen" is the difference that the corrected test would have found with a probability of 80 %, if the spread that was
+measured is right.
 
 The paper does not say which of its configurations "CoC" is in its tables. Here `coc` is the association as the poster
 has it, started so that it changes nothing; `released` adds the three norms of the authors' published settings, and is
@@ -265,8 +276,10 @@ def _measurement(claim: Mapping[str, Any], evidence: Evidence, out: Path) -> lis
 
 
 def _published(finding: Finding) -> str:
-    paper = finding.contrast.paper
-    return "" if paper is None else f"; the paper's, on its own data: {points(paper, sign=True)}"
+    if finding.contrast.paper is None:
+        return ""
+    scaled = f", in proportion {points(finding.expected, sign=True)}" if finding.scale < 1 else ""
+    return f"; the paper's, on its own data: {points(finding.contrast.paper, sign=True)}{scaled}"
 
 
 def _report(part: Mapping[str, Any], evidence: Evidence) -> Path:
@@ -287,7 +300,16 @@ def _table(title: str, table: Mapping[str, Any], evidence: Evidence, out: Path) 
             difference = paper[variant][metric] - paper["plain"][metric]
             rows.append((row, variant, f"{metric} {points(difference, sign=True)}"))
             parts.append(
-                [{**table, "networks": networks, "variant": variant, "against": ["plain"], "points": difference}]
+                [
+                    {
+                        **table,
+                        "networks": networks,
+                        "variant": variant,
+                        "against": ["plain"],
+                        "points": difference,
+                        "of": paper["plain"][metric],
+                    }
+                ]
             )
     for (row, variant, theirs), findings in zip(rows, evidence.together(parts), strict=True):
         measured = [finding for finding in findings if finding.contrast.comparison.pairs]
