@@ -260,7 +260,13 @@ def test_the_readme_says_what_the_published_reports_found():
         )
         assert [found.get("better", ""), found.get("worse", "")] == [cell.strip() for cell in told], (study, network)
     reports = [path.read_text() for path in (REPOSITORY / "docs/results").glob("*-small/report.md")]
-    assert len(rows) == sum(text.count("\nAgainst **plain** – ") for text in reports), "a network is not in the README"
+    tested = sum(len(re.findall(r"\nAgainst \*\*plain\*\* – (?!not tested)", text)) for text in reports)
+    assert len(rows) == tested, "a network is not in the README"
+    overview = (REPOSITORY / "docs/claims.md").read_text()
+    for mean, low, high in re.findall(
+        r"([+−][\d.]+)(?: points)? \((?:95 % CI )?([+−][\d.]+) to ([+−][\d.]+)\)", readme
+    ):
+        assert f"| {mean} | {low} to {high} |" in overview, "a mean over networks"
 
 
 def test_the_overview_says_what_each_method_adds_over_networks(tmp_path):
