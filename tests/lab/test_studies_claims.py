@@ -153,6 +153,7 @@ def test_a_claim_waits_for_all_of_its_comparisons(tmp_path):
     page = (tmp_path / "claims.md").read_text()
     assert _verdict_of(page, "C7") == "not testable here"
     assert "**Verdict: not testable here.** 1 of 3 comparisons measured." in page
+    assert "[classification (small, 10 of 91 runs)](results/classification-small/report.md)" in page
     assert "| shufflenetv2 | coc | top1 +0.16 | – | not testable here (0 of 1 comparison measured) |" in page
     assert "classification, tiny-resnet18: coc − plain +2.02" in page
 
@@ -263,9 +264,10 @@ def test_the_readme_says_what_the_published_reports_found():
     tested = sum(len(re.findall(r"\nAgainst \*\*plain\*\* – (?!not tested)", text)) for text in reports)
     assert len(rows) == tested, "a network is not in the README"
     overview = (REPOSITORY / "docs/claims.md").read_text()
-    for mean, low, high in re.findall(
-        r"([+−][\d.]+)(?: points)? \((?:95 % CI )?([+−][\d.]+) to ([+−][\d.]+)\)", readme
-    ):
+    number = r"([+−][\d.]+)"
+    means = re.findall(rf"{number}(?: points)? \((?:95 % CI )?{number} to {number}\)", readme)
+    assert len(means) == 2
+    for mean, low, high in means:
         assert f"| {mean} | {low} to {high} |" in overview, "a mean over networks"
 
 

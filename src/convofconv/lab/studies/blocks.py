@@ -1,7 +1,7 @@
 """One spread for all variants of a network, where two variants alone have too few seeds to tell theirs.
 
-A paired t-test of three seeds has two degrees of freedom and sees next to nothing. All runs of a network in one model,
-score = variant + seed + noise, have ten times as many: the analysis of a randomized block design, with seeds as blocks.
+A paired t-test of three seeds has two degrees of freedom and sees next to nothing. All runs of v variants in one model,
+score = variant + seed + noise, have v − 1 times as many: the analysis of a randomized block design, seeds as blocks.
 It takes the noise to be the same for all variants, and a seed to move all of them alike. Noise often is not the same,
 so the spread that the runs of a pair have themselves counts where it is larger.
 
@@ -16,10 +16,7 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import stats
 
-from .statistics import ALPHA, Comparison, Summary, tested
-
-#: Residuals closer than this are the same: scores have five decimals, and their differences rounding errors.
-_SAME = 1e-9
+from .statistics import ALPHA, SAME, Comparison, Summary, tested
 
 
 class Blocks:
@@ -54,7 +51,7 @@ class Blocks:
         self._covariance = inverse @ inverse.T  # of the effects, over the variance of the noise
         residuals = values - design @ self._effects
         self.freedom = len(runs) - int(np.linalg.matrix_rank(design)) if runs else 0
-        measured = self.freedom > 0 and np.ptp(residuals) > _SAME
+        measured = self.freedom > 0 and np.ptp(residuals) > SAME
         self.deviation = math.sqrt(np.sum(residuals**2) / self.freedom) if measured else None
         # A run's share in the degrees of freedom, for a fit takes more of the noise out of some than out of others.
         shares = 1 - np.sum(design * inverse.T, axis=1)
@@ -66,7 +63,7 @@ class Blocks:
         self.spreads = {
             name: math.sqrt(self._squares[name] / self._shares[name])
             for name in self._names
-            if self.deviation is not None and len(scores[name]) > 1 and self._shares[name] > _SAME
+            if self.deviation is not None and len(scores[name]) > 1 and self._shares[name] > SAME
         }
 
     def compare(self, baseline: str) -> dict[str, Comparison]:
@@ -133,7 +130,7 @@ class Blocks:
         for name in self.spreads:
             mine, others = self._shares[name], self.freedom - self._shares[name]
             rest = sum(self._squares.values()) - self._squares[name]
-            if others > _SAME and rest > _SAME:
+            if others > SAME and rest > SAME:
                 ratio = (self._squares[name] / mine) / (rest / others)
                 chances[name] = float(stats.f.sf(ratio, mine, others))
         if len(chances) < 3:

@@ -210,13 +210,13 @@ Written by `coc study claims`; do not edit. Verdicts: *proved* (by test), *repro
 claimed), *direction only* (some reliably as claimed, the others leave it open), *not reproduced* (one contradicts: it
 is reliably the other way, or found nothing and excludes a difference as large as the paper's), *refuted* (by proof,
 or one comparison reliably the other way and none as claimed), *not testable here* (not all measured, or all leave it
-open). They judge the signs of differences; sizes stand beside them. Reliably: p < 0.05 in the study's t-test, Holm-
-corrected over all comparisons of the claim or table; what is excluded lies outside of an interval corrected the same
-way; the paper's difference is taken in proportion where our baseline has a lower score than the paper's. The test is
-paired by seed; where degrees of freedom are told, it is of one model of all runs of the network, whose variants are
-taken to scatter alike. Differences are percentage points with 95 % confidence intervals, uncorrected; "could have
-seen" is the difference that the corrected test would have found with a probability of 80 %, if the spread that was
-measured is right.
+open). They judge the signs of differences; sizes stand beside them. Reliably: p < 0.05 in the study's t-test,
+Holm-corrected over all comparisons of the claim or table; what is excluded lies outside of an interval corrected the
+same way; the paper's difference is taken in proportion where our baseline has a lower score than the paper's. The
+test is paired by seed; where degrees of freedom are told, it is of one model of all runs of the network, whose
+variants are taken to scatter alike. Differences are percentage points with 95 % confidence intervals, uncorrected;
+"could have seen" is the difference that the corrected test would have found with a probability of 80 %, if the spread
+that was measured is right.
 
 The paper does not say which of its configurations "CoC" is in its tables. Here `coc` is the association as the poster
 has it, started so that it changes nothing; `released` adds the three norms of the authors' published settings, and is
@@ -270,8 +270,7 @@ def _measurement(claim: Mapping[str, Any], evidence: Evidence, out: Path) -> lis
     if measured:
         lines.append("\n".join(f"- {finding}{_published(finding)}" for finding in measured))
         parts = [part for part in claim["compare"] if evidence.has_records(part["study"], part["budget"])]
-        links = {f"[{part['study']} ({part['budget']})]({_link(_report(part, evidence), out)})": None for part in parts}
-        lines.append("Evidence: " + ", ".join(links))
+        lines.append("Evidence: " + ", ".join(dict.fromkeys(_report_link(part, evidence, out) for part in parts)))
     return lines
 
 
@@ -282,9 +281,13 @@ def _published(finding: Finding) -> str:
     return f"; the paper's, on its own data: {points(finding.contrast.paper, sign=True)}{scaled}"
 
 
-def _report(part: Mapping[str, Any], evidence: Evidence) -> Path:
-    study = evidence.analysis(part["study"], part["budget"]).study
-    return records_of(study, evidence.results).path.with_name("report.md")
+def _report_link(part: Mapping[str, Any], evidence: Evidence, out: Path) -> str:
+    """The report of a part's study, and how much of the study is done if not all of it is."""
+    analysis = evidence.analysis(part["study"], part["budget"])
+    done, planned = analysis.count("done"), len(analysis.runs)
+    partial = f", {done} of {planned} runs" if done < planned else ""
+    report = records_of(analysis.study, evidence.results).path.with_name("report.md")
+    return f"[{part['study']} ({part['budget']}{partial})]({_link(report, out)})"
 
 
 def _table(title: str, table: Mapping[str, Any], evidence: Evidence, out: Path) -> Iterator[str]:
@@ -320,7 +323,7 @@ def _table(title: str, table: Mapping[str, Any], evidence: Evidence, out: Path) 
     yield f"## {title}"
     yield "\n".join(lines)
     if evidence.has_records(table["study"], table["budget"]):
-        yield f"Evidence: [{table['study']} ({table['budget']})]({_link(_report(table, evidence), out)})"
+        yield f"Evidence: {_report_link(table, evidence, out)}"
 
 
 def _link(path: Path, out: Path) -> str:

@@ -14,7 +14,7 @@ from .figures import ADJUSTED, CAPTIONS, draw, encode
 from .records import Record
 from .study import Study
 from .tables import comparisons_csv, runs_csv
-from .wording import NOTHING, between, count, duration, points, probability, spread, summary_of
+from .wording import NOTHING, between, count, duration, p_is, points, probability, spread, summary_of
 
 
 def write_report(study: Study, records: Sequence[Record], folder: Path) -> Path:
@@ -172,8 +172,9 @@ def _noise(blocks: Blocks) -> str:
     said = f"Runs scatter by {noise} points around variant + seed ({freedom} degrees of freedom)."
     if found := blocks.widest():
         name, chance = found
-        alike = f"p = {probability(chance)}".replace("= <", "<")
-        said += f" {name} stands out most, by {points(blocks.spreads[name])} points; {alike} if all scatter alike."
+        said += (
+            f" {name} stands out most, by {points(blocks.spreads[name])} points; {p_is(chance)} if all scatter alike."
+        )
     return said
 
 

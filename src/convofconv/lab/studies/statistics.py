@@ -20,7 +20,7 @@ ALPHA = 0.05
 #: How likely a difference that a comparison "could have seen" is seen.
 POWER = 0.8
 #: Values closer than this are the same: they have five decimals, and their differences rounding errors.
-_SAME = 1e-9
+SAME = 1e-9
 
 Interval = tuple[float, float]
 
@@ -88,7 +88,7 @@ def summarize(values: Sequence[float]) -> Summary:
     if n < 2:
         return Summary(n, float(values[0]) if n else None, None, None)
     mean = float(np.mean(values))
-    if np.ptp(values) < _SAME:
+    if np.ptp(values) < SAME:
         return Summary(n, mean, 0.0, None)
     low, high = stats.t.interval(1 - ALPHA, n - 1, loc=mean, scale=stats.sem(values))
     return Summary(n, mean, float(np.std(values, ddof=1)), (float(low), float(high)))

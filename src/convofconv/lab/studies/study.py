@@ -189,8 +189,8 @@ def read_study(name: str, budget: str) -> Study:
         tuning,
         _of_networks(paper, networks),
         {title: {str(x): name for x, name in points.items()} for title, points in curves.items()},
-        spread == "pooled",
-        "" if path.parent == FOLDER else path.as_posix(),
+        pooled=spread == "pooled",
+        file="" if path.parent == FOLDER else path.as_posix(),
     )
 
 

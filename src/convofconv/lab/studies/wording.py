@@ -36,6 +36,17 @@ def probability(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:#.2g}"
 
 
+def p_is(p: float) -> str:
+    """A p-value in a sentence.
+
+    Examples:
+        >>> p_is(0.5), p_is(0.0001)
+        ('p = 0.50', 'p < 0.001')
+    """
+    text = probability(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
 def between(interval: Interval | None, sign: bool = False) -> str:
     """A confidence interval.
 
