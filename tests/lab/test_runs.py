@@ -222,9 +222,22 @@ _WITHOUT_NORM = [
 ]
 
 
+# A process group that is left to the end of Python aborts a run now and then.
+_PARTED = """
+import torch.distributed
+from convofconv.cli import main
+
+code = main()
+assert not torch.distributed.is_initialized(), "still bound to the other process"
+raise SystemExit(code)
+"""
+
+
 def by_torchrun(arguments, out):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    return subprocess.run([*launcher, *command(arguments, out)[1:]], capture_output=True, text=True, timeout=300)
+    script = out.parent / "parted.py"
+    script.write_text(_PARTED)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    return subprocess.run([*launcher, *command(arguments, out)[3:]], capture_output=True, text=True, timeout=300)
 
 
 def by_slurm(arguments, out, places=(None, None)):

@@ -73,6 +73,7 @@ def _fit(recipe: Recipe, folder: RunFolder, resume: bool) -> None:
         with _interruptible(trainer, folder):
             trainer.fit(training, data, ckpt_path=folder.last if go_on else None, weights_only=True)
             finish(trainer, training, data, folder)
+    _part()
 
 
 def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
@@ -111,6 +112,17 @@ def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
             for label, value in zip(data.classes, of_classes, strict=True):
                 if not math.isnan(value):  # of classes that occur
                     print(f"{split} {name} of {label}: {value:.2f}")
+    _part()
+
+
+def _part() -> None:
+    """Leave the other processes while Python still runs.
+
+    Lightning does so with NCCL alone; a thread of gloo that lets go of its last tensor while Python ends aborts the
+    process (pytorch/pytorch#179291). After a failure nothing is waited for: others may be in the middle of a sum.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _training(recipe: Recipe, classes: Sequence[str]) -> Training:
