@@ -239,7 +239,8 @@ def _check(prefix: str, values: Any, needed: Kinds, possible: Kinds) -> None:
         raise ConfigError(f"{prefix}{missing[0]} is missing")
     if unknown := sorted(set(values) - {*needed, *possible}):
         known = ", ".join(sorted({*needed, *possible}))
-        raise ConfigError(f"{prefix}{unknown[0]} is no key of a study; there are {known}")
+        home = " (it belongs into a budget)" if unknown[0] in {*_NEEDED_OF_BUDGET, *_POSSIBLE_OF_BUDGET} else ""
+        raise ConfigError(f"{prefix}{unknown[0]} is no key here{home}; there are {known}")
     for key, kinds in {**possible, **needed}.items():
         if key in values:
             _check_kind(f"{prefix}{key}", values[key], kinds[0])

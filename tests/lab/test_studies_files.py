@@ -1,0 +1,101 @@
+"""The files of studies: what they may say, and that those of the package can be run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("lightning", reason="needs the extra [lab]")
+
+from tiny_study import tiny_study, write_study
+
+from convofconv.errors import ConfigError
+from convofconv.lab.recipe import Recipe
+from convofconv.lab.runs.options import recipe_from
+from convofconv.lab.studies.study import FOLDER, list_studies, read_study
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variants": {}}, "variants: expected keys with values, got {}"),
+        ({"variants": ["plain", "coc"]}, "variants: expected keys with values, got"),
+        ({"against": "plain"}, "against: expected a list, got 'plain'"),
+        ({"variants": {"plain": {}, False: {}}}, "a name is False to YAML; put it in quotes"),
+        ({"variants": {"plain": {}, "../up": {}}}, r"'\.\./up' cannot be a name"),
+        ({"budget": {"networks": {"..": {"recipe": "digits-resnet18"}}}}, r"'\.\.' cannot be a name"),
+        ({"question": ""}, "question: expected a text, got ''"),
+        ({"curves": {"a": {1: "cok"}}}, "curves and paper: cok is none of plain, coc"),
+        ({"paper": {"digits": {"cok": {"top1": 1.0}}}}, "curves and paper: cok is none of plain, coc"),
+        ({"variants": {"plain": 3}}, "variants.plain: expected settings by key, or nothing, got 3"),
+        ({"budget": {"networks": [1]}}, r"budgets.small.networks: expected keys with values, got \[1\]"),
+        ({"budget": {"networks": {"a": None}}}, "networks.a: expected keys with values, got None"),
+        ({"budget": {"seeds": [0, 1]}}, "seeds: expected a number, or numbers by variant, got"),
+        ({"budget": {"tune": {"grid": {"training.optimizer": "sgd"}, "seeds": [9]}}}, "optimizer: expected a list"),
+        ({"budget": {"tune": {"grid": {"training.lr": [1]}, "seeds": 9}}}, "tune.seeds: expected a list, got 9"),
+        ({"budgets": {"small": None}}, "budgets.small: expected keys with values, got None"),
+        ({"against": ["stnd"]}, "against: stnd is none"),
+        ({"colour": "red"}, "colour is no key here; there are against, budgets, "),
+        ({"spread": "pooled"}, r"spread is no key here \(it belongs into a budget\); there are against, "),
+        ({"budget": {"colour": "red"}}, "budgets.small.colour is no key here; there are about, "),
+        ({"budget": {"seeds": {"others": 0}}}, "budgets.small.seeds: plain needs a number of seeds"),
+        ({"budget": {"seeds": {"plain": 2}}}, "seeds: coc needs a number"),
+        ({"budget": {"seeds": {"others": 2, "cok": 1}}}, "seeds: cok is none"),
+        ({"budget": {"variants": ["cok"]}}, "budgets.small.variants: cok is none"),
+        ({"budget": {"networks": {"a": {"training.lr": 1}}}}, r"networks.a.recipe is missing"),
+        ({"budget": {"networks": {"a": {"recipe": "x", "variants": ["y"]}}}}, "networks.a.variants: y is none"),
+        ({"budget": {"tune": {"grid": {"training.lr": [1]}, "seeds": [0]}}}, "tune.seeds must not be among"),
+        ({"budget": {"tune": {"seeds": [9]}}}, "tune.grid is missing"),
+        ({"budget": {"spread": "common"}}, "budgets.small.spread must be own or pooled, got 'common'"),
+    ],
+)
+def test_mistakes_in_a_study_are_named(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        tiny_study(tmp_path, **changes)
+
+
+def test_a_variant_that_stands_there_twice_is_named(tmp_path):
+    path = write_study(tmp_path)
+    path.write_text(path.read_text().replace("  coc:", "  plain: {method: stnd}\n  coc:"))
+    with pytest.raises(ConfigError, match=r"tiny\.yaml: not readable as YAML \(plain stands there twice"):
+        read_study(str(path), "small")
+
+
+def test_a_study_of_ones_own_knows_its_file(tmp_path):
+    assert tiny_study(tmp_path).file == (tmp_path / "tiny.yaml").as_posix()
+
+
+def test_unknown_studies_and_budgets_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="no study is called what-help; there are what-helps"):
+        read_study("what-help", "small")
+    with pytest.raises(ConfigError, match="there is no budget huge; it has small"):
+        read_study("what-helps", "huge")
+    (tmp_path / "x.yaml").write_text("- 1")
+    with pytest.raises(ConfigError, match="a study has keys"):
+        read_study(str(tmp_path / "x.yaml"), "small")
+    (tmp_path / "y.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="not readable as YAML"):
+        read_study(str(tmp_path / "y.yaml"), "small")
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_built_in_study_has_possible_recipes(path, tmp_path, monkeypatch):
+    """Every cell of every budget is a recipe that can be built, but for data and backbones that are not here."""
+    monkeypatch.setattr(Path, "is_dir", lambda self: True)
+    written = yaml.safe_load(path.read_text())
+    for budget in written["budgets"]:
+        study = read_study(path.stem, budget)
+        assert (study.name in list_studies(), study.file) == (True, "")
+        for network in study.networks:
+            for variant in study.variants_of(network):
+                settings = study.settings(network, variant)
+                settings.pop("model.weights", None)
+                assert isinstance(recipe_from(study.networks[network]["recipe"], settings), Recipe)
+        for rows in study.paper.values():
+            assert set(rows) <= set(written["variants"])
+        for points in study.curves.values():
+            assert set(points.values()) <= set(study.variants)
