@@ -159,6 +159,24 @@ def test_mistakes_are_told_in_one_line(arguments, message, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (["0", "3", "32", "32"], "--shape needs sides of at least 1, got 0 3 32 32"),
+        (["2", "1", "32", "32"], f"--shape 2 1 32 32 does not fit {ARCH}: "),
+        (["32", "32"], f"--shape 32 32 does not fit {ARCH}: "),
+    ],
+)
+def test_an_input_that_does_not_fit_is_told(trained, tmp_path, capsys, shape, message):
+    assert run(capsys, "fold", str(trained), "--arch", ARCH, *OPTIONS, "--out", str(tmp_path / "x.pt"))[0] == 0
+    code, out, error = run(
+        capsys, "verify", str(trained), str(tmp_path / "x.pt"), "--arch", ARCH, *OPTIONS, "--shape", *shape
+    )
+    assert (code, out) == (2, "")
+    assert message in error
+    assert error.count("\n") == 1
+
+
 def broken(path: Path, kind: str) -> str:
     """Make a bad checkpoint and return what the message must say."""
     if kind == "truncated":

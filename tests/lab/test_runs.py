@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 import convofconv as coc
 from convofconv.cli import main
 from convofconv.lab.recipe import DETECTION_TASKS
+from convofconv.lab.runs.checkpoints import AtomicCheckpoints
 from convofconv.lab.runs.finish import versions
 from convofconv.lab.runs.folder import RunFolder
 from convofconv.lab.runs.options import FOLDER
@@ -183,7 +184,7 @@ def kill_at(arguments, out, moment):
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
 @pytest.mark.parametrize(
     ("recipe", "batch"),
-    [([*CLASSIFY, "--model.dropout=0.2"], 16), (INSTANCES, 4)],
+    [([*CLASSIFY, "--model.dropout=0.2", "--training.accumulate=2"], 16), (INSTANCES, 4)],
     ids=["classification", "instance_segmentation"],
 )
 def test_killed_three_times_and_resumed_equals_never_killed(recipe, batch, tmp_path):
@@ -213,6 +214,36 @@ def test_killed_three_times_and_resumed_equals_never_killed(recipe, batch, tmp_p
     for name in ("model.safetensors", "converted.safetensors"):
         assert (broken / name).read_bytes() == (whole / name).read_bytes()
     assert results(broken) == results(whole)
+    assert not list(broken.glob(".*.part")), "left by the kills"
+
+
+def test_no_checkpoint_is_between_gradients_that_are_accumulated(tmp_path, monkeypatch):
+    """Gradients are in no checkpoint: a run that goes on from there would lose some."""
+    honest, batches = AtomicCheckpoints.save_checkpoint, []
+
+    def save(self, checkpoint, path, storage_options=None):
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+        batches.append((progress["processed"], checkpoint["global_step"]))
+        honest(self, checkpoint, path, storage_options)
+
+    monkeypatch.setattr(AtomicCheckpoints, "save_checkpoint", save)
+    options = ["--data.limit=96", "--training.batch=32", "--training.accumulate=2", "--training.checkpoint_steps=1"]
+    assert fit([*CLASSIFY, *options], tmp_path / "run") == 0
+    inside = [(batch, step) for batch, step in batches if batch % 6]
+    assert inside == [(2, 1), (4, 2), (2, 4), (4, 5)]
+
+
+def test_the_best_epoch_is_the_one_whose_network_is_kept(tmp_path):
+    """Killed behind an epoch that was the best, and gone on with, another epoch may become the best in the history."""
+    run = tmp_path / "run"
+    assert fit(CLASSIFY, run) == 0
+    history = results(run)["history"]
+    for kept in (1, 2):
+        best = torch.load(run / "best.ckpt", weights_only=True)
+        torch.save({**best, "history": history[:kept]}, run / "best.ckpt")
+        (run / "results.json").unlink()
+        assert fit([*CLASSIFY, "--resume"], run) == 0
+        assert (results(run)["best_epoch"], results(run)["validation"]) == (kept, history[kept - 1])
 
 
 _WITHOUT_NORM = [

@@ -55,18 +55,53 @@ def test_records_of_other_settings_or_code_are_refused(tmp_path, monkeypatch):
     assert accept == {"kind": "accept", "code": code_identity(), "beside": "another", "reason": "a comment changed"}
 
 
-def test_an_unfinished_run_of_other_code_begins_anew(tmp_path, monkeypatch):
+def test_a_begun_run_of_other_code_is_refused_and_stays_until_it_is_accepted(tmp_path):
+    """Before any record is there, which is what most refusals go by."""
+    study, records = tiny_study(tmp_path), tmp_path / "results/tiny-small/records.jsonl"
+    run_study(study, options_in(tmp_path, workers=2))
+    honest = records.read_bytes()
+    plain, coc = (tmp_path / f"runs/tiny-small/digits/{variant}/seed0" for variant in ("plain", "coc"))
+    for folder in (plain, coc):
+        job = json.loads((folder / "job.json").read_text())
+        (folder / "job.json").write_text(json.dumps({**job, "code": "older"}))
+        records.unlink(missing_ok=True)
+    (plain / "results.json").unlink()  # killed behind its last epoch
+    kept = {path: path.read_bytes() for path in (plain / "last.ckpt", coc / "results.json")}
+    with pytest.raises(ConfigError, match=r"plain/seed0 holds a run of other code \(older, .*--accept-code"):
+        run_study(study, options_in(tmp_path))
+    assert {path: path.read_bytes() for path in kept} == kept
+    run_study(study, options_in(tmp_path, accept_code="a message changed"))
+    done = [json.loads(line) for line in records.read_text().splitlines()]
+    assert [record["code"] for record in done] == ["older"] * 3
+    assert done[0] == {"kind": "accept", "code": "older", "beside": code_identity(), "reason": "a message changed"}
+    assert [r["test"] for r in sorted(done[1:], key=lambda r: r["run"])] == [
+        json.loads(line)["test"] for line in sorted(honest.decode().splitlines(), key=lambda line: '"coc"' not in line)
+    ]
+
+
+def test_what_is_refused_is_refused_before_anything_is_written(tmp_path):
+    study = tiny_study(tmp_path)
+    jobs = {job.variant: job for job in plan(study, [])}
+    folders = {variant: job.folder(tmp_path / "runs") for variant, job in jobs.items()}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    (folders["plain"] / "job.json").write_text("planned")
+    other = {**plain_values(jobs["coc"].build_recipe(tmp_path / "runs")), "method": "stnd"}
+    (folders["coc"] / "job.json").write_text(json.dumps({"recipe": other, "code": code_identity()}))
+    (folders["coc"] / "results.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"holds a run of other settings: method='stnd' there, 'coc' here; choose"):
+        run_study(study, options_in(tmp_path))
+    assert (folders["plain"] / "job.json").read_text() == "planned"
+
+
+def test_a_run_of_other_code_that_came_to_no_checkpoint_begins_anew(tmp_path):
     study = tiny_study(tmp_path, variants={"plain": {}})
     folder = tmp_path / "runs/tiny-small/digits/plain/seed0"
     folder.mkdir(parents=True)
     recipe = plan(study, [])[0].build_recipe(tmp_path / "runs")
     (folder / "job.json").write_text(json.dumps({"recipe": plain_values(recipe), "code": "older"}))
-    (folder / "last.ckpt").write_text("would be gone on with")
+    (folder / "recipe.json").write_text("would be compared with")
     (folder / "tensorboard").mkdir()
-    (folder / "results.json").write_text("{}")  # would be taken for the result
-    with pytest.raises(ConfigError, match=r"holds a finished run of other settings or code \(older, .*another --runs"):
-        run_study(study, options_in(tmp_path))
-    (folder / "results.json").unlink()
     run_study(study, options_in(tmp_path))
     (record,) = records_of(study, tmp_path / "results").read()
     assert record["status"] == "done"
@@ -82,8 +117,9 @@ def test_a_run_that_was_only_planned_is_recorded_under_the_code_that_does_it(tmp
     (tmp_path / "run/last.ckpt").touch()
     assert write_job(tmp_path / "run", recipe, "newest", ["newer"]) == "newer"
     assert (tmp_path / "run/last.ckpt").exists()
-    assert write_job(tmp_path / "run", recipe, "newest", ()) == "newest"
-    assert not (tmp_path / "run/last.ckpt").exists()
+    with pytest.raises(ConfigError, match=r"other code \(newer, this is newest\)"):
+        write_job(tmp_path / "run", recipe, "newest", ())
+    assert (tmp_path / "run/last.ckpt").exists()
 
 
 def test_a_worker_with_other_code_than_the_study_refuses(tmp_path):

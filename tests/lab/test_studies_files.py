@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 pytest.importorskip("lightning", reason="needs the extra [lab]")
 
+from data_files import SHARED
 from tiny_study import tiny_study, write_study
 
 from convofconv.errors import ConfigError
+from convofconv.lab.data.build import build_evaluation
 from convofconv.lab.recipe import Recipe
 from convofconv.lab.runs.options import recipe_from
 from convofconv.lab.studies.study import FOLDER, list_studies, read_study
@@ -39,9 +42,13 @@ pytestmark = pytest.mark.lab
         ({"budget": {"tune": {"grid": {"training.lr": [1]}, "seeds": 9}}}, "tune.seeds: expected a list, got 9"),
         ({"budgets": {"small": None}}, "budgets.small: expected keys with values, got None"),
         ({"against": ["stnd"]}, "against: stnd is none"),
+        ({"paper": {"digits": {"plain": 70.1}}}, r"paper\.digits\.plain: expected keys with values, got 70.1"),
+        ({"paper": {"digits": {"plain": {"top1": "70.1"}}}}, r"paper\.digits\.plain: expected numbers by metric"),
+        ({"budget": {"networks": {"a": {"recipe": "x", "variants": None}}}}, "networks.a.variants: expected a list"),
         ({"colour": "red"}, "colour is no key here; there are against, budgets, "),
         ({"spread": "pooled"}, r"spread is no key here \(it belongs into a budget\); there are against, "),
         ({"budget": {"colour": "red"}}, "budgets.small.colour is no key here; there are about, "),
+        ({"budget": {"networks": {"a": {"recipe": "x", "floor": "low"}}}}, "networks.a.floor must be a score in %"),
         ({"budget": {"seeds": {"others": 0}}}, "budgets.small.seeds: plain needs a number of seeds"),
         ({"budget": {"seeds": {"plain": 2}}}, "seeds: coc needs a number"),
         ({"budget": {"seeds": {"others": 2, "cok": 1}}}, "seeds: cok is none"),
@@ -65,8 +72,47 @@ def test_a_variant_that_stands_there_twice_is_named(tmp_path):
         read_study(str(path), "small")
 
 
+def test_variants_may_look_like_numbers(tmp_path):
+    variants = {"plain": {}, 221: {"method": "coc"}, 121: {"method": "coc"}}
+    budget = {"seeds": {"others": 1, 221: 2}, "variants": ["plain", 221]}
+    budget["networks"] = {"digits": {"recipe": "digits-resnet18", "variants": ["plain", 221]}}
+    paper, curves = {"digits": {"plain": {"top1": 1.0}, 221: {"top1": 2.0}}}, {"side": {2: 221}}
+    study = tiny_study(tmp_path, variants=variants, budget=budget, paper=paper, curves=curves, against=["plain", 221])
+    assert study.variants_of("digits") == ("plain", "221") == study.against
+    assert study.seeds == {"plain": (0,), "221": (0, 1)}
+    assert study.paper_of("digits")["221"] == {"top1": 2.0}
+    assert study.curves == {"side": {"2": "221"}}
+
+
+def test_numbers_may_be_written_without_a_point(tmp_path):
+    path = write_study(tmp_path)
+    tune = "tune: {grid: {training.lr: [1e-3, 2E-2, .5e+1]}, seeds: [9]}\n    about:"
+    path.write_text(path.read_text().replace("about:", tune))
+    assert read_study(str(path), "small").tuning.grid == {"training.lr": [0.001, 0.02, 5.0]}
+
+
 def test_a_study_of_ones_own_knows_its_file(tmp_path):
     assert tiny_study(tmp_path).file == (tmp_path / "tiny.yaml").as_posix()
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the data sets of ../shared/data")
+def test_the_same_answer_everywhere_scores_what_the_studies_say():
+    """Its class is right wherever that is the truth, and the IoU of every other class that occurs is zero."""
+    found, said = {}, 0
+    for path in FOLDER.glob("*.yaml"):
+        study = read_study(path.stem, "small")
+        for network in [network for network in study.networks if study.floor_of(network)]:
+            settings = {key: value for key, value in study.settings(network, "plain").items() if "weights" not in key}
+            recipe = recipe_from(study.networks[network]["recipe"], settings, SHARED)
+            if (key := str(recipe.data)) not in found:
+                data = build_evaluation(recipe.data, recipe.task, recipe.data.test_split or recipe.data.val_split)
+                targets = [torch.as_tensor(data.pictures[index][1]).flatten() for index in range(len(data.pictures))]
+                counts = torch.bincount(torch.cat(targets))[: len(data.classes)]  # void is behind them
+                occurring = counts.count_nonzero() if recipe.task == "segmentation" else 1
+                found[key] = float(100 * counts.max() / counts.sum() / occurring)
+            assert study.floor_of(network) == pytest.approx(found[key], abs=0.005), (path.stem, network)
+            said += 1
+    assert said > len(found) > 3
 
 
 def test_unknown_studies_and_budgets_are_named(tmp_path):

@@ -169,6 +169,39 @@ def test_the_tables_have_the_numbers_worked_by_hand(tmp_path):
     assert (row["ci95_low"], row["g_z"], row["paper_difference"]) == ("-0.484138", "1.12838", "1.91")
 
 
+def test_a_network_says_how_it_was_trained_and_what_a_constant_answer_scores(tmp_path):
+    paper = {"theirs": {"plain": {"top1": 55.36}, "coc": {"top1": 57.27}}}
+    networks = {"net": {"recipe": "none", "floor": 10, "paper": "theirs"}}
+    study = _study(networks=networks, paper=paper, source="made up.")
+    text = _report(study, _records(), tmp_path)
+    assert "chose the epoch too. That flatters, most of all scores that change much from epoch to epoch. " in text
+    assert " Trained with lr=0.1. The same answer everywhere scores 10.00.\n" in text
+    assert "not scores. They are made up.\n" in text
+    (row,) = _csv(tmp_path / "comparisons.csv")
+    assert row["p_unpaired"] == "0.220881"
+    differently = [*_records(plain=_PLAIN), _record("coc", 0, 71.0, lr=0.2)]
+    assert "Trained with" not in _report(study, differently, tmp_path)
+
+
+def test_means_that_no_common_seed_leads_to_are_left_out(tmp_path):
+    """In one model of all runs: plain and a on some seeds, coc on another, which may be a better seed."""
+    study = _study(variants=("plain", "a", "coc"), pooled=True, curves={"side": {"1": "a", "2": "coc"}})
+    scores = {"plain": _PLAIN[:2], "a": [70.5, 71.3]}
+    text = _report(study, [*_records(**scores), _record("coc", 2, 75.0)], tmp_path)
+    means = {name: row["adjusted mean (95 % CI)"] for name, row in _rows(text, ["variant", "n"]).items()}
+    assert means == dict.fromkeys(("plain", "a", "coc"), "–")
+    joined = _report(study, [*_records(**scores), _record("a", 2, 72.0), _record("coc", 2, 75.0)], tmp_path)
+    assert "–" not in [row["adjusted mean (95 % CI)"] for row in _rows(joined, ["variant", "n"]).values()]
+
+
+def test_runs_that_do_not_say_what_computed_them_are_counted(tmp_path):
+    records = _records()
+    assert "- computed on cpu: 6 runs" in _report(_study(), records, tmp_path)
+    del records[0]["device"]
+    text = _report(_study(), records, tmp_path)
+    assert "- computed on cpu: 5 runs\n- by older code, that did not record what it computed on: 1 run" in text
+
+
 def test_secondary_metrics_and_times_are_beside_the_main_one(tmp_path):
     records = [
         _record(name, seed, score, seconds=seconds * (1 + seed), cpu_seconds=cpu)

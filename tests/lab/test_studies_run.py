@@ -128,6 +128,24 @@ def test_the_machine_is_not_the_recipes(tmp_path):
         RunOptions(data_workers=-1)
 
 
+def test_the_data_is_where_the_study_was_started(tmp_path, monkeypatch):
+    """Workers of a cluster may have been started elsewhere."""
+    (tmp_path / "data/pictures").mkdir(parents=True)
+    (tmp_path / "own").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for root, found in (("data/pictures", "data/pictures"), ("own", "own")):
+        study = tiny_study(tmp_path, set={"data.name": "image_folder", "data.root": root})
+        recipe = plan(study, [])[0].build_recipe(tmp_path / "runs", RunOptions().data)
+        assert recipe.data.root == (tmp_path / found).resolve()
+
+
+def test_runs_that_a_study_no_longer_has_are_not_counted(tmp_path, capsys):
+    run_study(tiny_study(tmp_path), options_in(tmp_path, workers=2))
+    capsys.readouterr()
+    run_study(tiny_study(tmp_path, variants={"plain": {}}), options_in(tmp_path))
+    assert capsys.readouterr().out.startswith("1 of 1 runs done, 0 failed: ")
+
+
 def test_patterns_that_match_no_run_are_named(tmp_path, capsys):
     study = tiny_study(tmp_path)
     with pytest.raises(ConfigError, match=r"no run is called like digits/cok/\*; digits/plain/seed0 is one"):

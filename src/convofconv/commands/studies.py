@@ -24,7 +24,7 @@ def _study_options(parser: ArgumentParser) -> None:
 def _study_run_options(parser: ArgumentParser) -> None:
     _study_options(parser)
     option = parser.add_argument
-    option("--data", type=Path, metavar="DIR", help="folder of the data sets (default: data)")
+    option("--data", type=Path, default=Path("data"), metavar="DIR", help="folder of the data sets (default: data)")
     option(
         "--runs", type=Path, default=Path("runs/studies"), metavar="DIR", help="for networks (default: runs/studies)"
     )

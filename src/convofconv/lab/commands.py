@@ -42,14 +42,22 @@ def run_verify(
 
     Raises:
         VerificationError: their outputs differ by more than ``tolerance``.
+        ConfigError: an input of that shape does not fit the architecture.
     """
+    if min(shape) < 1:
+        raise ConfigError(f"--shape needs sides of at least 1, got {' '.join(map(str, shape))}")
     model, _ = _load(checkpoint, arch, options)
     plain, _ = _load(folded, arch, options)
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
     # torchvision's detectors take a list of pictures of any size.
     inputs: Any = list(x.sigmoid()) if hasattr(model, "roi_heads") or hasattr(model, "anchor_generator") else x
-    error = verify(model, plain, inputs, tolerance)
-    print(f"the outputs differ by {error:.3g} of their largest entry, within the tolerance of {tolerance:.3g}")
+    try:
+        with torch.no_grad():
+            plain.eval()(inputs)
+    except (RuntimeError, ValueError, AssertionError) as error:  # from wherever in the architecture
+        raise ConfigError(f"--shape {' '.join(map(str, shape))} does not fit {arch}: {error}") from error
+    difference = verify(model, plain, inputs, tolerance)
+    print(f"the outputs differ by {difference:.3g} of their largest entry, within the tolerance of {tolerance:.3g}")
 
 
 def _load(checkpoint: Path, arch: str, options: Mapping[str, Any]) -> tuple[nn.Module, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+
+#: How files end that are not complete yet.
+_PART = ".part"
 
 
 @contextmanager
@@ -20,13 +24,19 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: the folder cannot be written to.
     """
     # In the same folder, for os.replace is atomic within one file system only.
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
     try:
         yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
     finally:
+        part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes have left of :func:`replacing`, in a folder that nobody else writes to now."""
+    for part in folder.glob(f".*{_PART}"):
         part.unlink(missing_ok=True)
 
 
@@ -75,6 +85,10 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
                 raise yaml.YAMLError(f"{twice[0]} stands there twice, the second time in line {node.end_mark.line}")
             return super().construct_mapping(node, deep)
 
+    # YAML 1.1, which PyYAML reads, takes 1e-3 for a text: a number needs a point there.
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), [*"-+.0123456789"]
+    )
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -182,8 +182,6 @@ class ModelRecipe:
         if not 0 <= self.dropout < 1:
             raise _refuse("model.dropout", "at least 0 and less than 1", self.dropout)
         _at_least(self, "model", [("head_channels", 0), ("fpn_channels", 1), ("smallest_anchor", 1), ("rois", 1)])
-        if self.weights not in ("", "timm") and not Path(self.weights).is_dir():
-            raise ConfigError(f'model.weights must be empty, "timm" or the folder of a run; {self.weights} is none')
         if self.freeze_norm and not self.weights:
             raise ConfigError("model.freeze_norm needs model.weights: norms of random weights have seen no pictures")
 

@@ -46,7 +46,10 @@ def read_run(recipe: Recipe, network: nn.Module) -> RunWeights:
     """
     folder = RunFolder(Path(recipe.model.weights))
     if not folder.results.is_file():
-        raise ConfigError(f"model.weights: {folder.path} holds no finished run, {folder.results.name} is missing")
+        raise ConfigError(
+            f'model.weights must be empty, "timm" or the folder of a finished run; in {folder.path} there is no '
+            f"{folder.results.name}"
+        )
     try:
         theirs = json.loads(folder.results.read_text(encoding="utf-8"))["recipe"]
         method, preset, backbone = theirs["method"], theirs["preset"], theirs["model"]["backbone"]

@@ -57,13 +57,13 @@ class KeepLastAndBest(Callback):
 
     def __init__(self, folder: RunFolder, every_steps: int) -> None:
         self.folder, self.every_steps = folder, every_steps
-        self._saved_at = -1
 
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        step = trainer.global_step
-        inside = not trainer.is_last_batch
-        if self.every_steps and inside and step % self.every_steps == 0 and step != self._saved_at:
-            self._saved_at = step
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        # Not between batches whose gradients are accumulated, for gradients are in no checkpoint.
+        stepped = (index + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
+        if self.every_steps and stepped and trainer.global_step % self.every_steps == 0:
             trainer.save_checkpoint(self.folder.last, weights_only=False)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:

@@ -45,7 +45,8 @@ def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolde
         DivergedError: the best network's outputs are no numbers.
     """
     seconds, cpu_seconds = training.spent
-    training.load_state_dict(read_checkpoint(folder.best)["state_dict"])
+    checkpoint = read_checkpoint(folder.best)
+    training.load_state_dict(checkpoint["state_dict"])
     device = trainer.strategy.root_device
     training.to(device)  # back from the CPU, where Lightning leaves it at the end of training
     best = training.evaluated
@@ -67,15 +68,15 @@ def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolde
     write_state_dict(folder.model, plain.state_dict())
     if converted:
         write_state_dict(folder.converted, best.state_dict())
-    main = training.metrics.main
-    scores = [epoch[main] for epoch in training.history]
+    main, until_best = training.metrics.main, checkpoint["history"]
     results = {
         "recipe": plain_values(training.recipe),
         "classes": list(data.sets.classes),
         "categories": list(data.sets.categories),
         "metric": main,
-        "best_epoch": scores.index(max(scores)) + 1,
-        "validation": training.history[scores.index(max(scores))],
+        # As the network's own checkpoint has them: after a kill and a resume another epoch might have become the best.
+        "best_epoch": len(until_best),
+        "validation": until_best[-1],
         "test": {"as_trained": before, "folded": after},
         "test_by_class": {name: [v if v == v else None for v in values] for name, values in by_class.items()},
         "largest_difference_after_folding": difference,
@@ -89,7 +90,8 @@ def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolde
     }
     write_atomic(folder.results, (json.dumps(results, indent=2) + "\n").encode())
     value = after[main]
-    print(f"{main} {value:.2f} % (folded; best epoch {results['best_epoch']} of {len(scores)}): {folder.results}")
+    epochs = f"best epoch {len(until_best)} of {len(training.history)}"
+    print(f"{main} {value:.2f} % (folded; {epochs}): {folder.results}")
 
 
 def _examples(training: Training, data: RunData) -> Any:

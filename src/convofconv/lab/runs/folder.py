@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from jsonargparse import ArgumentError, ArgumentParser
 
 from ...errors import ConfigError, listing
-from ..files import writable_folder, write_atomic
+from ..files import remove_parts, writable_folder, write_atomic
 from ..recipe import Recipe
 
 #: What may change between the start of a run and its resuming, because it does not decide the result.
@@ -96,6 +96,7 @@ class RunFolder:
                 f"{self.path}: another process is at work on this run; wait for it, or choose another folder"
             ) from error
         try:
+            remove_parts(self.path)
             yield
         finally:
             lock.release()

@@ -97,7 +97,8 @@ def recipe_from(name: str, settings: Mapping[str, Any], data: Path | None = None
     Args:
         name: of the recipe, or a path to one.
         settings: by dotted key.
-        data: folder that takes the place of ``data`` at the beginning of the recipe's ``data.root``.
+        data: folder that takes the place of ``data`` at the beginning of the recipe's ``data.root``, which becomes an
+            absolute path; ``None`` to leave it as it is.
 
     Raises:
         ConfigError: a key is unknown or a value impossible; the message names the key.
@@ -107,8 +108,9 @@ def recipe_from(name: str, settings: Mapping[str, Any], data: Path | None = None
         section, _, entry = key.rpartition(".")
         (values.setdefault(section, {}) if section else values)[entry] = value
     root = Path(values.get("data", {}).get("root") or "")
-    if data is not None and root.parts[:1] == ("data",):
-        values["data"]["root"] = str(data.joinpath(*root.parts[1:]).resolve())
+    if data is not None and root.parts:
+        inside = data.joinpath(*root.parts[1:]) if root.parts[0] == "data" else root
+        values["data"]["root"] = str(inside.expanduser().resolve())
     try:
         return recipe_of(values)
     except ConfigError as error:

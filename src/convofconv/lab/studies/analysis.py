@@ -273,8 +273,8 @@ def _network(study: Study, label: str, planned: Sequence[PlannedRun]) -> Network
         variant: Cell(label, variant, metric, tuple(run for run in final if run.variant == variant))
         for variant in study.variants_of(label)
     }
-    rows = study.paper.get(label, {})
-    paper = {variant: float(row[metric]) for variant, row in rows.items() if metric is not None and metric in row}
+    rows = study.paper_of(label).items()
+    paper = {variant: float(row[metric]) for variant, row in rows if metric is not None and metric in row}
     blocks = Blocks({name: cell.scores() for name, cell in cells.items()}) if study.pooled else None
     contrasts = {
         (contrast.variant, contrast.baseline): contrast

@@ -48,6 +48,7 @@ class Blocks:
         inverse = np.linalg.pinv(design)
         self._seeds = len(seeds)
         self._effects = inverse @ values
+        self._determined = inverse @ design  # leaves those combinations of effects alone that the runs determine
         self._covariance = inverse @ inverse.T  # of the effects, over the variance of the noise
         residuals = values - design @ self._effects
         self.freedom = len(runs) - int(np.linalg.matrix_rank(design)) if runs else 0
@@ -101,7 +102,8 @@ class Blocks:
         """A variant's mean over all seeds, those included that it lacks, with an interval to compare variants by.
 
         Differences of such means are the differences of :meth:`compare`. The interval leaves out what the seeds do to
-        all variants: Loftus and Masson, *Using confidence intervals in within-subject designs*, 1994.
+        all variants: Loftus and Masson, *Using confidence intervals in within-subject designs*, 1994. There is no such
+        mean where no chain of variants with common seeds leads from the variant to some seed.
 
         Examples:
             >>> blocks = Blocks({"plain": {0: 70.0, 1: 72.0}, "coc": {0: 73.0}})
@@ -114,6 +116,8 @@ class Blocks:
         contrast[self._names.index(variant)] = 1
         contrast[len(self._names) :] = 1 / self._seeds
         mean, runs = float(contrast @ self._effects), len(self._scores[variant])
+        if not np.allclose(contrast @ self._determined, contrast):
+            return Summary(runs, None, None, None)
         if self.deviation is None:
             return Summary(runs, mean, None, None)
         pooled = self.deviation * math.sqrt(contrast @ self._covariance @ contrast)

@@ -101,7 +101,8 @@ def _scores(study: Study, networks: Sequence[Network]) -> Figure:
             colour = GREY if cell.variant == PLAIN else BLUE
             scores, mean = list(cell.scores().values()), network.mean(cell.variant)
             axes.plot(scores, [place + 0.25] * len(scores), "o", color=colour, ms=4, alpha=0.5, markeredgewidth=0)
-            axes.errorbar(mean.mean, place, xerr=_half_width(mean), fmt="D", color=colour, markersize=5, capsize=3)
+            if mean.mean is not None:
+                axes.errorbar(mean.mean, place, xerr=_half_width(mean), fmt="D", color=colour, markersize=5, capsize=3)
         if (plain := _plain_mean(network)) is not None:
             axes.axvline(plain, color=GREY, linestyle=":")
         axes.set_yticks(range(len(cells)), [cell.variant for cell in cells])
@@ -156,7 +157,8 @@ def _curve(axes: Any, network: Network, points: Sequence[tuple[str, str]], joine
             shifted = [plain + network.paper.get(name, float("nan")) - network.paper[PLAIN] for _, name in points]
             style = "s-" if joined else "s"
             axes.plot(range(len(points)), shifted, style, color=_PAPER, ms=6, label=_PAPER_LABEL)
-    found = [x for x, (_, name) in enumerate(points) if name in network.cells and network.cells[name].results]
+    cells = network.cells
+    found = [x for x, (_, name) in enumerate(points) if name in cells and network.mean(name).mean is not None]
     if found:
         summaries = [network.mean(points[x][1]) for x in found]
         means = np.array([summary.mean for summary in summaries])

@@ -22,7 +22,8 @@ def draw_overview(answers: Answers) -> Figure:
     """A panel per question, a row per network: mean difference and its 95 % confidence interval, and their mean."""
     networks = list(dict.fromkeys(name for found in answers.values() for name in found))
     figure = Figure(figsize=(2.4 + 2.2 * len(answers), 1.3 + LINE * (len(networks) + 1)), layout="constrained")
-    panels = figure.subplots(1, len(answers), squeeze=False, sharey=True)[0]
+    # One scale, so that a panel of small differences looks small.
+    panels = figure.subplots(1, len(answers), squeeze=False, sharex=True, sharey=True)[0]
     for axes, (question, found) in zip(panels, answers.items(), strict=True):
         for name, contrast in found.items():
             comparison, row = contrast.comparison, networks.index(name)
@@ -57,5 +58,8 @@ def tabulate(answers: Answers) -> str:
 
 
 def _named(found: Mapping[str, Contrast]) -> str:
-    contrast = next(iter(found.values()))
-    return f"{contrast.variant} − {contrast.baseline}"
+    variants, baselines = (
+        " or ".join(dict.fromkeys(getattr(contrast, name) for contrast in found.values()))
+        for name in ("variant", "baseline")
+    )
+    return f"{variants} − {baselines}"

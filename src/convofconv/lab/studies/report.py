@@ -113,7 +113,7 @@ def _reading(analysis: Analysis) -> Iterator[str]:
     if any(network.paper for network in analysis.networks):
         lines.append(
             "The paper's figures were measured on a different scale: other data, often another network and a larger "
-            "budget. Compare the sign and order of differences, not scores."
+            f"budget. Compare the sign and order of differences, not scores. They are {analysis.study.source}"
         )
     yield "\n".join(f"- {line}" for line in lines)
 
@@ -142,7 +142,7 @@ def _network(study: Study, network: Network) -> Iterator[str]:
     if network.metric is None:
         yield "No run is done yet."
         return
-    yield from _splits(network)
+    yield " ".join([*_splits(network), *_training(study, network), *_floor(study, network)])
     yield _scores(network)
     if network.blocks and network.blocks.deviation:
         yield _noise(network.blocks)
@@ -165,6 +165,29 @@ def _splits(network: Network) -> Iterator[str]:
             f"Scored on the split `{used[0]['val_split']}`, which chose the epoch too. That flatters, most of all "
             "scores that change much from epoch to epoch."
         )
+
+
+#: What decides how far training goes, in the order in which a report tells it.
+_TOLD = ("optimizer", "lr", "schedule", "warmup_steps", "batch", "epochs", "weight_decay")
+
+
+def _training(study: Study, network: Network) -> Iterator[str]:
+    """How the runs were trained, as far as all of them were trained alike."""
+    tuned = study.tuning.grid if study.tuning else {}
+    keys = [key for key in (f"training.{name}" for name in _TOLD) if key not in tuned]
+    settings = [values for cell in network.cells.values() for values in cell.trained_with(keys)]
+    alike = {
+        key: value
+        for key, value in (settings[0] if settings else {}).items()
+        if value is not None and all(other[key] == value for other in settings)
+    }
+    if alike:
+        yield f"Trained with {_settings(alike)}."
+
+
+def _floor(study: Study, network: Network) -> Iterator[str]:
+    if floor := study.floor_of(network.label):
+        yield f"The same answer everywhere scores {points(floor)}."
 
 
 def _noise(blocks: Blocks) -> str:
@@ -258,8 +281,11 @@ def _origin(analysis: Analysis) -> Iterator[str]:
     for versions, number in analysis.identities("versions").items():
         named = ", ".join(f"{key} {value}" for key, value in json.loads(versions).items() if value is not None)
         lines.append(f"- {named}: {count(number, 'run')}")
-    for device, number in analysis.identities("device").items():
+    devices = analysis.identities("device")
+    for device, number in devices.items():
         lines.append(f"- computed on {device}: {count(number, 'run')}")
+    if devices and (unknown := sum(run.record is not None for run in analysis.runs) - devices.total()):
+        lines.append(f"- by older code, that did not record what it computed on: {count(unknown, 'run')}")
     for accept in analysis.accepted:
         lines.append(
             f"- results of code `{accept['code']}` stand beside those of `{accept['beside']}`: {accept['reason']}"

@@ -21,7 +21,7 @@ from .local import LocalWorkers, Outcome
 from .plan import Job, NotYet, accepted_code, check_records, names_of_runs, pending, plan
 from .records import Records, runs
 from .study import Study
-from .worker import code_of, write_job
+from .worker import check_job, code_of, write_job
 
 
 class Workers(Protocol):
@@ -38,7 +38,8 @@ class RunOptions:
     Args:
         results: folder for records and reports.
         runs: folder for the runs' checkpoints and networks.
-        data: folder that takes the place of ``data`` in the recipes' ``data.root``.
+        data: folder that takes the place of ``data`` in the recipes' ``data.root``, and is the same for all workers,
+            wherever they were started.
         workers: runs at a time on this machine.
         threads: CPU threads per run.
         data_workers: processes per run that read pictures; ``None`` for as many as the recipe has.
@@ -52,7 +53,7 @@ class RunOptions:
 
     results: Path = Path("results")
     runs: Path = Path("runs/studies")
-    data: Path | None = None
+    data: Path = Path("data")
     workers: int = 1
     threads: int = 1
     data_workers: int | None = None
@@ -89,7 +90,6 @@ class RunOptions:
         paths = [
             (name, str(path))
             for name, folder in folders.items()
-            if folder
             for path in dict.fromkeys((folder.absolute(), folder.resolve()))
         ]
         return sorted(paths, key=lambda item: len(item[1]), reverse=True)
@@ -114,8 +114,8 @@ def run_study(study: Study, options: RunOptions) -> None:
     """
     records = records_of(study, options.results)
     with records.locked():
-        if not options.dry_run:
-            _accept(records, options.accept_code)
+        if options.accept_code and not options.dry_run:
+            _accept(study, records, options)
         tried: set[str] = set()
         workers: Workers | None = None
         # Again, for the runs that are compared are known only when those that tune are done.
@@ -126,23 +126,27 @@ def run_study(study: Study, options: RunOptions) -> None:
             tried.update(job.name for job, _ in todo)
             workers = workers or _workers(options)
             _run_all(study, todo, options, records, workers)
-        done, wanted = runs(records.read()), _wanted(study, options.only)
+        names, wanted = set(names_of_runs(study)), _wanted(study, options.only)
+        done = {name: record for name, record in runs(records.read()).items() if name in names}
     failed = [
         f"{name}: {_with_folders(record['reason'], options)}"
         for name, record in done.items()
         if record["status"] == "failed"
     ]
-    print(f"{len(done) - len(failed)} of {len(names_of_runs(study))} runs done, {len(failed)} failed: {records.path}")
+    print(f"{len(done) - len(failed)} of {len(names)} runs done, {len(failed)} failed: {records.path}")
     if failed:
         print("\n".join(f"  {line}" for line in failed))
     if again := [name for name in wanted if name in done and done[name]["status"] == "failed"]:
         raise ConfigError(f"{study.name}: {len(again)} of its runs failed; --retry-failed does them again")
 
 
-def _accept(records: Records, reason: str) -> None:
-    others = {record["code"] for record in runs(records.read()).values()} - {code_identity()}
-    for code in sorted(others) if reason else ():
-        records.append({"kind": "accept", "code": code, "beside": code_identity(), "reason": reason})
+def _accept(study: Study, records: Records, options: RunOptions) -> None:
+    """Write down that runs of other code are accepted, those of the records and those that have only begun."""
+    read, own = records.read(), code_identity()
+    others = {record["code"] for record in runs(read).values()}
+    others |= {code_of(job.folder(options.runs)) for job in plan(study, read)}
+    for code in sorted(others - {own, "unknown"} - accepted_code(read, own)):
+        records.append({"kind": "accept", "code": code, "beside": own, "reason": options.accept_code})
 
 
 def _wanted(study: Study, only: Sequence[str]) -> set[str]:
@@ -205,7 +209,10 @@ def _run_all(
 ) -> None:
     by_folder = {job.folder(options.runs): (job, recipe) for job, recipe in todo}
     accepted = accepted_code(records.read(), code_identity())
-    codes = {folder: write_job(folder, recipe, code_identity(), accepted) for folder, (_, recipe) in by_folder.items()}
+    wanted = [(folder, recipe, code_identity(), accepted) for folder, (_, recipe) in by_folder.items()]
+    for job_of_worker in wanted:
+        check_job(*job_of_worker)  # all of them, before any is written
+    codes = {job_of_worker[0]: write_job(*job_of_worker) for job_of_worker in wanted}
     with _Progress(study.name, {folder: recipe for folder, (_, recipe) in by_folder.items()}) as progress:
         for number, (folder, outcome) in enumerate(workers.run(list(by_folder), progress.update), 1):
             job, recipe = by_folder[folder]

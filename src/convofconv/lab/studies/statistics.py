@@ -138,6 +138,20 @@ def tested(pairs: int, difference: float, deviation: float, error: float, freedo
     )
 
 
+def unpaired(scores: Sequence[Sequence[float]]) -> float | None:
+    """The p-value of Welch's t-test of two variants, which knows nothing of seeds; ``None`` without a spread.
+
+    It tells whether a finding depends on the pairing.
+
+    Examples:
+        >>> round(unpaired([[71.0, 73.0, 75.0], [70.0, 71.0, 72.0]]), 4)  # t = 2 / √(4/3 + 1/3)
+        0.2209
+    """
+    if min(map(len, scores)) < 2 or any(np.ptp(values) < SAME for values in scores):
+        return None
+    return float(stats.ttest_ind(*scores, equal_var=False).pvalue)
+
+
 def average(comparisons: Sequence[Comparison]) -> Summary:
     """The mean of comparisons on different networks, which are its units, each counting the same.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..files import read_yaml
 #: Studies that come with the package.
 FOLDER = Path(__file__).parent / "grids"
 #: Keys of a network that are no settings of its recipe.
-_OF_NETWORKS = ("recipe", "variants", "paper")
+_OF_NETWORKS = ("recipe", "variants", "paper", "floor")
 #: Dotted keys of a recipe, and their values.
 Settings = Mapping[str, Any]
 #: By key, what its value is to be, and what the values below it are if it has keys.
@@ -36,6 +36,7 @@ _NEEDED: Kinds = {
 _POSSIBLE: Kinds = {
     "against": ("a list",),
     "paper": ("keys with values", "keys with values"),
+    "source": ("a text",),
     "curves": ("keys with values", "keys with values"),
 }
 _NEEDED_OF_BUDGET: Kinds = {
@@ -86,12 +87,14 @@ class Study:
         question: what it asks, in a sentence or two.
         about: what this budget is.
         networks: by label, a recipe's name under ``recipe`` and settings over it; under ``variants`` those that it is
-            run with, all if missing.
+            run with, all if missing; under ``paper`` the paper's row that it stands beside, that of its label if
+            missing; under ``floor`` what a network scores that gives the same answer everywhere.
         variants: by name, settings over those of the network.
         seeds: by variant.
         against: variants that all others are compared with.
         tuning: settings that every variant chooses for itself; ``None`` for none.
-        paper: the paper's figures by label of the network and variant: numbers by metric.
+        paper: the paper's figures by row and variant: numbers by metric.
+        source: where the paper's figures are from.
         curves: variants that are points of one curve, by the curve's title: names by what stands on its axis.
         pooled: whether comparisons take one spread for all variants of a network.
         file: path of the file as it was given; empty for a study that comes with the package.
@@ -108,6 +111,7 @@ class Study:
     against: tuple[str, ...]
     tuning: Tuning | None = None
     paper: Mapping[str, Mapping[str, Mapping[str, float]]] = dataclasses.field(default_factory=dict)
+    source: str = ""
     curves: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     pooled: bool = False
     file: str = ""
@@ -115,6 +119,14 @@ class Study:
     def variants_of(self, network: str) -> tuple[str, ...]:
         """The variants that a network is run with."""
         return tuple(self.networks[network].get("variants", self.variants))
+
+    def paper_of(self, network: str) -> Mapping[str, Mapping[str, float]]:
+        """The paper's row that a network stands beside; empty if there is none."""
+        return self.paper.get(str(self.networks[network].get("paper", network)), {})
+
+    def floor_of(self, network: str) -> float:
+        """What a network scores that gives the same answer everywhere; 0 where that is not said."""
+        return float(self.networks[network].get("floor", 0.0))
 
     def settings(self, network: str, variant: str) -> dict[str, Any]:
         """Settings of a cell of the grid, to be laid over the network's recipe."""
@@ -147,24 +159,30 @@ def read_study(name: str, budget: str) -> Study:
     chosen = budgets[budget]
     _check(f"{path}: budgets.{budget}.", chosen, _NEEDED_OF_BUDGET, _POSSIBLE_OF_BUDGET)
     variants = {_name(path, key): dict(settings or {}) for key, settings in values["variants"].items()}
-    if unknown := sorted(set(chosen.get("variants", ())) - set(variants)):
+    of_budget = _names(chosen.get("variants", variants))
+    if unknown := sorted(set(of_budget) - set(variants)):
         raise ConfigError(f"{path}: budgets.{budget}.variants: {listing(unknown)} is none of {', '.join(variants)}")
-    curves, paper = values.get("curves", {}), values.get("paper", {})
+    curves, paper = _curves(values.get("curves", {})), _paper(path, values.get("paper", {}))
     named = itertools.chain(*(points.values() for points in curves.values()), *paper.values())
     if unknown := sorted(set(named) - set(variants)):
         raise ConfigError(f"{path}: curves and paper: {listing(unknown)} is none of {', '.join(variants)}")
-    variants = {key: variants[key] for key in chosen.get("variants", variants)}
+    variants = {key: variants[key] for key in of_budget}
     everywhere = chosen.get("set", {})
     networks = {_name(path, key): {**everywhere, **settings} for key, settings in chosen["networks"].items()}
     for label, settings in networks.items():
         if "recipe" not in settings:
             raise ConfigError(f"{path}: budgets.{budget}.networks.{label}.recipe is missing")
+        if "variants" in settings:
+            _check_kind(f"{path}: budgets.{budget}.networks.{label}.variants", settings["variants"], "a list")
+            settings["variants"] = _names(settings["variants"])
         if unknown := sorted(set(settings.get("variants", ())) - set(variants)):
             raise ConfigError(
                 f"{path}: budgets.{budget}.networks.{label}.variants: {listing(unknown)} is none of "
                 f"{', '.join(variants)}"
             )
-    against = tuple(values.get("against", ("plain",)))
+        if isinstance(floor := settings.get("floor", 0), bool) or not isinstance(floor, int | float):
+            raise ConfigError(f"{path}: budgets.{budget}.networks.{label}.floor must be a score in %, got {floor!r}")
+    against = tuple(_names(values.get("against", ("plain",))))
     if unknown := sorted(set(against) - set(variants)):
         raise ConfigError(f"{path}: against: {listing(unknown)} is none of the variants {', '.join(variants)}")
     tune = chosen.get("tune", {})
@@ -187,8 +205,9 @@ def read_study(name: str, budget: str) -> Study:
         seeds,
         against,
         tuning,
-        _of_networks(paper, networks),
-        {title: {str(x): name for x, name in points.items()} for title, points in curves.items()},
+        paper,
+        values.get("source", "").strip(),
+        curves,
         pooled=spread == "pooled",
         file="" if path.parent == FOLDER else path.as_posix(),
     )
@@ -203,15 +222,27 @@ def _name(path: Path, key: Any) -> str:
     return str(key)
 
 
-def _of_networks(paper: Mapping[str, Any], networks: Mapping[str, Settings]) -> dict[str, Any]:
-    """The paper's figures under the labels of this budget's networks, which say whose row they are."""
-    rows = {label: str(settings.get("paper", label)) for label, settings in networks.items()}
-    return {label: paper[row] for label, row in rows.items() if row in paper}
+def _names(keys: Iterable[Any]) -> list[str]:
+    """Variants as they are called, which YAML takes for numbers where they look like one."""
+    return [str(key) for key in keys]
+
+
+def _curves(curves: Mapping[str, Mapping[Any, Any]]) -> dict[str, dict[str, str]]:
+    return {title: {str(x): str(name) for x, name in points.items()} for title, points in curves.items()}
+
+
+def _paper(path: Path, paper: Mapping[str, Mapping[Any, Any]]) -> dict[str, dict[str, Mapping[str, float]]]:
+    for row, variants in paper.items():
+        for name, figures in variants.items():
+            _check_kind(f"{path}: paper.{row}.{name}", figures, "keys with values")
+            if wrong := [value for value in figures.values() if not isinstance(value, int | float)]:
+                raise ConfigError(f"{path}: paper.{row}.{name}: expected numbers by metric, got {wrong[0]!r}")
+    return {row: {str(name): figures for name, figures in variants.items()} for row, variants in paper.items()}
 
 
 def _seeds(key: str, given: Any, variants: Mapping[str, Settings]) -> dict[str, tuple[int, ...]]:
     """A number of seeds for all variants, or numbers by variant with one for ``others``."""
-    counts = {"others": given} if isinstance(given, int) else dict(given)
+    counts = {"others": given} if isinstance(given, int) else {str(name): count for name, count in given.items()}
     if unknown := sorted(set(counts) - {*variants, "others"}):
         raise ConfigError(f"{key}: {listing(unknown)} is none of the variants {', '.join(variants)}, nor others")
     out = {}

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..runs.folder import flat
 from .analysis import Analysis, PlannedRun
+from .statistics import unpaired
 
 _RUN = (
     *("network", "variant", "seed", "stage", "status", "reason", "tuned"),
@@ -19,7 +20,7 @@ _GROUPS = ("test", "validation", "parameters")
 _REST = ("largest_difference_after_folding", "code")
 _COMPARISON = (
     *("network", "metric", "variant", "baseline", "pairs"),
-    *("difference", "ci95_low", "ci95_high", "p", "p_holm", "family"),
+    *("difference", "ci95_low", "ci95_high", "p", "p_holm", "family", "p_unpaired"),
     *("d_z", "g_z", "deviation_of_differences", "standard_error", "degrees_of_freedom"),
     *("detectable_difference", "paper_difference"),
 )
@@ -43,6 +44,9 @@ def comparisons_csv(analysis: Analysis) -> bytes:
             values = (
                 *(network.label, network.metric, contrast.variant, contrast.baseline, comparison.pairs),
                 *(comparison.difference, low, high, comparison.p_value, contrast.p_holm, contrast.family),
+                unpaired(
+                    [list(network.cells[name].scores().values()) for name in (contrast.variant, contrast.baseline)]
+                ),
                 *(comparison.d_z, comparison.g_z, comparison.deviation, comparison.error, comparison.freedom or None),
                 *(contrast.detectable, contrast.paper),
             )

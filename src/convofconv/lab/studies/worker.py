@@ -47,8 +47,8 @@ _TAKEN = (
 _LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
 
 
-def write_job(folder: Path, recipe: Recipe, code: str, accepted: Collection[str]) -> str:
-    """Write down what a worker shall run in a folder; what is begun there of another recipe or code is removed.
+def check_job(folder: Path, recipe: Recipe, code: str, accepted: Collection[str]) -> str:
+    """Check that a folder is free for a run, or that the one in it may be gone on with.
 
     Args:
         folder: of the run.
@@ -60,31 +60,39 @@ def write_job(folder: Path, recipe: Recipe, code: str, accepted: Collection[str]
         Identity of the code that the run is recorded under: of the code that began it.
 
     Raises:
-        ConfigError: a finished run of another recipe or code is there, or somebody is at work on it.
+        ConfigError: a run of another recipe or code has come to a checkpoint there.
     """
-    own, job, begun_by = RunFolder(folder), folder / "job.json", code
+    if not _has_come_far(folder):
+        return code
+    job = folder / "job.json"
     theirs: dict[str, Any]
-    with own.at_work(timeout=5):
-        theirs = json.loads(job.read_text(encoding="utf-8")) if job.exists() else {"recipe": {}, "code": "unknown"}
-        same = not different_keys(theirs["recipe"], plain_values(recipe)) and theirs["code"] in {code, *accepted}
-        if same and (own.last.exists() or own.results.exists()):
-            begun_by = theirs["code"]
-        elif own.results.exists():
-            raise ConfigError(
-                f"{folder} holds a finished run of other settings or code ({theirs['code']}, this is {code}); choose "
-                "another --runs, or remove it"
-            )
-        else:
+    theirs = json.loads(job.read_text(encoding="utf-8")) if job.exists() else {"recipe": {}, "code": "unknown"}
+    wrong = different_keys(theirs["recipe"], plain_values(recipe))
+    if not wrong and theirs["code"] in {code, *accepted}:
+        return str(theirs["code"])
+    what = f"other settings: {listing(wrong)}" if wrong else f"other code ({theirs['code']}, this is {code})"
+    accept = "" if wrong else "if the difference cannot change results, say why: --accept-code 'REASON'; otherwise "
+    raise ConfigError(f"{folder} holds a run of {what}; {accept}choose another --runs, or remove the folder")
+
+
+def write_job(folder: Path, recipe: Recipe, code: str, accepted: Collection[str]) -> str:
+    """Write down what a worker shall run in a folder; of a run that came to no checkpoint there, nothing stays.
+
+    Arguments, what it returns and raises are those of :func:`check_job`; it also raises where somebody is at work.
+    """
+    with RunFolder(folder).at_work(timeout=5):
+        begun_by = check_job(folder, recipe, code, accepted)
+        if not _has_come_far(folder):
             _empty(folder)
         values = {"recipe": plain_values(recipe), "code": begun_by, "runs_on": code}
-        write_atomic(job, (json.dumps(values, indent=2) + "\n").encode())
+        write_atomic(folder / "job.json", (json.dumps(values, indent=2) + "\n").encode())
     return begun_by
 
 
-def code_of(folder: Path) -> str:
-    """Identity of the code that began a folder's run; ``"unknown"`` of one that no study has run."""
-    job = folder / "job.json"
-    return str(json.loads(job.read_text(encoding="utf-8"))["code"]) if job.is_file() else "unknown"
+def _has_come_far(folder: Path) -> bool:
+    """Whether there is work in a folder that would be lost."""
+    run = RunFolder(folder)
+    return run.last.exists() or run.results.exists()
 
 
 def _empty(folder: Path) -> None:
@@ -93,6 +101,12 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(path)
         elif path != RunFolder(folder).lock:
             path.unlink()
+
+
+def code_of(folder: Path) -> str:
+    """Identity of the code that began a folder's run; ``"unknown"`` of one that no study has run."""
+    job = folder / "job.json"
+    return str(json.loads(job.read_text(encoding="utf-8"))["code"]) if job.is_file() else "unknown"
 
 
 def run_job(folder: Path) -> None:
