@@ -21,7 +21,7 @@ from convofconv.errors import ConfigError
 from convofconv.lab.studies.analysis import Contrast
 from convofconv.lab.studies.blocks import Blocks
 from convofconv.lab.studies.claims import FILE, VERDICTS, Evidence, Finding, verdict, write_claims
-from convofconv.lab.studies.records import Records
+from convofconv.lab.studies.records import Records, runs
 from convofconv.lab.studies.report import write_report
 from convofconv.lab.studies.statistics import Comparison, holm
 from convofconv.lab.studies.study import read_study
@@ -303,6 +303,18 @@ def test_the_overview_says_what_each_method_adds_over_networks(tmp_path):
     assert "stnd" not in section, "measured once"
     assert "](results/overview.png)" in section
     assert (tmp_path / "results" / "overview.svg").read_text().count("<path") > 10
+
+
+def test_runs_that_were_repeated_came_out_the_same():
+    """As docs/results/README.md says: to the last digit, with other versions of torch."""
+    folder = REPOSITORY / "docs/results/classification-small"
+    once, again = (runs(Records(folder / name).read()) for name in ("records.jsonl", "repeated.jsonl"))
+    assert len(again) == 31
+    assert all(
+        record[key] == once[name][key] for name, record in again.items() for key in ("test", "validation", "history")
+    )
+    versions = {(once[name]["versions"]["torch"][:6], again[name]["versions"]["torch"][:6]) for name in again}
+    assert versions == {("2.15.0", "2.14.1")}
 
 
 def test_of_several_answers_on_a_network_the_overview_takes_the_first(tmp_path):
