@@ -228,7 +228,7 @@ def test_results_without_a_recipe(tmp_path, content):
 
 @pytest.mark.parametrize(
     ("file", "message"),
-    [("results.json", "no finished run, results.json is missing"), ("converted.safetensors", "there is no such file")],
+    [("results.json", "there is no results.json"), ("converted.safetensors", "there is no such file")],
 )
 def test_unfinished_runs(tmp_path, file, message):
     recipe = dataclasses.replace(CLASSIFIER, method="coc")

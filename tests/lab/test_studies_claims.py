@@ -173,8 +173,9 @@ def test_where_our_baseline_is_lower_the_papers_difference_is_taken_in_proportio
     part = {"study": "classification", "budget": "small", "variant": "coc", "against": ["plain"]}
     by_row = Evidence(tmp_path / "results").findings([part])
     assert [finding.expected for finding in by_row[:2]] == pytest.approx([1.5 * 48.06 / 56.17, 0.16 * 48.06 / 51.74])
-    given = Evidence(tmp_path / "results").findings([{**part, "points": 2.0, "of": 25.0}])
-    assert [finding.expected for finding in given] == [2.0] * 3, "never more than the paper's"
+    for more in ({"of": 25.0}, {"of": 50.06}, {}):  # theirs is lower, the same, or not said
+        given = Evidence(tmp_path / "results").findings([{**part, "points": 2.0, **more}])
+        assert [finding.expected for finding in given] == [2.0] * 3
     finding = dataclasses.replace(_finding(0.5, 0.5, 1.0, 2.0), scale=0.5)
     assert (finding.contradicts, dataclasses.replace(finding, scale=1.0).contradicts) == (False, True)
 

@@ -94,6 +94,37 @@ def test_what_is_refused_is_refused_before_anything_is_written(tmp_path):
     assert (folders["plain"] / "job.json").read_text() == "planned"
 
 
+def test_a_failed_run_begins_anew_with_code_that_was_mended(tmp_path, monkeypatch):
+    """Not where it failed, and without a word on the other code's results: there are none."""
+    study = tiny_study(tmp_path)
+    run_study(study, options_in(tmp_path, only=["*/plain/*"]))
+    folder = tmp_path / "runs/tiny-small/digits/plain/seed0"
+    (folder / "results.json").unlink()
+    (folder / "failure.json").write_text(json.dumps({"reason": "a mistake in the code"}))
+    job = json.loads((folder / "job.json").read_text())
+    (folder / "job.json").write_text(json.dumps({**job, "code": "older"}))
+    planned = tmp_path / "runs/tiny-small/digits/coc/seed0"
+    planned.mkdir(parents=True)
+    (planned / "job.json").write_text(json.dumps({"recipe": {}, "code": "oldest"}))
+    records = records_of(study, tmp_path / "results")
+    records.path.write_text("")
+    run_study(study, options_in(tmp_path, retry_failed=True))
+    assert [(record["status"], record["code"]) for record in records.read()] == [("done", code_identity())] * 2
+    (folder / "failure.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds a run of other code"):
+        write_job(folder, plan(study, [])[0].build_recipe(tmp_path / "runs"), "newer", ())
+    assert (folder / "results.json").is_file()
+
+
+def test_code_is_accepted_only_where_it_has_come_to_something(tmp_path):
+    study = tiny_study(tmp_path, variants={"plain": {}})
+    folder = tmp_path / "runs/tiny-small/digits/plain/seed0"
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text(json.dumps({"recipe": {}, "code": "oldest"}))
+    run_study(study, options_in(tmp_path, accept_code="nothing changed"))
+    assert [record["kind"] for record in records_of(study, tmp_path / "results").read()] == ["run"]
+
+
 def test_a_run_of_other_code_that_came_to_no_checkpoint_begins_anew(tmp_path):
     study = tiny_study(tmp_path, variants={"plain": {}})
     folder = tmp_path / "runs/tiny-small/digits/plain/seed0"

@@ -76,7 +76,8 @@ def test_variants_may_look_like_numbers(tmp_path):
     variants = {"plain": {}, 221: {"method": "coc"}, 121: {"method": "coc"}}
     budget = {"seeds": {"others": 1, 221: 2}, "variants": ["plain", 221]}
     budget["networks"] = {"digits": {"recipe": "digits-resnet18", "variants": ["plain", 221]}}
-    paper, curves = {"digits": {"plain": {"top1": 1.0}, 221: {"top1": 2.0}}}, {"side": {2: 221}}
+    budget["networks"]["digits"]["paper"] = 18
+    paper, curves = {18: {"plain": {"top1": 1.0}, 221: {"top1": 2.0}}}, {"side": {2: 221}}
     study = tiny_study(tmp_path, variants=variants, budget=budget, paper=paper, curves=curves, against=["plain", 221])
     assert study.variants_of("digits") == ("plain", "221") == study.against
     assert study.seeds == {"plain": (0,), "221": (0, 1)}
@@ -86,9 +87,11 @@ def test_variants_may_look_like_numbers(tmp_path):
 
 def test_numbers_may_be_written_without_a_point(tmp_path):
     path = write_study(tmp_path)
-    tune = "tune: {grid: {training.lr: [1e-3, 2E-2, .5e+1]}, seeds: [9]}\n    about:"
-    path.write_text(path.read_text().replace("about:", tune))
-    assert read_study(str(path), "small").tuning.grid == {"training.lr": [0.001, 0.02, 5.0]}
+    tune = "tune: {grid: {training.lr: [1e-3, 2E-2, .5e+1, 0.1], method: [coc, e3]}, seeds: [9]}\n    about:"
+    path.write_text(path.read_text().replace("about:", tune).replace("  coc:", "  1e-3: {}\n  coc:"))
+    study = read_study(str(path), "small")
+    assert study.tuning.grid == {"training.lr": [0.001, 0.02, 5.0, 0.1], "method": ["coc", "e3"]}
+    assert list(study.variants) == ["plain", "1e-3", "coc"]
 
 
 def test_a_study_of_ones_own_knows_its_file(tmp_path):
@@ -141,6 +144,8 @@ def test_every_built_in_study_has_possible_recipes(path, tmp_path, monkeypatch):
                 settings = study.settings(network, variant)
                 settings.pop("model.weights", None)
                 assert isinstance(recipe_from(study.networks[network]["recipe"], settings), Recipe)
+        for network, settings in study.networks.items():
+            assert "paper" not in settings or study.paper_of(network), network
         for rows in study.paper.values():
             assert set(rows) <= set(written["variants"])
         for points in study.curves.values():

@@ -177,6 +177,8 @@ def test_a_network_says_how_it_was_trained_and_what_a_constant_answer_scores(tmp
     assert "chose the epoch too. That flatters, most of all scores that change much from epoch to epoch. " in text
     assert " Trained with lr=0.1. The same answer everywhere scores 10.00.\n" in text
     assert "not scores. They are made up.\n" in text
+    untold = _report(_study(networks=networks, paper=paper), _records(), tmp_path)
+    assert "not scores.\n" in untold
     (row,) = _csv(tmp_path / "comparisons.csv")
     assert row["p_unpaired"] == "0.220881"
     differently = [*_records(plain=_PLAIN), _record("coc", 0, 71.0, lr=0.2)]
@@ -200,6 +202,9 @@ def test_runs_that_do_not_say_what_computed_them_are_counted(tmp_path):
     del records[0]["device"]
     text = _report(_study(), records, tmp_path)
     assert "- computed on cpu: 5 runs\n- by older code, that did not record what it computed on: 1 run" in text
+    assert "by older code" not in _report(_study(), [*records[1:], _failed("plain", 0)], tmp_path), (
+        "failed runs have none"
+    )
 
 
 def test_secondary_metrics_and_times_are_beside_the_main_one(tmp_path):

@@ -146,6 +146,14 @@ def test_runs_that_a_study_no_longer_has_are_not_counted(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("1 of 1 runs done, 0 failed: ")
 
 
+def test_weights_that_are_not_there_are_told_before_anything_is_run(tmp_path, capsys):
+    variants = {"plain": {}, "further": {"model.weights": "runs/typo"}}
+    run_study(tiny_study(tmp_path, variants=variants), options_in(tmp_path, dry_run=True))
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("impossible: digits/further/seed0: model.weights must be empty, ")
+    assert told[1].startswith("digits/plain/seed0  ")
+
+
 def test_patterns_that_match_no_run_are_named(tmp_path, capsys):
     study = tiny_study(tmp_path)
     with pytest.raises(ConfigError, match=r"no run is called like digits/cok/\*; digits/plain/seed0 is one"):

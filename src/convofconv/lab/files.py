@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,10 +84,6 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
                 raise yaml.YAMLError(f"{twice[0]} stands there twice, the second time in line {node.end_mark.line}")
             return super().construct_mapping(node, deep)
 
-    # YAML 1.1, which PyYAML reads, takes 1e-3 for a text: a number needs a point there.
-    Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), [*"-+.0123456789"]
-    )
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:

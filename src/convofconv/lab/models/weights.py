@@ -34,6 +34,21 @@ class RunWeights:
     converted: bool
 
 
+def finished_run(weights: str) -> RunFolder:
+    """The run that ``model.weights`` names.
+
+    Raises:
+        ConfigError: there is none, or it is not finished.
+    """
+    folder = RunFolder(Path(weights))
+    if not folder.results.is_file():
+        raise ConfigError(
+            f'model.weights must be empty, "timm" or the folder of a finished run; in {folder.path} there is no '
+            f"{folder.results.name}"
+        )
+    return folder
+
+
 def read_run(recipe: Recipe, network: nn.Module) -> RunWeights:
     """Read the weights of the run that ``recipe.model.weights`` names: with kernel maps if both have the same ones.
 
@@ -44,12 +59,7 @@ def read_run(recipe: Recipe, network: nn.Module) -> RunWeights:
     Raises:
         ConfigError: that folder holds no finished run, or one of another backbone.
     """
-    folder = RunFolder(Path(recipe.model.weights))
-    if not folder.results.is_file():
-        raise ConfigError(
-            f'model.weights must be empty, "timm" or the folder of a finished run; in {folder.path} there is no '
-            f"{folder.results.name}"
-        )
+    folder = finished_run(recipe.model.weights)
     try:
         theirs = json.loads(folder.results.read_text(encoding="utf-8"))["recipe"]
         method, preset, backbone = theirs["method"], theirs["preset"], theirs["model"]["backbone"]

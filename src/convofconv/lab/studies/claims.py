@@ -39,7 +39,7 @@ class Finding:
         where: study and network.
         contrast: the numbers; ``paper`` is the difference that the claim is about.
         claimed: 1 where the variant is claimed to be better, -1 where worse.
-        scale: what our baseline scores above a constant answer over the paper's score, where that is less than one: 10
+        scale: where our baseline scores less than the paper's, what it has above a constant answer over that score: 10
             points more than 24 cannot be expected of a network that has 7, where a constant answer has 4.
     """
 
@@ -173,9 +173,11 @@ class Evidence:
                     paper = part.get("points", difference_in(network.paper, variant, baseline))
                     contrast = Contrast(variant, baseline, comparison, comparison.p_value, 1, paper)
                     claimed = -1 if part.get("points", 0) < 0 else 1
-                    ours, theirs = network.mean(baseline).mean, part.get("of", network.paper.get(baseline))
-                    above = (ours or 0.0) - analysis.study.floor_of(network.label)
-                    scale = min(1.0, max(0.0, above) / theirs) if ours and theirs else 1.0
+                    ours = network.mean(baseline).mean
+                    theirs = part.get("of") if "points" in part else network.paper.get(baseline)
+                    scale = 1.0
+                    if ours is not None and theirs is not None and ours < theirs:
+                        scale = max(0.0, ours - analysis.study.floor_of(network.label)) / theirs
                     yield Finding(f"{part['study']}, {network.label}", contrast, claimed, scale)
 
 

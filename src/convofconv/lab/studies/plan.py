@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, listing
+from ..models.weights import finished_run
 from ..recipe import Recipe
 from ..runs.folder import RunFolder, different_keys, flat, plain_values
 from ..runs.options import recipe_from
@@ -82,7 +83,10 @@ class Job:
                     "(and with other --results, if its records are there and only its networks are gone)"
                 )
             settings["model.weights"] = str(start.resolve())
-        return recipe_from(self.recipe, settings, data)
+        recipe = recipe_from(self.recipe, settings, data)
+        if recipe.model.weights not in ("", "timm"):
+            finished_run(recipe.model.weights)  # which a worker would find out behind its data
+        return recipe
 
     def start(self, runs_folder: Path) -> Path | None:
         """Folder of the run, of another study, whose network this one starts from; ``None`` if there is no such run."""

@@ -113,7 +113,8 @@ def _reading(analysis: Analysis) -> Iterator[str]:
     if any(network.paper for network in analysis.networks):
         lines.append(
             "The paper's figures were measured on a different scale: other data, often another network and a larger "
-            f"budget. Compare the sign and order of differences, not scores. They are {analysis.study.source}"
+            "budget. Compare the sign and order of differences, not scores."
+            + (f" They are {analysis.study.source}" if analysis.study.source else "")
         )
     yield "\n".join(f"- {line}" for line in lines)
 
@@ -284,7 +285,7 @@ def _origin(analysis: Analysis) -> Iterator[str]:
     devices = analysis.identities("device")
     for device, number in devices.items():
         lines.append(f"- computed on {device}: {count(number, 'run')}")
-    if devices and (unknown := sum(run.record is not None for run in analysis.runs) - devices.total()):
+    if devices and (unknown := sum(bool(run.result) and "device" not in run.result for run in analysis.runs)):
         lines.append(f"- by older code, that did not record what it computed on: {count(unknown, 'run')}")
     for accept in analysis.accepted:
         lines.append(

@@ -21,7 +21,7 @@ from .local import LocalWorkers, Outcome
 from .plan import Job, NotYet, accepted_code, check_records, names_of_runs, pending, plan
 from .records import Records, runs
 from .study import Study
-from .worker import check_job, code_of, write_job
+from .worker import begun_by, code_of, has_come_far, write_job
 
 
 class Workers(Protocol):
@@ -144,7 +144,8 @@ def _accept(study: Study, records: Records, options: RunOptions) -> None:
     """Write down that runs of other code are accepted, those of the records and those that have only begun."""
     read, own = records.read(), code_identity()
     others = {record["code"] for record in runs(read).values()}
-    others |= {code_of(job.folder(options.runs)) for job in plan(study, read)}
+    folders = [job.folder(options.runs) for job in plan(study, read)]
+    others |= {code_of(folder) for folder in folders if has_come_far(folder)}
     for code in sorted(others - {own, "unknown"} - accepted_code(read, own)):
         records.append({"kind": "accept", "code": code, "beside": own, "reason": options.accept_code})
 
@@ -209,10 +210,9 @@ def _run_all(
 ) -> None:
     by_folder = {job.folder(options.runs): (job, recipe) for job, recipe in todo}
     accepted = accepted_code(records.read(), code_identity())
-    wanted = [(folder, recipe, code_identity(), accepted) for folder, (_, recipe) in by_folder.items()]
-    for job_of_worker in wanted:
-        check_job(*job_of_worker)  # all of them, before any is written
-    codes = {job_of_worker[0]: write_job(*job_of_worker) for job_of_worker in wanted}
+    for folder, (_, recipe) in by_folder.items():
+        begun_by(folder, recipe, code_identity(), accepted)  # refuses, before any folder is written to
+    codes = {folder: write_job(folder, recipe, code_identity(), accepted) for folder, (_, recipe) in by_folder.items()}
     with _Progress(study.name, {folder: recipe for folder, (_, recipe) in by_folder.items()}) as progress:
         for number, (folder, outcome) in enumerate(workers.run(list(by_folder), progress.update), 1):
             job, recipe = by_folder[folder]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ _POSSIBLE_OF_BUDGET: Kinds = {
     "set": ("keys with values",),
     "spread": ("a text",),
 }
+_EXPONENTIAL = re.compile(r"[-+]?[0-9]*\.?[0-9]+[eE][-+]?[0-9]+")
 #: Whose runs tell how much the scores of two variants scatter: their own, or those of all variants of the network.
 _SPREADS = ("own", "pooled")
 _NEEDED_TO_TUNE: Kinds = {"grid": ("keys with values", "a list"), "seeds": ("a list",)}
@@ -188,7 +190,8 @@ def read_study(name: str, budget: str) -> Study:
     tune = chosen.get("tune", {})
     if tune:
         _check(f"{path}: budgets.{budget}.tune.", tune, _NEEDED_TO_TUNE, _POSSIBLE_TO_TUNE)
-    tuning = Tuning(tune["grid"], tuple(tune["seeds"]), tune.get("set", {})) if tune else None
+    grid = {key: [_number(value) for value in tried] for key, tried in tune.get("grid", {}).items()}
+    tuning = Tuning(grid, tuple(tune["seeds"]), tune.get("set", {})) if tune else None
     seeds = _seeds(f"{path}: budgets.{budget}.seeds", chosen["seeds"], variants)
     if tuning and set(tuning.seeds) & {seed for several in seeds.values() for seed in several}:
         raise ConfigError(f"{path}: budgets.{budget}.tune.seeds must not be among the seeds that are compared")
@@ -227,6 +230,11 @@ def _names(keys: Iterable[Any]) -> list[str]:
     return [str(key) for key in keys]
 
 
+def _number(value: Any) -> Any:
+    """1e-3 as the number that a recipe makes of it: without a point, it is a text to YAML 1.1."""
+    return float(value) if isinstance(value, str) and _EXPONENTIAL.fullmatch(value) else value
+
+
 def _curves(curves: Mapping[str, Mapping[Any, Any]]) -> dict[str, dict[str, str]]:
     return {title: {str(x): str(name) for x, name in points.items()} for title, points in curves.items()}
 
@@ -237,7 +245,7 @@ def _paper(path: Path, paper: Mapping[str, Mapping[Any, Any]]) -> dict[str, dict
             _check_kind(f"{path}: paper.{row}.{name}", figures, "keys with values")
             if wrong := [value for value in figures.values() if not isinstance(value, int | float)]:
                 raise ConfigError(f"{path}: paper.{row}.{name}: expected numbers by metric, got {wrong[0]!r}")
-    return {row: {str(name): figures for name, figures in variants.items()} for row, variants in paper.items()}
+    return {str(row): {str(name): figures for name, figures in variants.items()} for row, variants in paper.items()}
 
 
 def _seeds(key: str, given: Any, variants: Mapping[str, Settings]) -> dict[str, tuple[int, ...]]:

@@ -25,6 +25,8 @@ from ..runs.fit import run_fit
 from ..runs.folder import RunFolder, different_keys, plain_values, recipe_of
 from .code import code_identity
 
+#: Why a run failed.
+_FAILURE = "failure.json"
 #: What a run's process prints, in its folder.
 OUTPUT = "output.txt"
 #: What a record takes over from ``results.json``; those of older code may lack some.
@@ -47,8 +49,8 @@ _TAKEN = (
 _LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
 
 
-def check_job(folder: Path, recipe: Recipe, code: str, accepted: Collection[str]) -> str:
-    """Check that a folder is free for a run, or that the one in it may be gone on with.
+def begun_by(folder: Path, recipe: Recipe, code: str, accepted: Collection[str]) -> str | None:
+    """The code that began the run which is to be gone on with in a folder.
 
     Args:
         folder: of the run.
@@ -57,39 +59,46 @@ def check_job(folder: Path, recipe: Recipe, code: str, accepted: Collection[str]
         accepted: identities of other code whose runs may be gone on with.
 
     Returns:
-        Identity of the code that the run is recorded under: of the code that began it.
+        Its identity; ``None`` where the folder is free, also of a run of other code or another recipe that has failed.
 
     Raises:
         ConfigError: a run of another recipe or code has come to a checkpoint there.
     """
-    if not _has_come_far(folder):
-        return code
+    if not has_come_far(folder):
+        return None
     job = folder / "job.json"
     theirs: dict[str, Any]
     theirs = json.loads(job.read_text(encoding="utf-8")) if job.exists() else {"recipe": {}, "code": "unknown"}
     wrong = different_keys(theirs["recipe"], plain_values(recipe))
     if not wrong and theirs["code"] in {code, *accepted}:
         return str(theirs["code"])
+    if (folder / _FAILURE).is_file() and not RunFolder(folder).results.is_file():
+        return None  # it is only asked for where failed runs are to be done again
     what = f"other settings: {listing(wrong)}" if wrong else f"other code ({theirs['code']}, this is {code})"
     accept = "" if wrong else "if the difference cannot change results, say why: --accept-code 'REASON'; otherwise "
     raise ConfigError(f"{folder} holds a run of {what}; {accept}choose another --runs, or remove the folder")
 
 
 def write_job(folder: Path, recipe: Recipe, code: str, accepted: Collection[str]) -> str:
-    """Write down what a worker shall run in a folder; of a run that came to no checkpoint there, nothing stays.
+    """Write down what a worker shall run in a folder, where nothing stays of a run that is not gone on with.
 
-    Arguments, what it returns and raises are those of :func:`check_job`; it also raises where somebody is at work.
+    Returns:
+        Identity of the code that the run is recorded under: of the code that began it.
+
+    Raises:
+        ConfigError: as :func:`begun_by`, whose arguments these are; or somebody is at work there.
     """
     with RunFolder(folder).at_work(timeout=5):
-        begun_by = check_job(folder, recipe, code, accepted)
-        if not _has_come_far(folder):
+        recorded = begun_by(folder, recipe, code, accepted)
+        if recorded is None:
             _empty(folder)
-        values = {"recipe": plain_values(recipe), "code": begun_by, "runs_on": code}
+            recorded = code
+        values = {"recipe": plain_values(recipe), "code": recorded, "runs_on": code}
         write_atomic(folder / "job.json", (json.dumps(values, indent=2) + "\n").encode())
-    return begun_by
+    return recorded
 
 
-def _has_come_far(folder: Path) -> bool:
+def has_come_far(folder: Path) -> bool:
     """Whether there is work in a folder that would be lost."""
     run = RunFolder(folder)
     return run.last.exists() or run.results.exists()
@@ -119,7 +128,7 @@ def run_job(folder: Path) -> None:
         raise ConfigError(f"{folder} has no job.json: --runs must be a folder that all machines share")
     for name in [name for name in os.environ if name.startswith(_LAUNCHERS)]:
         del os.environ[name]
-    failure = folder / "failure.json"
+    failure = folder / _FAILURE
     # Whoever is at it already is finished with it, or dead, when the lock is free.
     with RunFolder(folder).at_work(timeout=-1):
         failure.unlink(missing_ok=True)
@@ -143,7 +152,7 @@ def run_job(folder: Path) -> None:
 
 def outcome(folder: Path) -> Mapping[str, Any] | None:
     """What a record says of a finished or failed run, ``None`` if it is neither."""
-    results, failure = RunFolder(folder).results, folder / "failure.json"
+    results, failure = RunFolder(folder).results, folder / _FAILURE
     if failure.is_file():
         return {"status": "failed", **json.loads(failure.read_text(encoding="utf-8"))}
     if not results.is_file():
