@@ -282,6 +282,10 @@ def test_the_readme_says_what_the_published_reports_found():
     assert len(means) == 2
     for mean, low, high in means:
         assert f"| {mean} | {low} to {high} |" in overview, "a mean over networks"
+    assert "not found to differ on the three networks where it has started at random" in " ".join(readme.split())
+    assert "| the same, authors' start | released from kaiming − plain | 3 |" in overview
+    summaries = re.findall(r"^Against \*\*plain\*\* – .*", "\n".join(reports), re.M)
+    assert not any(re.search(r"(better|worse): [^;.]*from kaiming", line) for line in summaries)
 
 
 def test_the_overview_says_what_each_method_adds_over_networks(tmp_path):
