@@ -269,10 +269,12 @@ def test_the_readme_says_what_the_published_reports_found():
         section = report.partition(f"\n## {network}\n")[2].partition("\n## ")[0]
         assert f" epochs={epochs}," in section, (study, network)
         assert re.search(rf"^\| plain \| [^|]+ \| {re.escape(plain)} ± ", section, re.M), (study, network)
-        found = dict(
-            re.findall(r"(better|worse): ([^;.]+)", re.search(r"^Against \*\*plain\*\* – .*", section, re.M)[0])
-        )
-        assert [found.get("better", ""), found.get("worse", "")] == [cell.strip() for cell in told], (study, network)
+        summary, _, table = section.partition("\nAgainst **plain** – ")[2].partition("\n")
+        differences = dict(re.findall(r"^\| ([^|]+) \| \d+ \| ([+−][\d.]+) \|", table.partition("\nAgainst")[0], re.M))
+        found = dict(re.findall(r"(better|worse): ([^;.]+)", summary))
+        for direction, cell in zip(("better", "worse"), told, strict=True):
+            names = filter(None, found.get(direction, "").split(", "))
+            assert ", ".join(f"{name} {differences[name]}" for name in names) == cell.strip(), (study, network)
     reports = [path.read_text() for path in (REPOSITORY / "docs/results").glob("*-small/report.md")]
     tested = sum(len(re.findall(r"\nAgainst \*\*plain\*\* – (?!not tested)", text)) for text in reports)
     assert len(rows) == tested, "a network is not in the README"

@@ -16,7 +16,7 @@ pytest.importorskip("lightning", reason="needs the extra [lab]")
 from matplotlib.text import Text
 
 from convofconv.errors import ConfigError
-from convofconv.lab.studies.analysis import analyse
+from convofconv.lab.studies.analysis import PLAIN, analyse
 from convofconv.lab.studies.figures import CAPTIONS, draw, spread_out
 from convofconv.lab.studies.report import write_report
 from convofconv.lab.studies.study import Study, Tuning
@@ -476,6 +476,18 @@ def test_a_pooled_study_judges_by_all_of_its_runs():
     assert (own.gain("stnd").freedom, pooled.gain("stnd").freedom) == (2, 4)
     assert pooled.gain("stnd").difference == pytest.approx(own.gain("stnd").difference)
     assert own.mean("coc") == own.cells["coc"].summary()
+
+
+def test_the_order_of_the_papers_variants_is_compared(tmp_path):
+    names = [PLAIN, *map(str, range(10))]
+    paper = {"net": {name: {"top1": 50.0 + place} for place, name in enumerate(names[:10])}}
+    scores = {name: [70.0 + place, 72.0 + place] for place, name in enumerate([names[1], names[0], *names[2:9]])}
+    study = _study(variants=names, seeds=dict.fromkeys(names, (0, 1)), paper=paper)
+    # The tenth has no run yet, the eleventh is not in the paper.
+    assert "Order:" not in _report(study, _records(**scores, **{"9": [1.0, 2.0]}), tmp_path)
+    text = _report(study, _records(**scores, **{"8": [60.0, 61.0], "9": [1.0, 2.0]}), tmp_path)
+    # Places 1, 2, …, 10 of theirs are 3, 2, 4, …, 10, 1 of ours: ρ = 1 − 6 · (4 + 0 + 7 · 1 + 81) / 990
+    assert "Order: Spearman's rank correlation of our means with the paper's is +0.44 (10 variants, p = 0.20)." in text
 
 
 def test_figures_of_a_pooled_study_show_adjusted_means():

@@ -11,11 +11,13 @@ from typing import Any
 from ...errors import ConfigError
 from .blocks import Blocks
 from .records import Record, runs
-from .statistics import ALPHA, Comparison, Summary, compare, detectable_difference, holm, summarize
+from .statistics import ALPHA, Comparison, Summary, compare, detectable_difference, holm, rank_correlation, summarize
 from .study import Settings, Study
 
 #: The variant that costs are relative to, and that figures draw a line for.
 PLAIN = "plain"
+#: Of how many variants an order says something.
+ORDERED = 10
 #: Training times in records: of the run's process, which leaves out what a GPU does, and by the clock, which other work
 #: on the machine slows down.
 CLOCKS = {"cpu_seconds": "CPU time", "seconds": "time"}
@@ -140,6 +142,15 @@ class Contrast:
 
 
 @dataclasses.dataclass(frozen=True)
+class Order:
+    """How far our order of variants is the paper's: Spearman's rank correlation of so many means, and its p-value."""
+
+    variants: int
+    correlation: float
+    p_value: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Network:
     """Everything about one network, variants and comparisons in the order of the study.
 
@@ -177,6 +188,14 @@ class Network:
     def gain(self, variant: str) -> Comparison:
         """A variant against plain; empty without plain, and of plain itself."""
         return self.comparisons(PLAIN).get(variant, Comparison(0, None))
+
+    def order(self) -> Order | None:
+        """How far our order of the variants is the paper's; ``None`` for fewer than :data:`ORDERED` of them."""
+        means = {name: self.mean(name).mean for name in self.cells if name in self.paper}
+        ours = {name: mean for name, mean in means.items() if mean is not None}
+        theirs = [self.paper[name] for name in ours]
+        found = rank_correlation(list(ours.values()), theirs) if len(ours) >= ORDERED else None
+        return Order(len(ours), *found) if found else None
 
     def tuning_scores(self, variant: str, point: Settings) -> Summary:
         """The validation metric of a variant's runs that tried these settings."""

@@ -147,6 +147,12 @@ def _network(study: Study, network: Network) -> Iterator[str]:
     yield _scores(network)
     if network.blocks and network.blocks.deviation:
         yield _noise(network.blocks)
+    if order := network.order():
+        correlation = points(order.correlation, sign=True)
+        yield (
+            f"Order: Spearman's rank correlation of our means with the paper's is {correlation} ({order.variants} "
+            f"variants, {p_is(order.p_value)}). Noise alone keeps it below 1."
+        )
     for baseline in [baseline for baseline in study.against if baseline in network.cells]:
         family = [contrast for (_, other), contrast in network.contrasts.items() if other == baseline]
         if family:

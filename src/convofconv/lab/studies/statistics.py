@@ -152,6 +152,22 @@ def unpaired(scores: Sequence[Sequence[float]]) -> float | None:
     return float(stats.ttest_ind(*scores, equal_var=False).pvalue)
 
 
+def rank_correlation(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float] | None:
+    """Spearman's rank correlation of two lists of scores, and its p-value; ``None`` if one of them is constant.
+
+    The p-value is the two-sided one of Student's t, good for ten scores or more.
+
+    Examples:
+        >>> rho, p = rank_correlation([1.0, 2.0, 3.0, 4.0, 5.0], [55.1, 55.0, 56.0, 57.0, 58.0])
+        >>> round(rho, 3), round(p, 3)  # 1 − 6 · 2 / (5 · 24)
+        (0.9, 0.037)
+    """
+    if np.ptp(ours) < SAME or np.ptp(theirs) < SAME:
+        return None
+    found = stats.spearmanr(ours, theirs)
+    return float(found.statistic), float(found.pvalue)
+
+
 def average(comparisons: Sequence[Comparison]) -> Summary:
     """The mean of comparisons on different networks, which are its units, each counting the same.
 
