@@ -1,0 +1,65 @@
+"""Mistakes in recipes and options are told in a line, before anything is trained."""
+
+import os
+
+import pytest
+import torch
+from tiny_runs import CLASSIFY, fit
+
+from convofconv.cli import main
+
+MISTAKES = [
+    (["fit"], "needs a recipe, or the folder of a run, right behind it"),
+    (["test", "."], "no recipe is called ., and in the folder of that name no run has begun, it has no recipe.json"),
+    (["fit", "digits-resnet"], "did you mean digits-resnet18"),
+    (["fit", "none.yaml"], "no such recipe file"),
+    (["fit", "digits-resnet18", "--training.lrr=1"], "--training.lrr"),
+    (["fit", "digits-resnet18", "--training.lr=-1"], "training.lr must be positive"),
+    (["fit", "digits-resnet18", "--training.lr=fast"], "--training.lr"),
+    (["fit", "digits-resnet18", "--method=magic"], "no method is called"),
+    (["fit", "digits-resnet18", "--data.name=voc", "--data.root=."], "data.name must be one of digits"),
+    (["fit", "cifar10-resnet18", "--data.root=nowhere", "--data.download=false"], "data.root: no such folder, nowhere"),
+    (["fit", "digits-resnet18", "--data.classes=9"], "data.classes"),
+    (["fit", "digits-resnet18", "--model.backbone=resnet19"], "resnet"),
+    (["fit", "digits-resnet18", "--training.batch=5000"], "training.batch"),
+    (["fit", "digits-resnet18", f"--training.seed={1 << 63}"], "training.seed must be less than 2^63"),
+    (["fit", "digits-resnet18", "--preset=released"], "preset and association are of the method coc, this is plain"),
+    (["fit", "digits-resnet18", "--method=stnd", "--association.grid_side=4"], "give --method coc"),
+    (["fit", "digits-resnet18", "--model.output_stride=16"], "model.output_stride says nothing to classification"),
+    (["fit", "scenes-fcn-resnet18", "--model.small_images=true"], "model.small_images says nothing to segmentation"),
+    (["fit", "scenes-fcn-resnet18", "--data.eval_crop=16"], "data.eval_crop says nothing to segmentation"),
+    (["test", "digits-resnet18", "--out=nowhere"], "holds no finished run"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=lambda value: str(value)[-40:])
+def test_mistakes_are_told_in_one_line_before_anything_is_trained(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("coc: ")
+    assert told.count("\n") == 1
+    assert message in told
+
+
+def test_a_wrong_value_in_a_recipe_is_named_with_its_file(tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    path.write_text("data: {year: 2012}\n")
+    assert main(["fit", str(path)]) == 2
+    assert capsys.readouterr().err == f"coc: {path}: --data.year: expected str, got 2012\n"
+
+
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_told_before_data_is_read(tmp_path, capsys):
+    tmp_path.chmod(0o500)
+    assert fit(CLASSIFY, tmp_path / "run") == 2
+    assert "no results can be written there" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("option", ["machine.accelerator=gpu", "training.precision=16-mixed"])
+def test_what_needs_a_gpu_is_told_where_there_is_none(option, tmp_path, capsys):
+    recipe = [argument for argument in CLASSIFY if "accelerator" not in argument]
+    assert fit([*recipe, f"--{option}"], tmp_path / "run") == 2
+    assert f"{option.replace('=', ' ')} needs a GPU, and torch finds none here" in capsys.readouterr().err
+    assert fit([*recipe, "--training.epochs=1"], tmp_path / "run") == 0, "what never began is no run"

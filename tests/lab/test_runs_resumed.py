@@ -1,0 +1,143 @@
+"""Runs that are killed, interrupted or fail, and what is gone on with, and from where."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import CLASSIFY, INSTANCES, command, fit, results
+
+from convofconv.lab.runs.checkpoints import AtomicCheckpoints
+
+
+def kill_at(arguments, out, moment):
+    """Start or go on with a run, and kill it when ``moment()`` is true."""
+    process = subprocess.Popen(
+        [*command(arguments, out), "--resume"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    deadline = time.monotonic() + 300
+    while process.poll() is None and not moment():
+        assert time.monotonic() < deadline, "the run never came to that moment"
+        time.sleep(0.001)
+    ended = process.poll()
+    assert ended is None, f"the run ended before it was killed:\n{process.stdout.read()}"
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
+@pytest.mark.parametrize(
+    ("recipe", "batch"),
+    [([*CLASSIFY, "--model.dropout=0.2", "--training.accumulate=2"], 16), (INSTANCES, 4)],
+    ids=["classification", "instance_segmentation"],
+)
+def test_killed_three_times_and_resumed_equals_never_killed(recipe, batch, tmp_path):
+    """In mid-epoch after a random step, while a checkpoint is being written, and after an epoch."""
+    arguments = [*recipe, "--method=coc", "--training.epochs=3", "--training.checkpoint_steps=1"]
+    arguments += ["--data.flip=true", "--training.ema=0.9", f"--data.limit={6 * batch}", f"--training.batch={batch}"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+
+    def written(name, times=1):
+        path = broken / name
+        seen = {"mtime": path.stat().st_mtime_ns if path.exists() else 0, "count": 0}
+
+        def moment():
+            now = path.stat().st_mtime_ns if path.exists() else 0
+            if now != seen["mtime"]:
+                seen.update(mtime=now, count=seen["count"] + 1)
+            return seen["count"] >= times
+
+        return moment
+
+    kill_at(arguments, broken, written("last.ckpt", random.randint(2, 4)))
+    kill_at(arguments, broken, lambda: any(broken.glob(".last.ckpt.*.part")))
+    kill_at(arguments, broken, written("metrics.csv"))
+    assert subprocess.run([*command(arguments, broken), "--resume"], capture_output=True).returncode == 0
+    assert subprocess.run(command(arguments, whole), capture_output=True).returncode == 0
+    assert (broken / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    for name in ("model.safetensors", "converted.safetensors"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes()
+    assert results(broken) == results(whole)
+    assert not list(broken.glob(".*.part")), "left by the kills"
+
+
+def test_no_checkpoint_is_between_gradients_that_are_accumulated(tmp_path, monkeypatch):
+    """Gradients are in no checkpoint: a run that goes on from there would lose some."""
+    honest, batches = AtomicCheckpoints.save_checkpoint, []
+
+    def save(self, checkpoint, path, storage_options=None):
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+        batches.append((progress["processed"], checkpoint["global_step"]))
+        honest(self, checkpoint, path, storage_options)
+
+    monkeypatch.setattr(AtomicCheckpoints, "save_checkpoint", save)
+    options = ["--data.limit=96", "--training.batch=32", "--training.accumulate=2", "--training.checkpoint_steps=1"]
+    assert fit([*CLASSIFY, *options], tmp_path / "run") == 0
+    inside = [(batch, step) for batch, step in batches if batch % 6]
+    assert inside == [(2, 1), (4, 2), (2, 4), (4, 5)]
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    log = tmp_path / "run" / "metrics.csv"
+    long = [*CLASSIFY, "--training.epochs=500"]
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # shells have what they put aside ignore it
+    process = subprocess.Popen(command(long, tmp_path / "run"), stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+    while not log.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"interrupted; coc fit {tmp_path / 'run'} --resume goes on from its last checkpoint" in told
+    assert "Traceback" not in told
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path, capsys, monkeypatch):
+    from convofconv.lab.tasks.module import Training
+
+    honest = Training.loss
+    steps = []
+
+    def loss(self, logits, target):
+        steps.append(1)
+        return honest(self, logits, target) * (float("nan") if len(steps) == 9 else 1)
+
+    monkeypatch.setattr(Training, "loss", loss)
+    assert fit(CLASSIFY, tmp_path / "run") == 2
+    message = capsys.readouterr().err
+    assert "the loss is nan at batch 3 of epoch 2 (step 8). The last checkpoint is kept" in message
+    checkpoint = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 6
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path, capsys, monkeypatch):
+    from convofconv.lab.runs import checkpoints
+
+    honest, saves = torch.save, []
+
+    def save(content, path):
+        saves.append(1)
+        if len(saves) > 2:  # the first epoch writes its best and its last
+            Path(path).write_bytes(b"half a file")
+            raise OSError(28, "No space left on device")
+        honest(content, path)
+
+    monkeypatch.setattr(checkpoints.torch, "save", save)
+    assert fit(CLASSIFY, tmp_path / "run") == 2
+    assert "the checkpoint cannot be written ([Errno 28] No space left on device); the one before" in (
+        capsys.readouterr().err
+    )
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"] == 6
+    assert not list((tmp_path / "run").glob(".*.part"))
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, capsys):
+    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
+    (tmp_path / "run" / "last.ckpt").write_bytes(b"half a file")
+    assert fit([*CLASSIFY, "--training.epochs=1", "--resume"], tmp_path / "run") == 2
+    assert "last.ckpt: not a readable checkpoint" in capsys.readouterr().err
