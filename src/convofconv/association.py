@@ -206,6 +206,11 @@ def has_values(tensor: Tensor) -> bool:
     return not (tensor.is_meta or isinstance(tensor, FakeTensor))
 
 
+def in_float64(tensor: Tensor) -> Tensor:
+    """A tensor in float64, on the CPU where its device has none, as Apple's GPUs."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
 def no_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Compute in the tensors' own dtype, whatever the caller's autocast says."""
     return torch.autocast(device.type, enabled=False) if autocasts(device) else contextlib.nullcontext()

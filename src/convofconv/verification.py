@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .association import autocast_dtype
+from .association import autocast_dtype, in_float64
 from .errors import ArgumentTypeError, ConfigError, VerificationError
 
 
@@ -103,7 +103,7 @@ def _difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
         if a.numel() == 0:
             continue
         a, b = (torch.view_as_real(t) if t.is_complex() else t for t in (a, b))
-        a, b = a.double(), b.to(a.device).double()
+        a, b = in_float64(a), in_float64(b.to(a.device))
         finite = a.isfinite()
         # What is not finite must be so in both, in the same way; nothing finite at all proves nothing.
         same = torch.equal(a.nan_to_num(0, 1, -1)[~finite], b.nan_to_num(0, 1, -1)[~finite])

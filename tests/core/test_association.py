@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import associate as literal
 from reference import relative
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from convofconv.association import Grid, associate, choose_way, super_kernel_axis
+from convofconv.association import Grid, associate, choose_way, in_float64, super_kernel_axis
 from convofconv.errors import ShapeError
 
 SHAPES = {
@@ -275,3 +276,9 @@ def test_wrong_tensors_are_named(change, message):
 def test_only_conv_weights_have_grids(shape):
     with pytest.raises(ShapeError, match="a conv weight has shape"):
         Grid.build(shape, 2, 2, True)
+
+
+def test_float64_is_computed_on_the_cpu_where_a_device_has_none():
+    with FakeTensorMode():  # there need be no such device
+        wide = in_float64(torch.empty(2, device="mps"))
+    assert (wide.device.type, wide.dtype) == ("cpu", torch.float64)

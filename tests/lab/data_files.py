@@ -41,10 +41,11 @@ def write_voc(root: Path, splits: dict[str, Sequence[str]], year: str = "2012", 
 
 
 def write_cifar10(root: Path, names: Sequence[str] = ("cat", "dog", "emu", "fox")) -> Path:
-    """20 pictures for training in two files, 8 for testing; the first channel of a picture is its number."""
+    """20 pictures for training in five files, 8 for testing; the first channel of a picture is its number."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
-    for file, first, count in (("data_batch_1", 0, 12), ("data_batch_2", 12, 8), ("test_batch", 100, 8)):
+    training = [(f"data_batch_{number + 1}", 4 * number, 4) for number in range(5)]
+    for file, first, count in (*training, ("test_batch", 100, 8)):
         data = np.zeros((count, 3, 1024), np.uint8)
         data[:, 0] = np.arange(first, first + count)[:, None]
         entry = {"data": data.reshape(count, 3072), "labels": [i % len(names) for i in range(first, first + count)]}

@@ -19,7 +19,7 @@ pytest.importorskip("pycocotools")
 
 from coco_files import COMPRESSED, RUNS, SQUARE, annotation, content, write_coco
 from data_files import SHARED
-from PIL import Image
+from PIL import ExifTags, Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
@@ -245,6 +245,10 @@ def test_pictures_of_another_size_and_broken_ones_are_named_when_they_are_read(t
         split[1]
     with pytest.raises(ConfigError, match=r"5\.png: not a readable picture"):
         split[2]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("L", (10, 20)).save(folder / "3.png", exif=exif)  # 20×10 as it is shown, and as it was annotated
+    assert split[1][0].size == (20, 10)
 
 
 REAL = [

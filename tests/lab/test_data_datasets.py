@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import shutil
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +88,23 @@ def test_cifar_subsets(tmp_path: Path) -> None:
     assert train[0][0].mode == "RGB"
     inside = DataRecipe("cifar10", tmp_path / "cifar-10-batches-py", classes=4)
     assert len(read_split(inside, "train")) == 20
+    (inside.root / "data_batch_2").unlink()
+    with pytest.warns(UserWarning, match="data_batch_2 missing, training has the 16 pictures of the others"):
+        assert labels(read_split(inside, "train")) == [i % 4 for i in (*range(4), *range(8, 20))]
+
+
+class _Harm:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("harmed"),)
+
+
+@pytest.mark.parametrize("file", ["batches.meta", "data_batch_3"])
+def test_cifar_folders_cannot_execute_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (write_cifar10(tmp_path) / "cifar-10-batches-py" / file).write_bytes(pickle.dumps(_Harm()))
+    with pytest.raises(ConfigError, match=r"not a readable CIFAR folder \(UnpicklingError: it asks for pathlib"):
+        read_split(DataRecipe("cifar10", tmp_path, classes=4), "train")
+    assert not Path("harmed").exists()
 
 
 def test_image_folders(tmp_path: Path) -> None:
@@ -208,6 +228,24 @@ def test_missing_data_is_downloaded_only_if_asked_and_missing(tmp_path: Path, mo
     assert len(read_split(recipe, "train")) == 20
     assert len(read_split(recipe, "test")) == 8
     assert fetched == [(tmp_path, True)]
+
+
+def test_of_several_processes_one_fetches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = []
+
+    class Slow(CIFAR10):
+        def __init__(self, root: Path, download: bool) -> None:
+            fetched.append(root)
+            (root / "cifar-10-batches-py").mkdir()
+            time.sleep(0.3)
+            shutil.rmtree(root / "cifar-10-batches-py")
+            write_cifar10(root)
+
+    monkeypatch.setattr(datasets, "CIFAR10", Slow)
+    recipe = DataRecipe("cifar10", tmp_path / "data", download=True, classes=4)
+    with ThreadPoolExecutor(3) as pool:  # the lock is of the folder, and threads wait for each other as processes do
+        assert [len(split) for split in pool.map(read_split, [recipe] * 3, ["train"] * 3)] == [20] * 3
+    assert fetched == [tmp_path / "data"]
 
 
 @pytest.mark.parametrize(("name", "where"), [("cifar10", "CIFAR10"), ("voc", "VOCSegmentation")])

@@ -87,6 +87,30 @@ def test_cameras_pictures_are_turned_upright_where_that_is_asked_for(tmp_path: P
     assert np.array_equal(np.asarray(open_picture(tmp_path / "camera.png"))[..., 0], stored)
 
 
+@pytest.mark.parametrize(
+    ("size", "turned"), [((3, 2), False), ((2, 3), True)], ids=["annotated as stored", "annotated upright"]
+)
+def test_a_cameras_picture_is_taken_as_it_was_annotated(tmp_path: Path, size: tuple[int, int], turned: bool) -> None:
+    stored = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # the first row is the right side
+    Image.fromarray(stored).save(tmp_path / "camera.png", exif=exif)
+    Image.new("L", size).save(tmp_path / "mask.png")
+    picture, _ = open_pair(tmp_path / "camera.png", tmp_path / "mask.png", 2)
+    assert np.array_equal(np.asarray(picture)[..., 0], np.rot90(stored, -1) if turned else stored)
+
+
+def test_pixels_that_are_no_number_are_black_and_hide_no_others(tmp_path: Path) -> None:
+    values = RAMP.astype(np.float32)
+    values[0, :4] = [np.nan, np.inf, -np.inf, 3]
+    for name, shown in (("some", values), ("all", np.full_like(values, np.nan))):
+        Image.fromarray(shown).save(tmp_path / f"{name}.tiff")
+    above = np.maximum(RAMP, 3) - 3.0  # of the darkest that is one
+    expected = (255 * above / 252).astype(np.uint8)
+    assert np.array_equal(np.asarray(open_picture(tmp_path / "some.tiff"))[..., 0], expected)
+    assert not np.asarray(open_picture(tmp_path / "all.tiff")).any()
+
+
 @pytest.mark.parametrize("size", [None, 32])
 def test_large_jpegs_are_decoded_small_if_a_size_is_given(tmp_path: Path, size: int | None) -> None:
     Image.new("RGB", (640, 480), "red").save(tmp_path / "large.jpg")

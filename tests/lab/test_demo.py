@@ -56,8 +56,8 @@ def write_cifar(folder: Path, hundred: bool = False) -> Path:
         batch("test", 8)
         (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": names}))
     else:
-        batch("data_batch_1", 12)
-        batch("data_batch_2", 8)
+        for number in range(1, 6):
+            batch(f"data_batch_{number}", 4)
         batch("test_batch", 8)
         (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
     return folder
@@ -270,7 +270,7 @@ def broken(folder: Path, case: str) -> tuple[Path, str]:
         return folder, "fruit: not a readable CIFAR folder"
     assert case == "cifar without training pictures"
     write_cifar(folder)
-    for number in (1, 2):
+    for number in range(1, 6):
         (folder / f"data_batch_{number}").unlink()
     return folder, "fruit: not a readable CIFAR folder"
 

@@ -26,10 +26,12 @@ TINY = {"channels": [8, 16, 24, 32]}
         ("hrnet_w18_small", {}, "HighResolutionNet"),
         ("mobilenetv3_small_050", {}, "MobileNetV3"),
         ("torchvision/shufflenet_v2_x0_5", {}, "ShuffleNetV2"),
+        ("torchvision/googlenet", {}, "GoogLeNet"),
     ],
 )
-def test_any_classifier_by_its_name(backbone, options, kind):
-    network = build_classifier(ModelRecipe(backbone, options=options), classes=7).eval()
+@pytest.mark.parametrize("training", [True, False])
+def test_any_classifier_by_its_name(backbone, options, kind, training):
+    network = build_classifier(ModelRecipe(backbone, options=options), classes=7).train(training)
     assert type(network).__name__ == kind
     assert network(torch.randn(2, 3, 64, 64)).shape == (2, 7)
 

@@ -17,10 +17,12 @@ pytest.importorskip("timm")
 pytest.importorskip("torchvision")
 
 from safetensors.torch import save_file
+from torchvision import tv_tensors
 from torchvision.models import detection
 
 from convofconv import ConfigError, reparameterize, summary, verify
 from convofconv.lab.data.build import build_data
+from convofconv.lab.data.detection_augment import training_transform
 from convofconv.lab.data.objects import collate_objects
 from convofconv.lab.models.build import build_network
 from convofconv.lab.models.detector import BeforeSelection, build_detector
@@ -49,6 +51,21 @@ def small(task: Task, **changes: Any) -> Any:
 def target(masks: bool) -> dict[str, Tensor]:
     found = {"boxes": torch.tensor([[4.0, 4.0, 30.0, 40.0]]), "labels": torch.tensor([3])}
     return {**found, "masks": torch.ones(1, 48, 64, dtype=torch.uint8)} if masks else found
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_pictures_are_shrunk_in_evaluation_as_in_training(task: Task) -> None:
+    """Lines of one pixel in eight are grey then; a resizing that leaves out pixels would lose some."""
+    detector = small(task, data=DataRecipe("digit_scenes", classes=11, eval_resize=64, longest=90)).eval()
+    image = torch.zeros(3, 256, 512)
+    image[..., ::8] = 1
+    boxes = tv_tensors.BoundingBoxes(torch.tensor([[8.0, 8.0, 99.0, 99.0]]), format="XYXY", canvas_size=(256, 512))
+    one = torch.ones(1)
+    objects = {"boxes": boxes, "labels": one, "area": one, "iscrowd": one}
+    shown, _ = training_transform([64], 90, flip=False)(tv_tensors.Image(image), objects)
+    assert shown.shape == (3, 45, 90)
+    resized, _ = detector.transform.resize(image)
+    assert torch.equal(resized, shown)
 
 
 @pytest.mark.parametrize("masks", [False, True], ids=["retinanet", "maskrcnn"])

@@ -329,22 +329,42 @@ def test_what_cannot_be_read_is_told_and_the_others_go_on(runs, here, capsys):
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.png", "c.png", "predictions.json"]
 
 
+def test_after_ctrl_c_the_numbers_are_those_of_what_was_drawn(runs, here, monkeypatch):
+    for name in "abc":
+        scene(here / "in" / f"{name}.png", seed=ord(name))
+    assert predict(runs("classification"), "in", "--out=out") == 0
+    honest = module.answer
+
+    def answer(run, image, *rest):
+        if len(answered) == 1:
+            raise KeyboardInterrupt
+        answered.append(image)
+        return honest(run, image, *rest)
+
+    answered = []
+    monkeypatch.setattr(module, "answer", answer)
+    assert predict(runs("classification"), "in", "--out=out") == 130
+    assert [one["file_name"] for one in told(here / "out")["images"]] == ["in/a.png"]
+
+
 def test_a_picture_that_the_network_cannot_take_is_told(here, monkeypatch, capsys):
     class Picky(nn.Module):
         def forward(self, images):
             if images.shape[-1] < 4:
                 raise RuntimeError("Kernel size can't be greater than actual input size\nat line 7")
+            assert images.shape[-1] != 6, "Input width (6) doesn't match model (4)."
             return torch.full((1, 2), float("nan" if images.shape[-1] == 5 else "0"))
 
     Path("in").mkdir()
-    for width in (3, 4, 5):
+    for width in (3, 4, 5, 6):
         Image.new("L", (width, 4)).save(f"in/{width}.png")
     run = FinishedRun(Recipe(), ("ant", "bee"), (), Picky(), torch.device("cpu"))
     monkeypatch.setattr(module, "load_finished", lambda path, device: run)
     assert predict("run", "in", "--out=out") == 2
     assert "left out in/3.png: the network cannot take 3×4 pixels (Kernel size" in capsys.readouterr().err
     reasons = {one["file_name"]: one["reason"] for one in told(here / "out")["failed"]}
-    assert list(reasons) == ["in/3.png", "in/5.png"]
+    assert list(reasons) == ["in/3.png", "in/5.png", "in/6.png"]
+    assert "(Input width (6) doesn't match model (4).)" in reasons["in/6.png"]
     assert "no number" in reasons["in/5.png"]
 
 

@@ -145,6 +145,12 @@ def test_the_log_has_a_line_per_epoch_and_the_curves_are_a_picture(tmp_path):
     assert (tmp_path / "run" / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_the_log_has_the_rate_that_an_epoch_was_trained_with(tmp_path):
+    options = ["--training.schedule=step", "--training.milestones=[1]", "--training.gamma=0.5", "--training.lr=0.01"]
+    assert fit([*CLASSIFY, *options, "--training.warmup_steps=0"], tmp_path / "run") == 0
+    assert [epoch["lr"] for epoch in results(tmp_path / "run")["history"]] == pytest.approx([0.01, 0.005])
+
+
 def test_a_detector_with_frozen_norms_starts_from_a_classifier_and_is_evaluated_without_it(tmp_path, capsys):
     options = "--model.options={'channels': [8, 8, 8, 8]}"
     first = [*CLASSIFY, "--model.backbone=resnet18", options, "--method=stnd", "--training.epochs=1"]

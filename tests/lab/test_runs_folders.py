@@ -1,5 +1,6 @@
 """The folder of a run: what stands in it is the run, and is not mistaken for another."""
 
+import json
 import subprocess
 
 from PIL import Image
@@ -12,10 +13,11 @@ from convofconv.lab.runs.folder import RunFolder
 
 def test_the_folder_of_a_run_stands_for_its_recipe_and_what_was_overruled(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert fit([*CLASSIFY, "--method=coc", "--training.epochs=3"], "whole") == 0
+    assert fit([*CLASSIFY, "--method=coc", "--training.epochs=3", "--training.ema=0.9"], "whole") == 0
     capsys.readouterr()
     for split in ("val", "test"):
-        assert main(["validate" if split == "val" else "test", "whole", "--machine.threads=2"]) == 0
+        name = "validate" if split == "val" else "test"
+        assert main([name, "whole", "--machine.threads=2", "--training.eval_batch=7"]) == 0
         found = results("whole")["validation" if split == "val" else "test"]
         found = found.get("folded", found)
         assert f"{split} top1: {found['top1']:.2f}" in capsys.readouterr().out
@@ -30,6 +32,25 @@ def test_the_folder_of_a_run_stands_for_its_recipe_and_what_was_overruled(tmp_pa
     capsys.readouterr()
     assert main(["test", "again"]) == 2
     assert "again/model.safetensors: not the network of recipe.json: size mismatch" in capsys.readouterr().err
+
+
+def test_a_run_of_several_machines_is_evaluated_on_one(tmp_path, capsys):
+    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
+    values = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    values["machine"]["nodes"] = 2
+    (tmp_path / "run" / "recipe.json").write_text(json.dumps(values))
+    capsys.readouterr()
+    assert main(["test", str(tmp_path / "run")]) == 0
+    assert f"test top1: {results(tmp_path / 'run')['test']['folded']['top1']:.2f}" in capsys.readouterr().out
+
+
+def test_a_finished_run_without_its_checkpoint_is_not_trained_anew(tmp_path, capsys):
+    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
+    before = results(tmp_path / "run")
+    (tmp_path / "run" / "last.ckpt").unlink()
+    assert fit([*CLASSIFY, "--training.epochs=1", "--resume"], tmp_path / "run") == 2
+    assert "holds a finished run without last.ckpt, there is nothing to go on with" in capsys.readouterr().err
+    assert results(tmp_path / "run") == before
 
 
 def test_a_finished_run_is_not_run_over(tmp_path, capsys):

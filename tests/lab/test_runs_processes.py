@@ -6,8 +6,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from tiny_runs import CLASSIFY, DETECT, command, results
+
+from convofconv import ConfigError
+from convofconv.cli import main
+from convofconv.lab.recipe import MachineRecipe
+from convofconv.lab.runs import fit as fit_module
 
 _WITHOUT_NORM = [
     *CLASSIFY,
@@ -27,9 +33,26 @@ raise SystemExit(code)
 """
 
 
-def by_torchrun(arguments, out):
+# Ends all processes behind the first checkpoint.
+_KILLED = """
+import os
+from lightning.pytorch import Trainer
+from convofconv.cli import main
+
+honest = Trainer.save_checkpoint
+
+def save(*arguments, **options):
+    honest(*arguments, **options)
+    os._exit(9)
+
+Trainer.save_checkpoint = save
+main()
+"""
+
+
+def by_torchrun(arguments, out, code=_PARTED):
     script = out.parent / "parted.py"
-    script.write_text(_PARTED)
+    script.write_text(code)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     return subprocess.run([*launcher, *command(arguments, out)[3:]], capture_output=True, text=True, timeout=300)
 
@@ -66,7 +89,7 @@ def by_slurm(arguments, out, places=(None, None)):
     ],
     ids=["classification", "slurm", "detection"],
 )
-def test_two_processes_train_as_one_does(recipe, limit, launch, squares, tmp_path):
+def test_two_processes_train_as_one_does(recipe, limit, launch, squares, tmp_path, capsys):
     """With the same global batch and without batch norm: only the order of sums differs.
 
     An odd number of pictures, that a sampler which pads would round up. Mask R-CNN draws the boxes that it learns from
@@ -84,7 +107,49 @@ def test_two_processes_train_as_one_does(recipe, limit, launch, squares, tmp_pat
     for kind, found in results(tmp_path / "two")["test"].items():
         assert found == pytest.approx(results(tmp_path / "one")["test"][kind], abs=slack)
         assert recipe != DETECT or found["AP50"] > 10
+    losses = [[epoch["loss"] for epoch in results(tmp_path / name)["history"]] for name in ("one", "two")]
+    assert losses[1] == pytest.approx(losses[0], rel=10 * rounding)
     assert results(tmp_path / "two")["recipe"]["machine"]["devices"] == 2
+    capsys.readouterr()
+    assert main(["test", str(tmp_path / "two")]) == 0, "one process evaluates it too"
+    metric, value = next(iter(results(tmp_path / "two")["test"]["folded"].items()))
+    assert f"test {metric}: {value:.2f}" in capsys.readouterr().out
+
+
+def test_losses_of_all_processes_survive_a_kill_in_mid_epoch(tmp_path):
+    arguments = [*_WITHOUT_NORM, "--training.epochs=1", "--training.checkpoint_steps=2", "--resume"]
+    assert by_torchrun(arguments, tmp_path / "whole").returncode == 0
+    assert by_torchrun(arguments, tmp_path / "broken", _KILLED).returncode != 0
+    checkpoint = torch.load(tmp_path / "broken" / "last.ckpt", weights_only=True)
+    assert (checkpoint["global_step"], checkpoint["losses"][1]) == (2, 4)
+    assert by_torchrun(arguments, tmp_path / "broken").returncode == 0
+    whole, broken = (results(tmp_path / name)["history"] for name in ("whole", "broken"))
+    assert broken == [pytest.approx(epoch, rel=1e-9) for epoch in whole]
+
+
+@pytest.mark.parametrize(
+    ("variables", "leads"),
+    [({}, True), ({"NODE_RANK": "1"}, False), ({"LOCAL_RANK": "1"}, False), ({"NODE_RANK": "0"}, True)],
+)
+def test_of_all_processes_of_all_machines_one_leads(variables, leads, monkeypatch):
+    for name in ("NODE_RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert fit_module._leads() == leads
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(1, 4), (4, 4), (2, None)])
+def test_what_slurm_starts_is_taken_and_must_not_contradict(asked, taken, monkeypatch):
+    started = {"SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "coc"}
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    if taken:
+        machine = fit_module._launched(MachineRecipe(devices=asked))
+        assert (machine.devices, machine.nodes) == (taken, 2)
+    else:
+        with pytest.raises(ConfigError, match=r"machine\.devices is 2, but SLURM started 4 on each machine"):
+            fit_module._launched(MachineRecipe(devices=asked))
 
 
 def test_machines_that_share_no_folder_are_told_before_they_train(tmp_path):

@@ -4,9 +4,11 @@ import os
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from tiny_runs import CLASSIFY, fit
 
 from convofconv.cli import main
+from convofconv.lab.runs import fit as fit_module
 
 MISTAKES = [
     (["fit"], "needs a recipe, or the folder of a run, right behind it"),
@@ -54,6 +56,15 @@ def test_a_folder_without_permission_is_told_before_data_is_read(tmp_path, capsy
     tmp_path.chmod(0o500)
     assert fit(CLASSIFY, tmp_path / "run") == 2
     assert "no results can be written there" in capsys.readouterr().err
+
+
+def test_what_lightning_refuses_is_told_in_one_line(tmp_path, capsys, monkeypatch):
+    def trainer(**options):
+        raise MisconfigurationException("You requested gpu: [0, 1]\n But your machine only has: [0]")
+
+    monkeypatch.setattr(fit_module, "Trainer", trainer)
+    assert fit(CLASSIFY, tmp_path / "run") == 2
+    assert capsys.readouterr().err == "coc: machine: You requested gpu: [0, 1] But your machine only has: [0]\n"
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has a GPU")

@@ -140,6 +140,27 @@ def test_the_loss_is_the_mean_over_pixels_that_are_not_void():
     assert not logits.grad.any()
 
 
+def test_pixels_count_the_same_in_all_processes(monkeypatch):
+    """Two processes that average their gradients learn what one learns from both parts, however much of one is void."""
+    recipe = Recipe(task="segmentation", data=DataRecipe(name="digit_scenes", classes=3))
+    training = Training(recipe, torch.nn.Identity(), ["a", "b", "c"])
+    logits, target = torch.randn(2, 3, 4, 4), torch.randint(3, (2, 4, 4))
+    target[0, :3] = 255
+    whole = training.loss(logits, target)
+    of_both = (target != 255).sum()
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda count: count.copy_(of_both))
+    parts = [training.loss(logits[part], target[part]) for part in ([0], [1])]
+    assert torch.allclose(sum(parts) / 2, whole)
+
+
+def test_nothing_that_goes_to_a_device_is_float64():
+    """Apple's GPUs have none of it."""
+    training = Training(Recipe(), torch.nn.Linear(2, 10), list("0123456789"))
+    assert {value.dtype for value in training.state_dict().values() if value.is_floating_point()} == {torch.float32}
+
+
 @pytest.mark.parametrize("name", [path.stem for path in sorted(FOLDER.glob("*.yaml"))])
 @pytest.mark.parametrize("method", ["plain", "coc+stnd"])
 def test_every_recipe_builds_and_does_a_step(name, method, tmp_path):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..association import has_values, match_layout
+from ..association import has_values, in_float64, match_layout
 from ..config import Config
 from ..errors import ShapeError
 from .base import Conv, KernelMap, conv_shape
@@ -86,15 +86,15 @@ class DepthwiseOverparameterization(KernelMap):
         """
         if not has_values(weight) or not self.depthwise_kernel.any():
             return weight
-        mixing = self.depthwise_kernel.double()
+        mixing = in_float64(self.depthwise_kernel)
         mixing = mixing + torch.eye(mixing.shape[-1], dtype=mixing.dtype, device=mixing.device)
-        basic, info = torch.linalg.solve_ex(mixing, self._to_channels(weight).double(), left=False)
+        basic, info = torch.linalg.solve_ex(mixing, in_float64(self._to_channels(weight)), left=False)
         if info.any():
             raise ShapeError(
                 "the over-parameterization is singular: no basic kernels give this weight; "
                 "call reset_parameters() of the map to start from the identity"
             )
-        return self._from_channels(basic.to(weight.dtype), weight)
+        return self._from_channels(basic.to(weight), weight)
 
     def _to_channels(self, weight: Tensor) -> Tensor:
         """``(ci, co / groups, k)``: what every input channel of the layer meets."""

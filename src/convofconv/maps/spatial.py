@@ -17,6 +17,7 @@ from ..association import (
     choose_way,
     from_groups,
     has_values,
+    in_float64,
     match_layout,
     super_convolve,
     to_groups,
@@ -250,7 +251,7 @@ class SpatialAssociation(KernelMap):
         if not has_values(weight) or (self.config.skip and not any(switch.any() for switch in self._switches())):
             return weight
         system = self._linear_system()
-        target = to_groups(self._to_places(weight), self.grid).double()
+        target = in_float64(to_groups(self._to_places(weight), self.grid))
         by_channel = self.config.share == "output"
         target = target.permute(2, 1, 0) if by_channel else target
         basic, info = torch.linalg.solve_ex(system, target)
@@ -260,7 +261,7 @@ class SpatialAssociation(KernelMap):
                 "call reset_parameters() of the map for other super kernels"
             )
         basic = basic.permute(2, 1, 0) if by_channel else basic
-        return match_layout(self._from_places(from_groups(basic.to(weight.dtype), self.grid)), weight)
+        return match_layout(self._from_places(from_groups(basic.to(weight), self.grid)), weight)
 
     @torch.no_grad()
     def condition_number(self) -> float:
@@ -276,13 +277,14 @@ class SpatialAssociation(KernelMap):
         if self.config.grid_norm or self.config.share == "none":
             raise NotImplementedError("α with a grid norm or a dense super kernel cannot be inverted")
         grid = self.grid
-        present = to_groups(torch.ones(grid.shape, dtype=torch.float64, device=self.super_kernel.device), grid)[..., :1]
+        super_kernels = in_float64(self.effective_super_kernel())
+        present = to_groups(torch.ones(grid.shape, dtype=torch.float64, device=super_kernels.device), grid)[..., :1]
         if self.config.share == "output":  # one matrix serves all groups: it is right only if none is incomplete
             if grid.missing:
                 raise NotImplementedError('α with share="output" and an incomplete group is not inverted')
             present = present[:1]
         product = torch.eye(grid.positions, dtype=torch.float64, device=present.device)
-        for s in self.effective_super_kernel().double():
+        for s in super_kernels:
             product = present * (_super_matrix(s, grid) @ (present * product))
         keep = 1.0 if self.config.skip else 1 - present
         return product + keep * torch.eye(grid.positions, dtype=torch.float64, device=present.device)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import ConfigError, listing
-from .images import open_picture
+from .images import open_annotated
 from .objects import Objects, ObjectSplit, Picture, to_learn
 from .segments import Segments, kind_of, parse_segment
 
@@ -207,7 +207,7 @@ def _box(entry: dict[str, Any], picture: Picture) -> tuple[float, ...]:
 
 def _read(columns: _Columns, picture: Picture) -> tuple[Image.Image, Objects]:
     assert picture.path is not None
-    image = open_picture(picture.path)
+    image = open_annotated(picture.path, picture.width, picture.height)
     if image.size != (picture.width, picture.height):
         raise ConfigError(
             f"{picture.path}: the picture is {image.width}×{image.height}, but image {picture.id} of {columns.file} is "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100, VOCSegmentation
@@ -21,6 +23,7 @@ from .loading import seed_of
 from .pictures import Pictures, digit_images, find_cifar, split_folder
 
 ItemT = TypeVar("ItemT")
+FoundT = TypeVar("FoundT")
 
 #: An RGB picture, and its label or its mask.
 Sample = tuple[Image.Image, int | Mask]
@@ -121,10 +124,8 @@ def _cifar(recipe: DataRecipe, split: str) -> Split:
     _refuse_unknown(recipe.name, split, ("train", "test"))
     root = _root(recipe)
     name, original = {"cifar10": ("CIFAR-10", CIFAR10), "cifar100": ("CIFAR-100", CIFAR100)}[recipe.name]
-    source = find_cifar(root, name)
-    if source is None and recipe.download:
-        _download(recipe, functools.partial(original, root, download=True))
-        source = find_cifar(root, name)
+    fetch = functools.partial(original, root, download=True)
+    source = _find_or_fetch(recipe, functools.partial(find_cifar, root, name), fetch)
     if source is None:
         raise ConfigError(
             f"{root}: no {name} there; it needs the folder {original.base_folder} of the python version of {name}, or "
@@ -146,10 +147,8 @@ def _image_folder(recipe: DataRecipe, split: str) -> Split:
 
 def _voc(recipe: DataRecipe, split: str) -> Split:
     root = _root(recipe)
-    folder = _voc_folder(root, recipe.year)
-    if folder is None and recipe.download:
-        _download(recipe, functools.partial(VOCSegmentation, root, recipe.year, "train", download=True))
-        folder = _voc_folder(root, recipe.year)
+    fetch = functools.partial(VOCSegmentation, root, recipe.year, "train", download=True)
+    folder = _find_or_fetch(recipe, functools.partial(_voc_folder, root, recipe.year), fetch)
     if folder is None:
         raise ConfigError(
             f"{root}: no folder VOCdevkit/VOC{recipe.year} in it; check data.root and data.year, or set data.download"
@@ -200,11 +199,25 @@ def _root(recipe: DataRecipe) -> Path:
     return recipe.root
 
 
-def _download(recipe: DataRecipe, fetch: Callable[[], object]) -> None:
+def _find_or_fetch(recipe: DataRecipe, find: Callable[[], FoundT | None], fetch: Callable[[], object]) -> FoundT | None:
+    """Find data, and fetch it first where it is missing and may be: one of several processes does, the others wait."""
+    root, lock = _root(recipe), None
+    if recipe.download:
+        with contextlib.suppress(OSError):  # nothing can be fetched into a folder that is only to be read
+            root.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(root / ".download.lock")
+            lock.acquire()
     try:
-        fetch()
-    except Exception as error:  # of the network, the disk, or a wrong checksum
-        raise ConfigError(f"data.download: {recipe.name} could not be fetched into {recipe.root} ({error})") from error
+        if (found := find()) is not None or not recipe.download:
+            return found
+        try:
+            fetch()
+        except Exception as error:  # of the network, the disk, or a wrong checksum
+            raise ConfigError(f"data.download: {recipe.name} could not be fetched into {root} ({error})") from error
+        return find()
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def _refuse_unknown(name: str, split: str, known: Sequence[str]) -> None:

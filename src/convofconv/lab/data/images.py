@@ -21,7 +21,8 @@ def open_picture(path: str | Path, size: int | None = None, upright: bool = Fals
     """Decode a picture of any mode to RGB.
 
     One of more than 8 bits goes from the darkest to the brightest of its own pixels: nothing says how many of 16 bits a
-    camera used, and a microscope's 12 would be nearly black.
+    camera used, and a microscope's 12 would be nearly black. Pixels that are no number are black. Colours of 16 bits
+    keep their upper 8, for Pillow reads no more of them.
 
     Args:
         path: the file.
@@ -38,9 +39,7 @@ def open_picture(path: str | Path, size: int | None = None, upright: bool = Fals
             if upright:
                 ImageOps.exif_transpose(image, in_place=True)
             if image.mode in ("F", "I") or image.mode.startswith("I;16"):  # Pillow would clip these at 255
-                values = np.asarray(image, dtype=np.float64)
-                values -= values.min()
-                image = Image.fromarray((255 * values / max(values.max(), 1e-12)).astype(np.uint8))
+                image = _to_8_bits(np.asarray(image, dtype=np.float64))
             if image.mode in ("P", "PA"):  # a palette's transparency is lost, with a warning, on the direct way
                 image = image.convert("RGBA")
             rgb: Image.Image = image.convert("RGB")
@@ -49,7 +48,26 @@ def open_picture(path: str | Path, size: int | None = None, upright: bool = Fals
         raise ConfigError(f"{path}: not a readable picture, repair or remove it ({error})") from error
 
 
-def open_mask(path: str | Path, classes: int) -> Mask:
+def _to_8_bits(values: NDArray[np.float64]) -> Image.Image:
+    known = np.isfinite(values)
+    lowest = values[known].min() if known.any() else 0.0
+    above = np.where(known, values, lowest) - lowest
+    return Image.fromarray((255 * above / max(above.max(), 1e-12)).astype(np.uint8))
+
+
+def open_annotated(path: Path, width: int, height: int) -> Image.Image:
+    """Decode a picture that has been annotated at a size.
+
+    As it is stored, or upright as its EXIF orientation says if that alone gives the size: some tools show pictures one
+    way and some the other. Where both ways have the size nothing tells them apart.
+    """
+    stored = open_picture(path)
+    if stored.size != (width, height) and (turned := open_picture(path, upright=True)).size == (width, height):
+        return turned
+    return stored
+
+
+def open_mask(path: Path, classes: int) -> Mask:
     """Decode a mask, a palette or grey picture of 8 bits, to class numbers; colours of a palette mean nothing.
 
     Shape:
@@ -74,14 +92,15 @@ def open_mask(path: str | Path, classes: int) -> Mask:
     return mask
 
 
-def open_pair(picture: str | Path, mask: str | Path, classes: int) -> tuple[Image.Image, Mask]:
+def open_pair(picture: Path, mask: Path, classes: int) -> tuple[Image.Image, Mask]:
     """Decode a picture and its mask.
 
     Raises:
         ConfigError: one of them cannot be decoded, or they differ in size.
     """
-    image, numbers = open_picture(picture), open_mask(mask, classes)
+    numbers = open_mask(mask, classes)
     height, width = numbers.shape
+    image = open_annotated(picture, width, height)
     if image.size != (width, height):
         raise ConfigError(
             f"{mask}: the mask is {width}×{height} but its picture {picture} is {image.width}×{image.height}"

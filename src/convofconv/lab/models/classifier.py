@@ -13,6 +13,10 @@ from .library import architecture, build_from_library
 
 #: What the libraries call the share of features that is dropped before the last layer.
 _DROPOUT = {"timm": "drop_rate", "torchvision": "dropout"}
+#: These would answer with the logits of auxiliary classifiers besides when they train.
+_WITHOUT_AUXILIARIES = {
+    f"torchvision/{name}": {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")
+}
 
 
 def build_classifier(recipe: ModelRecipe, classes: int) -> nn.Module:
@@ -34,7 +38,7 @@ def build_classifier(recipe: ModelRecipe, classes: int) -> nn.Module:
     find_architecture(name)
     if library == "torchvision":
         _check_classifies(model)
-    arguments: dict[str, Any] = {"num_classes": classes}
+    arguments: dict[str, Any] = {"num_classes": classes, **_WITHOUT_AUXILIARIES.get(name, {})}
     if recipe.dropout:
         arguments[_DROPOUT[library]] = recipe.dropout
     if recipe.small_images and recipe.weights == "timm":

@@ -16,8 +16,10 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.rpn import RPNHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
+from torchvision.transforms.v2.functional import resize
 
 from ...errors import ConfigError
 from ..recipe import DataRecipe, ModelRecipe
@@ -67,6 +69,21 @@ class PyramidBackbone(nn.Module):
             OrderedDict((str(number), maps[level]) for number, level in enumerate(self.levels))
         )
         return levels
+
+
+class AntialiasedResizing(GeneralizedRCNNTransform):  # type: ignore[misc]
+    """torchvision's preparation of pictures, but what evaluation shrinks is smoothed as in training.
+
+    torchvision's own leaves out pixels instead, so that a detector would meet noise that it has never learnt from.
+    """
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        if self.training:
+            resized: tuple[Tensor, dict[str, Tensor] | None] = super().resize(image, target)
+            return resized
+        sides = image.shape[-2:]
+        scale = min(self.min_size[-1] / min(sides), self.max_size / max(sides))
+        return resize(image, [max(1, int(side * scale)) for side in sides], antialias=True), target
 
 
 class BeforeSelection(nn.Module):
@@ -137,13 +154,15 @@ def build_detector(recipe: ModelRecipe, data: DataRecipe, classes: int, masks: b
     }
     sides = [recipe.smallest_anchor * 2**level for level in range(5)]
     if masks:
-        detector = _mask_rcnn(backbone, sides, classes, norm, box_batch_size_per_image=recipe.rois, **transform)
+        detector = _mask_rcnn(backbone, sides, classes, norm, box_batch_size_per_image=recipe.rois)
+        detector.transform = AntialiasedResizing(**transform)
         return _in_float32(detector, "backbone", "rpn.head", "roi_heads.box_predictor", "roi_heads.mask_predictor")
     anchors = AnchorGenerator(
         tuple(tuple(round(side * 2 ** (third / 3)) for third in range(3)) for side in sides), (_RATIOS,) * len(sides)
     )
     head = RetinaNetHead(channels, anchors.num_anchors_per_location()[0], classes, norm)
-    retinanet = RetinaNet(backbone, classes, anchor_generator=anchors, head=head, **transform)
+    retinanet = RetinaNet(backbone, classes, anchor_generator=anchors, head=head)
+    retinanet.transform = AntialiasedResizing(**transform)
     return _in_float32(retinanet, "backbone", "head")
 
 

@@ -58,13 +58,14 @@ def answer(run: FinishedRun, image: Image.Image, score: float, top: int) -> Answ
             if run.recipe.task == "segmentation":
                 return _segment(run, image)
             return _detect(run, image, score)
-    except (RuntimeError, MemoryError) as error:  # too small for the network's pooling, too large for the memory
+    except (RuntimeError, MemoryError, AssertionError, ValueError) as error:
+        # Too small for the network's pooling, too large for the memory, or not the one size that it takes.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"the network cannot take {image.width}×{image.height} pixels ({reason})") from error
 
 
 def _classify(run: FinishedRun, image: Image.Image, top: int) -> Answer:
-    shares = _logits(run, image)[0].double().softmax(0)
+    shares = _logits(run, image)[0].cpu().double().softmax(0)
     values, labels = shares.topk(min(top, len(run.classes)))
     guesses = [(run.classes[label], value) for label, value in zip(labels.tolist(), values.tolist(), strict=True)]
     told = [{"class": name, "probability": _short(value)} for name, value in guesses]

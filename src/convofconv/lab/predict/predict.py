@@ -22,6 +22,9 @@ from .answers import Answer, answer
 from .finished import FinishedRun, load_finished
 from .sources import find_pictures, output_names
 
+#: Answers as numbers: of all pictures, and of detection as results in COCO's format.
+_NUMBERS = ("predictions.json", "detections.json")
+
 
 def run_predict(
     run: Path, images: Sequence[str], out: Path | None, score: float = 0.5, top: int = 5, device: str = "auto"
@@ -53,25 +56,29 @@ def run_predict(
     told: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
-    with progress_bar(len(pictures), "pictures") as bar:
-        for number, (path, name) in enumerate(zip(pictures, names, strict=True), start=1):
-            own = {"id": number, "file_name": path.as_posix()}
-            try:
-                image = open_picture(path, upright=True)
-                said = answer(finished, image, score, top)
-            except ConfigError as error:
-                failed[path.as_posix()] = str(error).removeprefix(f"{path}: ")
-                bar.write(f"coc: left out {path}: {failed[path.as_posix()]}", file=sys.stderr)
-            else:
-                files = _write_pictures(said, out, name)
-                told.append({**own, "width": image.width, "height": image.height, **files, **said.told})
-                objects += [{"image_id": number, **one} for one in said.objects]
-            bar.update()
-    _write_numbers(finished, run, told, objects, failed, out)
+    for number_file in _NUMBERS:  # an earlier call's would not belong to these drawings
+        (out / number_file).unlink(missing_ok=True)
+    try:
+        with progress_bar(len(pictures), "pictures") as bar:
+            for number, (path, name) in enumerate(zip(pictures, names, strict=True), start=1):
+                own = {"id": number, "file_name": path.as_posix()}
+                try:
+                    image = open_picture(path, upright=True)
+                    said = answer(finished, image, score, top)
+                except ConfigError as error:
+                    failed[path.as_posix()] = str(error).removeprefix(f"{path}: ")
+                    bar.write(f"coc: left out {path}: {failed[path.as_posix()]}", file=sys.stderr)
+                else:
+                    files = _write_pictures(said, out, name)
+                    told.append({**own, "width": image.width, "height": image.height, **files, **said.told})
+                    objects += [{"image_id": number, **one} for one in said.objects]
+                bar.update()
+    finally:  # after Ctrl-C too
+        _write_numbers(finished, run, told, objects, failed, out)
     if failed:
         others = f"; the others are in {out}" if len(failed) < len(pictures) else ""
         raise ConfigError(f"{len(failed)} of {len(pictures)} pictures failed: {listing(failed)}{others}")
-    print(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''}: {out / 'predictions.json'}")
+    print(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''}: {out / _NUMBERS[0]}")
 
 
 def _device(name: str) -> torch.device:
@@ -122,6 +129,6 @@ def _write_numbers(
         names = list(enumerate(finished.classes))[1:]
         numbers["categories"] = [{"id": finished.category(label), "name": name} for label, name in names]
         lines = ",\n".join(f"  {json.dumps(one)}" for one in objects)
-        write_atomic(out / "detections.json", f"[\n{lines}\n]\n".encode())
+        write_atomic(out / _NUMBERS[1], f"[\n{lines}\n]\n".encode())
     numbers |= {"images": told, "failed": [{"file_name": name, "reason": reason} for name, reason in failed.items()]}
-    write_atomic(out / "predictions.json", (json.dumps(numbers, indent=2) + "\n").encode())
+    write_atomic(out / _NUMBERS[0], (json.dumps(numbers, indent=2) + "\n").encode())

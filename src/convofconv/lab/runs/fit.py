@@ -18,6 +18,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -26,7 +27,7 @@ from ...errors import ConfigError
 from ..checkpoints import load_weights, read_state_dict
 from ..data.build import build_data, build_evaluation
 from ..models.build import build_network
-from ..recipe import DETECTION_TASKS, Recipe
+from ..recipe import DETECTION_TASKS, MachineRecipe, Recipe
 from ..tasks.module import Training, check_same_classes
 from .checkpoints import AtomicCheckpoints, KeepLastAndBest
 from .data import RunData, SplitData
@@ -47,10 +48,9 @@ def run_fit(recipe: Recipe, out: Path, resume: bool, profile_only: bool = False)
     Raises:
         ConfigError: the recipe does not fit the data, or ``out`` cannot be used.
     """
-    recipe = _as_launched(recipe)
     folder = RunFolder(out)
     if profile_only:
-        print(profile(*_prepared(recipe)))
+        print(profile(*_prepared(dataclasses.replace(recipe, machine=_launched(recipe.machine)))))
         return
     with folder.at_work(timeout=0) if _leads() else contextlib.nullcontext():
         _fit(recipe, folder, resume)
@@ -62,13 +62,14 @@ def _prepared(recipe: Recipe) -> tuple[Training, RunData]:
 
 
 def _fit(recipe: Recipe, folder: RunFolder, resume: bool) -> None:
+    launched = dataclasses.replace(recipe, machine=_launched(recipe.machine))
     if _leads():
         check_folder(folder, recipe, resume)
-    training, data = _prepared(recipe)
+    training, data = _prepared(launched)
     if _leads():
-        begin_run(folder, recipe)
+        begin_run(folder, recipe)  # as it was given: another launcher, or none, may go on with it
     with _quiet():
-        trainer = _trainer(recipe, folder)
+        trainer = _trainer(launched, folder)
         go_on = resume and folder.last.exists()
         with _interruptible(trainer, folder):
             trainer.fit(training, data, ckpt_path=folder.last if go_on else None, weights_only=True)
@@ -87,18 +88,17 @@ def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
     Raises:
         ConfigError: there is no finished run of this recipe.
     """
-    recipe = _as_launched(recipe)
     folder = RunFolder(out)
     if not folder.model.exists():
         raise ConfigError(f"{out} holds no finished run of this recipe; train it first: coc fit ... --out {out}")
     check_same_recipe(folder, recipe)
-    without_weights = dataclasses.replace(recipe.model, weights="", freeze_norm=False)
+    recipe = _to_evaluate(recipe)
     name = recipe.data.val_split if split == "val" else recipe.data.test_split or recipe.data.val_split
     data = build_evaluation(recipe.data, recipe.task, name)
     if folder.results.exists():
         learnt = json.loads(folder.results.read_text(encoding="utf-8"))["classes"]
         check_same_classes(learnt, data.classes)
-    training = _training(dataclasses.replace(recipe, method="plain", model=without_weights), data.classes)
+    training = _training(recipe, data.classes)
     state_dict = read_state_dict(folder.model, training.network.state_dict().keys())
     load_weights(training.network, state_dict, f"{folder.model}: not the network of {folder.recipe.name}")
     with _quiet():
@@ -137,17 +137,34 @@ def _training(recipe: Recipe, classes: Sequence[str]) -> Training:
     return Training(recipe, network, classes)
 
 
-def _as_launched(recipe: Recipe) -> Recipe:
-    """Take the number of processes from torchrun or SLURM where one of them started this process."""
-    machine = recipe.machine
+def _launched(machine: MachineRecipe) -> MachineRecipe:
+    """Take the number of processes from torchrun or SLURM where one of them started this process.
+
+    Raises:
+        ConfigError: SLURM started another number than the one that was asked for.
+    """
     if TorchElasticEnvironment.detect():
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         nodes = int(os.environ["WORLD_SIZE"]) // here
     elif SLURMEnvironment.detect():
         here, nodes = int(os.environ.get("SLURM_NTASKS_PER_NODE", "1")), int(os.environ.get("SLURM_NNODES", "1"))
+        if machine.devices not in (1, here):
+            raise ConfigError(
+                f"machine.devices is {machine.devices}, but SLURM started {here} on each machine; start the run with "
+                f"srun --ntasks-per-node={machine.devices}, or set machine.devices to 1 to take what SLURM starts"
+            )
     else:
-        return recipe
-    return dataclasses.replace(recipe, machine=dataclasses.replace(machine, devices=here, nodes=nodes))
+        return machine
+    return dataclasses.replace(machine, devices=here, nodes=nodes)
+
+
+def _to_evaluate(recipe: Recipe) -> Recipe:
+    """What evaluates a folded network: it is plain, an average if there was one, and needs no other machine."""
+    model = dataclasses.replace(recipe.model, weights="", freeze_norm=False)
+    machine = _launched(dataclasses.replace(recipe.machine, nodes=1))
+    # The training batch, of which a recipe has a multiple of the processes, says nothing here.
+    training = dataclasses.replace(recipe.training, ema=0.0, batch=machine.devices * machine.nodes, accumulate=1)
+    return dataclasses.replace(recipe, method="plain", model=model, machine=machine, training=training)
 
 
 def _leads() -> bool:
@@ -155,7 +172,8 @@ def _leads() -> bool:
     for environment in (TorchElasticEnvironment, SLURMEnvironment):
         if environment.detect():
             return bool(environment().global_rank() == 0)
-    return bool(LightningEnvironment().local_rank() == 0)
+    by_lightning = LightningEnvironment()
+    return bool(by_lightning.local_rank() == 0 and by_lightning.node_rank() == 0)
 
 
 def _trainer(recipe: Recipe, folder: RunFolder | None) -> Trainer:
@@ -169,24 +187,27 @@ def _trainer(recipe: Recipe, folder: RunFolder | None) -> Trainer:
     if on_cpu and (machine.accelerator == "gpu" or training.precision == "16-mixed"):
         key = "machine.accelerator gpu" if machine.accelerator == "gpu" else "training.precision 16-mixed"
         raise ConfigError(f"{key} needs a GPU, and torch finds none here")
-    return Trainer(
-        accelerator=machine.accelerator,
-        devices=machine.devices,
-        num_nodes=machine.nodes,
-        strategy=machine.strategy,
-        precision=training.precision,
-        max_epochs=training.epochs,
-        accumulate_grad_batches=training.accumulate,
-        gradient_clip_val=training.clip or None,
-        callbacks=callbacks,
-        logger=logger,
-        plugins=[AtomicCheckpoints()],
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=watched,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
+    try:
+        return Trainer(
+            accelerator=machine.accelerator,
+            devices=machine.devices,
+            num_nodes=machine.nodes,
+            strategy=machine.strategy,
+            precision=training.precision,
+            max_epochs=training.epochs,
+            accumulate_grad_batches=training.accumulate,
+            gradient_clip_val=training.clip or None,
+            callbacks=callbacks,
+            logger=logger,
+            plugins=[AtomicCheckpoints()],
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=watched,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+    except MisconfigurationException as error:  # fewer GPUs than devices, for example
+        raise ConfigError(f"machine: {' '.join(str(error).split())}") from error
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from ..files import remove_parts, writable_folder, write_atomic
 from ..recipe import Recipe
 
 #: What may change between the start of a run and its resuming, because it does not decide the result.
-_FREE = ("data.root", "data.download", "data.workers", "machine.")
+_FREE = ("data.root", "data.download", "data.workers", "training.eval_batch", "training.checkpoint_steps", "machine.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,13 +111,19 @@ def check_folder(folder: RunFolder, recipe: Recipe, resume: bool) -> None:
     """Check that a folder is free for a new run, or that the run in it may be gone on with.
 
     Raises:
-        ConfigError: it holds a run and ``resume`` is not asked for, or that run has another recipe.
+        ConfigError: it holds a run and ``resume`` is not asked for, that run has another recipe, or is finished and has
+            no checkpoint any more.
     """
     if not folder.began:
         return
     if not resume:
         raise ConfigError(f"{folder.path} holds a run already: go on with it by --resume, or choose another --out")
     check_same_recipe(folder, recipe)
+    if not folder.last.exists():
+        raise ConfigError(
+            f"{folder.path} holds a finished run without {folder.last.name}, there is nothing to go on with; choose "
+            "another --out to train anew"
+        )
 
 
 def begin_run(folder: RunFolder, recipe: Recipe) -> None:

@@ -43,7 +43,7 @@ class ClassificationMetrics(nn.Module):
 
     def by_class(self) -> dict[str, list[float]]:
         """Share of every class's pictures that are recognised, in per cent, NaN for those without."""
-        counts = self.counts.compute().double()  # per class: right, wrong, ..., all
+        counts = self.counts.compute().cpu().double()  # Apple's GPUs have no float64; per class: right, wrong, ..., all
         return {"top1": (100 * counts[:, 0] / counts[:, -1]).tolist()}
 
     def reset(self) -> None:
@@ -86,7 +86,7 @@ class SegmentationMetrics(nn.Module):
         Raises:
             ConfigError: all of it is void.
         """
-        table = self.confusion.compute().double()  # rows: truth, columns: prediction
+        table = self.confusion.compute().cpu().double()  # rows: truth, columns: prediction
         right, truth, predicted = table.diagonal(), table.sum(1), table.sum(0)
         if not truth.any():
             raise ConfigError("there is no IoU, for every pixel of the evaluated masks is void; evaluate another split")
@@ -103,7 +103,7 @@ class SegmentationMetrics(nn.Module):
 
     def by_class(self) -> dict[str, list[float]]:
         """IoU of every class in per cent, NaN for those without."""
-        table = self.confusion.compute().double()
+        table = self.confusion.compute().cpu().double()
         right = table.diagonal()
         return {"IoU": (100 * right / (table.sum(1) + table.sum(0) - right)).tolist()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -34,9 +35,6 @@ class Training(LightningModule):
         classes: names of the classes.
     """
 
-    loss_sum: Tensor
-    loss_count: Tensor
-
     def __init__(self, recipe: Recipe, network: nn.Module, classes: Sequence[str]) -> None:
         super().__init__()
         self.recipe = recipe
@@ -52,9 +50,9 @@ class Training(LightningModule):
         self.history: list[dict[str, float]] = []
         self._begun = _clocks()
         self._before = (0.0, 0.0)
-        # Sum and count of this epoch's losses: buffers, so that resuming in mid-epoch goes on with them.
-        self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("loss_count", torch.zeros((), dtype=torch.float64))
+        # Sum and count of this process's losses in this epoch. No buffers: DDP gives all processes the first one's.
+        self._losses = (0.0, 0)
+        self._rate = 0.0  # of the last step
 
     @property
     def evaluated(self) -> nn.Module:
@@ -70,7 +68,8 @@ class Training(LightningModule):
     def loss(self, images: Any, target: Any) -> Tensor:
         """Of a batch in training: what a detector says itself, or the cross-entropy of logits.
 
-        Void pixels are left out; it is zero where a batch has no others.
+        Void pixels are left out; it is zero where a batch has no others. The others count the same in all processes,
+        which average their gradients: each divides by the mean of their numbers.
         """
         if self.recipe.task in DETECTION_TASKS:
             losses: dict[str, Tensor] = self.network(images, target)
@@ -79,9 +78,9 @@ class Training(LightningModule):
         smoothing = self.recipe.training.label_smoothing
         if self.recipe.task == "segmentation":
             # torch's own mean over no pixels is no number, and would end the run as diverged.
-            counted = (target != VOID).sum().clamp_min(1)
+            counted = _mean_over_processes((target != VOID).sum()).clamp_min(1)
             summed = F.cross_entropy(logits, target, ignore_index=VOID, reduction="sum", label_smoothing=smoothing)
-            return cast(Tensor, summed / counted)
+            return summed / counted
         return F.cross_entropy(logits, target, label_smoothing=smoothing)
 
     def _in_format(self, images: Any) -> Any:
@@ -96,17 +95,18 @@ class Training(LightningModule):
 
     def training_step(self, batch: tuple[Any, Any], batch_idx: int) -> Tensor:
         loss = self.loss(*batch)
-        if not torch.isfinite(loss.detach()):
+        value = loss.item()
+        if not math.isfinite(value):
             raise DivergedError(
-                f"the loss is {loss.item()} at batch {batch_idx + 1} of epoch {self.current_epoch + 1} (step "
+                f"the loss is {value} at batch {batch_idx + 1} of epoch {self.current_epoch + 1} (step "
                 f"{self.global_step}). The last checkpoint is kept; try a smaller training.lr, a longer "
                 "training.warmup_steps, or training.clip"
             )
-        self.loss_sum += loss.detach().double()
-        self.loss_count += 1
+        self._losses = (self._losses[0] + value, self._losses[1] + 1)
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        self._rate = self.trainer.optimizers[0].param_groups[0]["lr"]  # the schedule goes on before the epoch's end
         super().optimizer_step(*args, **kwargs)
         if self.average is not None:  # here, for a checkpoint may be written before on_train_batch_end is called
             self.average.update_parameters(self.network)
@@ -123,17 +123,19 @@ class Training(LightningModule):
         for name, value in values.items():
             self.log(f"val/{name}", value, prog_bar=name == self.metrics.main, sync_dist=True)
         if self.trainer.state.fn == "fit":
-            losses = torch.stack([self.loss_sum, self.loss_count])
-            if self.trainer.world_size > 1:
-                losses = cast(Tensor, self.all_gather(losses)).sum(0)
-            loss = (losses[0] / losses[1]).item()
-            self.loss_sum.zero_()
-            self.loss_count.zero_()
-            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-            self.history.append(
-                {"epoch": self.current_epoch + 1, "step": self.global_step, "lr": rate, "loss": loss, **values}
-            )
-            self.log("train/loss", loss, sync_dist=True)
+            summed, count = self._losses_of_all()
+            self._losses = (0.0, 0)
+            numbers = {"epoch": self.current_epoch + 1, "step": self.global_step, "lr": self._rate}
+            self.history.append({**numbers, "loss": summed / count, **values})
+            self.log("train/loss", summed / count, sync_dist=True)
+
+    def _losses_of_all(self) -> tuple[float, int]:
+        """Sum and count of this epoch's losses over all processes, each of which must ask."""
+        if self.trainer.world_size == 1:
+            return self._losses
+        mine = torch.tensor(self._losses, dtype=torch.float64, device=self.device)
+        summed, count = cast(Tensor, self.all_gather(mine)).sum(0).tolist()
+        return summed, int(count)
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
@@ -145,11 +147,14 @@ class Training(LightningModule):
         checkpoint["history"] = self.history
         checkpoint["classes"] = self.classes
         checkpoint["spent"] = self.spent
+        checkpoint["losses"], checkpoint["rate"] = self._losses_of_all(), self._rate
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_same_classes(checkpoint.get("classes", self.classes), self.classes)
         self.history = list(checkpoint["history"])
         self._before, self._begun = tuple(checkpoint.get("spent", (0.0, 0.0))), _clocks()
+        self._losses = tuple(checkpoint["losses"]) if self.global_rank == 0 else (0.0, 0)
+        self._rate = checkpoint["rate"]
 
     def configure_optimizers(self) -> Any:
         training = self.recipe.training
@@ -182,6 +187,14 @@ def check_same_classes(learnt: Sequence[str], here: Sequence[str]) -> None:
                 f"data.root: class {number} is {mine!r} here, and {theirs!r} in the data that the run has learnt from; "
                 "give the same data, or classes of the same names in the same order"
             )
+
+
+def _mean_over_processes(count: Tensor) -> Tensor:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return count
+    mean = count.float()
+    torch.distributed.all_reduce(mean)
+    return mean / torch.distributed.get_world_size()
 
 
 def _clocks() -> tuple[float, float]:
