@@ -17,10 +17,13 @@ import yaml
 
 pytest.importorskip("statsmodels", reason="needs the extra [lab]")
 
+from figure_texts import check_texts
+
 from convofconv.errors import ConfigError
 from convofconv.lab.studies.analysis import Contrast
 from convofconv.lab.studies.blocks import Blocks
-from convofconv.lab.studies.claims import FILE, VERDICTS, Evidence, Finding, verdict, write_claims
+from convofconv.lab.studies.claims import FILE, VERDICTS, Evidence, Finding, answer, verdict, write_claims
+from convofconv.lab.studies.overview import draw_overview
 from convofconv.lab.studies.records import Records, runs
 from convofconv.lab.studies.report import write_report
 from convofconv.lab.studies.statistics import Comparison, holm
@@ -281,13 +284,17 @@ def test_the_readme_says_what_the_published_reports_found():
     overview = (REPOSITORY / "docs/claims.md").read_text()
     number = r"([+−][\d.]+)"
     means = re.findall(rf"{number}(?:\s+points)?\s+\((?:95 % CI )?{number} to {number}\)", readme)
-    assert len(means) == 2
+    assert len(means) == 3
     for mean, low, high in means:
         assert f"| {mean} | {low} to {high} |" in overview, "a mean over networks"
-    assert "not found to differ on the three networks where it has started at random" in " ".join(readme.split())
-    assert "| the same, authors' start | released from kaiming − plain | 3 |" in overview
-    summaries = re.findall(r"^Against \*\*plain\*\* – .*", "\n".join(reports), re.M)
-    assert not any(re.search(r"(better|worse): [^;.]*from kaiming", line) for line in summaries)
+    assert "whose sign it reproduces (C8-scratch-authors)" in " ".join(readme.split())
+    verdict_of = dict(re.findall(r"^## (\S+)\n(?:(?!## ).*\n)*?\*\*Verdict: ([^.*]+)", overview, re.M))
+    assert verdict_of["C8-scratch-authors"] == "reproduced"
+    assert "of its other claims that were measured none is reproduced" in " ".join(readme.split())
+    measured = re.findall(r"^## (\S+)\n(?:(?!## ).*\n)*?- [a-z-]+, ", overview, re.M)
+    others = {name: verdict_of[name] for name in measured if name != "C8-scratch-authors"}
+    assert len(others) > 8
+    assert "reproduced" not in others.values(), others
 
 
 def test_the_overview_says_what_each_method_adds_over_networks(tmp_path):
@@ -310,6 +317,12 @@ def test_the_overview_says_what_each_method_adds_over_networks(tmp_path):
     assert "stnd" not in section, "measured once"
     assert "](results/overview.png)" in section
     assert (tmp_path / "results" / "overview.svg").read_text().count("<path") > 10
+
+
+def test_the_published_overview_can_be_read():
+    overview = yaml.safe_load(FILE.read_text(encoding="utf-8"))["overview"]
+    figure = draw_overview(answer(overview, Evidence(REPOSITORY / "docs/results")))
+    assert check_texts(figure) > 20
 
 
 def test_runs_that_were_repeated_came_out_the_same():

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("lightning", reason="needs the extra [lab]")
 
-from matplotlib.text import Text
+from figure_texts import check_texts
 
 from convofconv.errors import ConfigError
 from convofconv.lab.studies.analysis import PLAIN, analyse
@@ -555,30 +555,9 @@ def test_learning_curves_and_costs_by_hand():
     assert (list(point.get_xdata()), list(point.get_ydata())) == ([pytest.approx(1.1)], [2.0])
 
 
-def _texts(figure):
-    """Every text that is seen, and its box in pixels; an annotation's without its line."""
-    figure.draw_without_rendering()
-    for axes in figure.axes:
-        if axes.axison:
-            labels = []
-            for axis in (axes.xaxis, axes.yaxis):
-                low, high = sorted(axis.get_view_interval())
-                labels += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
-            for text in (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts, *labels):
-                if text.get_text() and text.get_visible():
-                    yield text.get_text(), Text.get_window_extent(text)
-
-
 @pytest.mark.parametrize("name", list(CAPTIONS))
 def test_no_text_in_a_figure_is_clipped_or_lies_on_another(name):
-    figure = draw(name, analyse(*_many()))
-    texts = list(_texts(figure))
-    assert len(texts) > 20
-    for text, box in texts:
-        assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1, text
-        assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1, text
-    for (text, box), (other, beside) in itertools.combinations(texts, 2):
-        assert not box.overlaps(beside), (text, other)
+    assert check_texts(draw(name, analyse(*_many()))) > 20
 
 
 def test_names_are_spread_out_within_bounds():

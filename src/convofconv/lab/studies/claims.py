@@ -230,8 +230,8 @@ start too. `released from kaiming` and, for light-weight networks, `lightweight 
 the authors' start: of all that we ran they are closest to what the authors did. Each is judged apart."""
 
 
-def _overview(overview: Mapping[str, Any], evidence: Evidence, out: Path) -> Iterator[str]:
-    """What each method adds on every network, drawn into the folder of the results."""
+def answer(overview: Mapping[str, Any], evidence: Evidence) -> dict[str, dict[str, Contrast]]:
+    """What each method adds on every network, by question; questions without an answer are left out."""
     answers = {}
     for question, several in overview.get("questions", {}).items():
         wanted = itertools.product(overview["studies"], several)
@@ -242,7 +242,12 @@ def _overview(overview: Mapping[str, Any], evidence: Evidence, out: Path) -> Ite
                 found.setdefault(finding.where, finding.contrast)
         if found:
             answers[question] = found
-    if answers:
+    return answers
+
+
+def _overview(overview: Mapping[str, Any], evidence: Evidence, out: Path) -> Iterator[str]:
+    """The answers as a table and a picture, which is drawn into the folder of the results."""
+    if answers := answer(overview, evidence):
         figure = draw_overview(answers)
         for ending in ("png", "svg"):
             write_atomic(evidence.results / f"overview.{ending}", encode(figure, ending))

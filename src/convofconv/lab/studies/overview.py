@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
@@ -16,6 +17,8 @@ Answers = Mapping[str, Mapping[str, Contrast]]
 #: Networks with fewer pairs of runs are left out: one run would decide the mean, and the interval of two is so wide
 #: that nothing beside it could be read.
 FEWEST = 3
+#: Letters in a line above a panel.
+_WIDTH = 28
 
 
 def draw_overview(answers: Answers) -> Figure:
@@ -36,7 +39,7 @@ def draw_overview(answers: Answers) -> Figure:
         if overall.n > 1:
             axes.plot(overall.mean, len(networks), "D", color="black", ms=6)
         axes.axvline(0, color=GREY, linestyle=":")
-        axes.set_title(f"{question}\n{_named(found)}", fontsize=9)
+        axes.set_title("\n".join(textwrap.wrap(question, _WIDTH) + textwrap.wrap(_named(found), _WIDTH)), fontsize=9)
         axes.set_xlabel("points", fontsize=9)
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=8)
