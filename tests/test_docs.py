@@ -55,4 +55,6 @@ def test_the_site_begins_with_a_front_page_and_leaves_no_guide_out():
     (front, *others) = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
     assert list(front.values()) == ["index.md"]  # which the site answers with at its root
     named = re.findall(r"[\w/-]+\.md", str(others))
-    assert {guide for guide in GUIDES if guide.startswith("docs/")} <= {"docs/index.md", *(f"docs/{n}" for n in named)}
+    reports = {str(path.relative_to(ROOT)) for path in ROOT.glob("docs/results/*/report.md")}
+    guides = {guide for guide in GUIDES if guide.startswith("docs/")} | reports
+    assert guides <= {"docs/index.md", *(f"docs/{n}" for n in named)}

@@ -114,13 +114,14 @@ COMMANDS: dict[str, Command | Group] = {
         """\
 coc study list | run STUDY | report STUDY | claims
 
-A study asks one question of many runs: networks × variants × seeds, within a budget (small: an evening on a laptop;
-full: the paper's scale). Every run leaves one record; what has one is not run again.
+A study asks one question of many runs: networks × variants × seeds, within a budget (small: hours on a laptop;
+full: the paper's scale). Every run leaves one record; what has one is not run again. The study digits needs no data and
+takes minutes.
 
 examples:
   coc study list
-  coc study run what-helps --data data --workers 4
-  coc study report what-helps""",
+  coc study run digits --workers 2
+  coc study report digits""",
         {
             "list": Command(
                 "list the studies that are built in",

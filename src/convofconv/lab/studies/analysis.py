@@ -76,9 +76,10 @@ class Cell:
         return summarize(list(self.scores(metric).values()))
 
     def relative_time(self, baseline: Cell, clock: str) -> Summary:
-        """Training time as a multiple of the baseline's, paired by seed."""
-        mine, theirs = ({seed: result[clock] for seed, result in cell.results.items()} for cell in (self, baseline))
-        return summarize([mine[seed] / theirs[seed] for seed in mine if seed in theirs])
+        """Training time as a multiple of the baseline's, paired by seed, of runs with the same version of torch."""
+        pairs = [(result, baseline.results[seed]) for seed, result in self.results.items() if seed in baseline.results]
+        alike = [pair for pair in pairs if pair[0]["versions"]["torch"] == pair[1]["versions"]["torch"]]
+        return summarize([mine[clock] / theirs[clock] for mine, theirs in alike])
 
     def learning(self, baseline: Cell | None = None) -> dict[int, Summary]:
         """The validation metric by epoch over the seeds, or what it differs from a baseline's by, paired by seed."""

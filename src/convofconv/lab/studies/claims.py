@@ -55,13 +55,19 @@ class Finding:
 
     @property
     def contradicts(self) -> bool:
-        """Whether it is reliably the other way, or found nothing and excludes a difference as large as the paper's.
+        """Whether it is reliably the other way, or found nothing and excludes a difference as large as the paper's."""
+        return self.sign < 0 or (self.sign == 0 and self.falls_short)
+
+    @property
+    def falls_short(self) -> bool:
+        """Whether it excludes a difference as large as the paper's, or larger.
 
         It is excluded by an interval that is corrected over the family too: of many intervals, some miss the truth.
         """
         interval, expected = corrected_interval(self.contrast.comparison, self.contrast.family), self.expected
-        excluded = interval is not None and expected is not None and not interval[0] <= expected <= interval[1]
-        return self.sign < 0 or (self.sign == 0 and excluded)
+        if interval is None or expected is None:
+            return False
+        return interval[1] < expected if self.claimed > 0 else interval[0] > expected
 
     @property
     def expected(self) -> float | None:
@@ -102,9 +108,10 @@ class Finding:
 def verdict(findings: Sequence[Finding]) -> str:
     """What the comparisons say together of a claim about all of their signs.
 
-    Reproduced: all are reliably as claimed. Direction only: some are, and none is reliably the other way. Not
-    reproduced: otherwise, if one contradicts the claim. There is no verdict before every comparison is measured, nor
-    where none is reliably as claimed and all leave open whether there is no difference or one as large as the paper's.
+    Reproduced: all are reliably as claimed, and may be as large. Direction only: some are as claimed, and none is
+    reliably the other way. Not reproduced: otherwise, if one contradicts the claim. There is no verdict before every
+    comparison is measured, nor where none is reliably as claimed and all leave open whether there is no difference or
+    one as large as the paper's.
 
     Examples:
         >>> verdict([])
@@ -114,7 +121,8 @@ def verdict(findings: Sequence[Finding]) -> str:
         return "not testable here"
     signs = [finding.sign for finding in findings]
     if max(signs) > 0 and min(signs) >= 0:
-        return "reproduced" if min(signs) > 0 else "direction only"
+        reproduced = min(signs) > 0 and not any(finding.falls_short for finding in findings)
+        return "reproduced" if reproduced else "direction only"
     return "not reproduced" if any(finding.contradicts for finding in findings) else "not testable here"
 
 
@@ -123,7 +131,7 @@ def why_untestable(findings: Sequence[Finding]) -> str:
     tested = sum(finding.measured for finding in findings)
     if tested < len(findings):
         return f"{tested} of {count(len(findings), 'comparison')} measured"
-    return "undecided: no difference was found, nor one as large as the paper's excluded"
+    return "undecided: no difference was found, and none that the paper gives is excluded"
 
 
 class Evidence:
@@ -207,27 +215,32 @@ _HEAD = """\
 # Claims and verdicts
 
 Written by `coc study claims`; do not edit. Verdicts: *proved* (by test), *reproduced* (every comparison reliably as
-claimed), *direction only* (some reliably as claimed, none reliably the other way), *not reproduced* (none reliably as
-claimed and one contradicts, by excluding a difference as large as the paper's; or one reliably the other way),
-*refuted* (by proof), *not testable here* (not all measured, or all leave it open). What a measurement says, it says
-of our networks and data: those of small budgets are far from the paper's, and trained for a short time; the studies say
-how.
+claimed, and none excludes the paper's size), *direction only* (some reliably as claimed, none reliably the other way),
+*not reproduced* (none reliably as claimed and one excludes the paper's size; or one reliably the other way), *refuted*
+(by proof), *not testable here* (not all measured, or all leave it open). What a measurement says, it says of our
+networks and data: those of small budgets, which are judged here, are far from the paper's, and trained for a short
+time; the studies say how.
 
-They judge signs, for sizes depend on networks and data; a size counts only where nothing was found, to tell "too small"
-from "too few seeds". Where our baseline has a lower score than the paper's, its difference is taken in proportion to
-what ours has above a constant answer. That is a convention of ours, and a guess. Reliably: p < 0.05 in the study's
-t-test, Holm-corrected over all comparisons of the claim or table (so p differs from that in the study's report, whose
-families are others); what is excluded lies outside of an interval corrected the same way. The test is paired by seed;
-where degrees of freedom are told, it is of one model of all runs of the network, whose variants are taken to scatter
-alike. Differences are percentage points with 95 % confidence intervals, uncorrected; "could have seen" is the
-difference that the corrected test would have found with a probability of 80 %, if the spread that was measured is
-right.
+The paper's size is the difference that it gives, or more. Where our baseline has a lower score than the paper's, it is
+taken in proportion to what ours has above a constant answer. That is a convention of ours, and a guess; sizes depend on
+networks and data. Reliably: p < 0.05 in the study's t-test, Holm-corrected over all comparisons of the claim or table
+(so p differs from that in the study's report, whose families are others); what is excluded lies outside of an interval
+that is corrected over them by Bonferroni. The test is paired by seed; where degrees of freedom are told, it is of one
+model of all runs of the network, whose variants are taken to scatter alike. Differences are percentage points with 95 %
+confidence intervals, uncorrected; "could have seen" is the difference that the corrected test would have found with a
+probability of 80 %, if the spread that was measured is right.
+
+Every claim and every table is corrected by itself, and over more or fewer comparisons: the same runs may decide one and
+leave another open. Nothing is corrected over claims; of so many, one may be found by chance. The rules were settled
+while results came in, the last time when all but the hyper-parameters and the detectors were known: since then a claim
+whose size is excluded is not called reproduced.
 
 The paper does not say which of its configurations "CoC" is in its tables, nor how it orthogonalizes (`orth` is ONI
 here). `coc` is the association of the poster's text, but it starts from what the plain network computes, where the
 authors' super kernels start at random. `released` adds the three norms of the authors' published settings, from our
-start too. `released from kaiming` and, for light-weight networks, `lightweight from kaiming` have those settings and
-the authors' start: of all that we ran they are closest to what the authors did. Each is judged apart."""
+start too. `released from kaiming` and, for light-weight networks, `lightweight from kaiming` have those settings, and
+super kernels that start as the authors' do (the basic kernels start as their library's): of all that we ran they are
+closest to what the authors did. Each is judged apart."""
 
 
 def answer(overview: Mapping[str, Any], evidence: Evidence) -> dict[str, dict[str, Contrast]]:

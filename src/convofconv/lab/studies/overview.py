@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import textwrap
 from collections.abc import Mapping
 
@@ -17,17 +18,22 @@ Answers = Mapping[str, Mapping[str, Contrast]]
 #: Networks with fewer pairs of runs are left out: one run would decide the mean, and the interval of two is so wide
 #: that nothing beside it could be read.
 FEWEST = 3
-#: Letters in a line above a panel.
-_WIDTH = 28
+#: Letters in a line above a panel, and panels in a row.
+_WIDTH, _COLUMNS = 28, 4
 
 
 def draw_overview(answers: Answers) -> Figure:
     """A panel per question, a row per network: mean difference and its 95 % confidence interval, and their mean."""
     networks = list(dict.fromkeys(name for found in answers.values() for name in found))
-    figure = Figure(figsize=(2.4 + 2.2 * len(answers), 1.3 + LINE * (len(networks) + 1)), layout="constrained")
+    columns = min(_COLUMNS, len(answers))
+    rows = -(-len(answers) // columns)
+    size = (2.4 + 2.2 * columns, rows * (1.3 + LINE * (len(networks) + 1)))
+    figure = Figure(figsize=size, layout="constrained")
     # One scale, so that a panel of small differences looks small.
-    panels = figure.subplots(1, len(answers), squeeze=False, sharex=True, sharey=True)[0]
-    for axes, (question, found) in zip(panels, answers.items(), strict=True):
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
+    for axes in panels[len(answers) :]:
+        axes.set_axis_off()
+    for axes, (question, found) in zip(panels, answers.items(), strict=False):
         for name, contrast in found.items():
             comparison, row = contrast.comparison, networks.index(name)
             if comparison.interval:
@@ -42,21 +48,23 @@ def draw_overview(answers: Answers) -> Figure:
         axes.set_title("\n".join(textwrap.wrap(question, _WIDTH) + textwrap.wrap(_named(found), _WIDTH)), fontsize=9)
         axes.set_xlabel("points", fontsize=9)
         axes.grid(alpha=0.3)
-        axes.tick_params(labelsize=8)
+        axes.tick_params(labelsize=8, labelbottom=True)
     panels[0].set_yticks(range(len(networks) + 1), [*networks, "mean of networks"])
     panels[0].set_ylim(len(networks) + 0.5, -0.5)
     return figure
 
 
 def tabulate(answers: Answers) -> str:
-    """A row per question: the mean over networks, how sure it is, and on how many networks the sign is that."""
-    lines = ["| | difference | networks | mean | 95 % CI over networks | positive on |", "|---|---|---|---|---|---|"]
+    """A row per question: mean and median over networks, how sure the mean is, and on how many it is positive."""
+    heading = "| | difference | networks | mean | 95 % CI over networks | median | positive on |"
+    lines = [heading, "|---|---|---|---|---|---|---|"]
     for question, found in answers.items():
         comparisons = [contrast.comparison for contrast in found.values()]
         overall = average(comparisons)
         mean, sure = points(overall.mean, sign=True), between(overall.interval, sign=True)
         above = f"{sum((comparison.difference or 0.0) > 0 for comparison in comparisons)} of {overall.n}"
-        lines.append(f"| {question} | {_named(found)} | {overall.n} | {mean} | {sure} | {above} |")
+        middle = points(statistics.median(comparison.difference or 0.0 for comparison in comparisons), sign=True)
+        lines.append(f"| {question} | {_named(found)} | {overall.n} | {mean} | {sure} | {middle} | {above} |")
     return "\n".join(lines)
 
 

@@ -107,8 +107,9 @@ def _reading(analysis: Analysis) -> Iterator[str]:
         "as found, and p is bold. Every baseline of every network is corrected by itself, and intervals are not.",
         "What a comparison could have seen is the true difference that its corrected test finds with a probability of "
         "80 %, given the spread that was measured. A smaller one may be there.",
-        "What training takes is compared by CPU time where the runs were on CPUs, for other work on the machine slows "
-        "the clock down; on GPUs by the clock.",
+        "What training takes is compared between runs with the same version of torch, by CPU time where they were on "
+        "CPUs, for other work on the machine slows the clock down, and on GPUs by the clock. That work moves CPU time "
+        "too, by a tenth or two.",
     ]
     if any(network.paper for network in analysis.networks):
         lines.append(
