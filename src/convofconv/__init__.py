@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .caching import no_kernel_cache
     from .checkpoint import convert_like
     from .config import PRESETS, Config
     from .errors import (
@@ -46,6 +47,7 @@ _HOME = {
     "surgery": ("convert", "reparameterize", "remove", "METHODS"),
     "checkpoint": ("convert_like",),
     "optimization": ("param_groups",),
+    "caching": ("no_kernel_cache",),
     "layers": ("CoC1d", "CoC2d", "CoC3d"),
     "report": ("summary", "Summary", "ConvReport"),
     "selection": ("kernel_maps", "Selection"),
@@ -89,6 +91,7 @@ __all__ = [
     "CoC2d",
     "CoC3d",
     "param_groups",
+    "no_kernel_cache",
     # configuration
     "Config",
     "PRESETS",

@@ -270,7 +270,7 @@ def autocasts(device: torch.device) -> bool:
 
 def autocast_dtype(weight: Tensor) -> torch.dtype:
     """The dtype to associate a weight in: its own, or autocast's where that would cast it."""
-    casts = weight.dtype == torch.float32 and autocasts(weight.device)
+    casts = weight.is_floating_point() and weight.dtype != torch.float64 and autocasts(weight.device)
     return torch.get_autocast_dtype(weight.device.type) if casts else weight.dtype
 
 

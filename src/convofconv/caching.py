@@ -10,18 +10,22 @@ parameters has changed (writes through ``parameter.data`` are invisible to torch
 checkpointing, ``torch.func`` and ``torch.compile`` nothing is kept: the first must save the same tensors when it runs
 again, the others trace.
 
+What comes back through kernels that were computed together, or once for several uses, comes back once: two losses of
+one forward that are backpropagated one after the other need :func:`no_kernel_cache`, or ``retain_graph=True``.
+
 ``torch.nn.utils.parametrize.cached()`` does less and asks for more: users write it around every forward, it knows no
 change of mode or parameters inside, and it computes every kernel by itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from types import FrameType
 from typing import Any, TypeGuard, cast
 
@@ -38,6 +42,7 @@ from .selection import convs, kernel_maps, weight_maps
 _NARROW_BYTES = 1 << 18
 #: ... and so many are computed together that their copies stay in the cache.
 _BATCH_BYTES = 1 << 21
+_SHARDING = ("FSDPModule", "FullyShardedDataParallel")
 
 _local = threading.local()
 
@@ -61,12 +66,37 @@ def stop_caching(model: nn.Module) -> None:
                     module._forward_hooks_always_called.pop(key, None)
 
 
+@contextlib.contextmanager
+def no_kernel_cache() -> Iterator[None]:
+    """Within this context, or in a function that it decorates, every use of a conv computes its own kernel.
+
+    Slower, and as in a plain network every part of a forward can be backpropagated by itself.
+
+    Examples:
+        >>> from convofconv import convert
+        >>> conv = convert(nn.Sequential(nn.Conv2d(4, 4, 3)))
+        >>> x = torch.randn(2, 4, 8, 8)
+        >>> with no_kernel_cache():
+        ...     first, second = conv[0](x).sum(), conv[0](2 * x).sum()
+        >>> first.backward()
+        >>> second.backward()
+    """
+    before = getattr(_local, "computes_anew", False)
+    _local.computes_anew = True
+    try:
+        yield
+    finally:
+        _local.computes_anew = before
+
+
 def cached_kernel(conv: nn.Module) -> Tensor | None:
     """The conv's kernel in the forward that is running, or ``None`` where each use computes its own."""
     if torch.compiler.is_compiling():  # from Python between two graphs, where torch.compile starts with this function
         return None
     frames: list[_Frame] | None = getattr(_local, "frames", None)
     if not frames or torch._C._are_functorch_transforms_active() or _saves_elsewhere():
+        return None
+    if getattr(_local, "computes_anew", False):
         return None
     for frame in frames:
         if conv in frame.plan:
@@ -146,7 +176,8 @@ def _make_plan(model: nn.Module) -> _Plan:
 
 
 def _is_plannable(kernel_map: nn.Module) -> TypeGuard[SpatialAssociation]:
-    return isinstance(kernel_map, SpatialAssociation) and kernel_map.is_common() and kernel_map.grid.blocks == 1
+    # Exactly this class: another one, torch's own for a parametrized super kernel too, may compute something else.
+    return type(kernel_map) is SpatialAssociation and kernel_map.is_common() and kernel_map.grid.blocks == 1
 
 
 class _Sources:
@@ -187,6 +218,9 @@ class _Frame:
 
     def __init__(self, module: nn.Module, plan: _Plan, caller: FrameType) -> None:
         self.module, self.plan, self.caller = module, plan, caller
+        # FSDP reduces the gradients of a unit when its backward ends, whatever comes back later from a kernel that was
+        # computed with another unit's.
+        self.together = not _is_sharded(module)
         self.kept: dict[Hashable, _Kept] = {}
 
     def kernel(self, conv: nn.Module) -> Tensor | None:
@@ -228,7 +262,7 @@ class _Frame:
         """The convs to compute together with this one: those planned for that, if they still are alike."""
         planned = [member for reference in self.plan[conv] if (member := reference()) is not None]
         alone = [(conv, cast(parametrize.ParametrizationList, _registered(conv)))]
-        if len(planned) == 1 or any((member, mode) in self.kept for member in planned):
+        if len(planned) == 1 or not self.together or any((member, mode) in self.kept for member in planned):
             return alone
         kind = _kind(alone[0][1])
         if kind is None or not associates_eagerly():
@@ -243,6 +277,13 @@ class _Frame:
         return batch if len(weights) == len(batch) else alone
 
 
+def _is_sharded(model: nn.Module) -> bool:
+    """Whether FSDP gathers the parameters of parts of a model."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
+    return any(cls.__name__ in _SHARDING for module in model.modules() for cls in type(module).__mro__)
+
+
 def _registered(conv: nn.Module) -> parametrize.ParametrizationList | None:
     """:func:`weight_maps` without the cost of attributes."""
     lists = conv._modules.get("parametrizations")
@@ -253,6 +294,9 @@ def _kind(registered: parametrize.ParametrizationList) -> tuple[Any, ...] | None
     """What layers that are computed together must have in common, ``None`` for one that must be computed alone."""
     weight, first = registered._parameters["original"], registered._modules["0"]
     if type(weight) is not nn.Parameter or _has_hooks(weight) or first is None or not _is_plannable(first):
+        return None
+    # Something that is not called has no hooks to run; pruning computes the super kernel in one.
+    if first._forward_pre_hooks or first._forward_hooks or first._backward_pre_hooks or first._backward_hooks:
         return None
     learns = [weight.requires_grad]
     for kernel_map in registered._modules.values():

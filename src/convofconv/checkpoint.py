@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .caching import cache_kernels
 from .errors import ArgumentTypeError, ConfigError, ConvOfConvError, SurgeryError, listing
 from .maps import Conv, KernelMap, read_settings
-from .selection import describe, obstacle, refuse_wrapped
+from .selection import describe, kernel_maps, obstacle, refuse_wrapped
 from .surgery import register, warn_of_optimizers
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -23,7 +23,8 @@ def convert_like(model: ModelT, state_dict: Mapping[str, Any]) -> ModelT:
     """Convert ``model`` in place as the network was that ``state_dict`` comes from; then the state dict loads strictly.
 
     Args:
-        model: a network of the same architecture with plain convs.
+        model: a network of the same architecture with plain convs; those with kernel maps, ``CoC2d`` layers for
+            example, stay as they are.
         state_dict: from ``state_dict()`` of a converted network; if it is a plain one's, nothing is converted.
 
     Returns:
@@ -62,6 +63,8 @@ def convert_like(model: ModelT, state_dict: Mapping[str, Any]) -> ModelT:
         if conv in planned:  # by another of its names
             continue
         planned.add(conv)
+        if kernel_maps(conv):  # a CoC layer; loading compares the settings
+            continue
         if reason := obstacle(conv):
             raise SurgeryError(f"{name or 'the root conv'} ({describe(conv)}) cannot be converted: {reason}")
         if id(conv.weight) not in shared:
@@ -70,7 +73,7 @@ def convert_like(model: ModelT, state_dict: Mapping[str, Any]) -> ModelT:
     for name, conv, maps in plan:
         for kernel_map in maps:
             register(conv, kernel_map, name)
-    if plan:
+    if saved:
         cache_kernels(model)
     warn_of_optimizers(plan)
     return model

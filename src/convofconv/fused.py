@@ -90,8 +90,9 @@ class _AssociateMany(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, grid: Grid, skip: bool, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
         layers = len(tensors) // 2
-        x = _stack(tensors[:layers], grid).to(dtype)
-        matrix = super_matrix(torch.cat(tensors[layers:]).to(dtype), grid)
+        with no_autocast(tensors[0].device):  # whose cat takes no halves of the other kind
+            x = _stack(tensors[:layers], grid).to(dtype)
+            matrix = super_matrix(torch.cat(tensors[layers:]).to(dtype), grid)
         ctx.save_for_backward(x, matrix, *tensors)
         ctx.save_for_forward(x, matrix, *tensors)
         ctx.grid, ctx.skip, ctx.layers = grid, skip, layers

@@ -101,7 +101,8 @@ def _refuse_pickling(self: nn.Module) -> None:
 def _set_weight(setter: Any) -> Any:
     def set_weight(self: nn.Module, value: Tensor) -> None:
         try:
-            setter(self, value)
+            # A copy: an association that is the identity would hand the caller's own tensor to the optimizer.
+            setter(self, value.detach().clone() if isinstance(value, Tensor) else value)
         except RuntimeError as error:  # NotImplementedError is one
             names = " + ".join(type(kernel_map).__name__ for kernel_map in kernel_maps(self))
             raise SurgeryError(

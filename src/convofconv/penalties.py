@@ -72,8 +72,9 @@ def srip_penalty(weight: Tensor, groups: int = 1, iterations: int = 2) -> Tensor
         v = torch.randn(*residual.shape[:2], 1, dtype=residual.dtype, device=residual.device)
         for _ in range(iterations):
             v = F.normalize(residual @ v, dim=1)
-    # For the symmetric residual |vᵀ R v| at its leading eigenvector is its largest singular value.
-    return (v.mT @ residual @ v).abs().sum()
+    # |vᵀ R v| is the same at an eigenvector; before, eigenvalues of both signs would cancel in it.
+    found: Tensor = torch.linalg.vector_norm(residual @ v, dim=1).sum()
+    return found
 
 
 def ocnn_penalty(weight: Tensor, stride: int = 1, groups: int = 1) -> Tensor:

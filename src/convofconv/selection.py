@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import cast
 
@@ -20,8 +21,13 @@ from .errors import ArgumentTypeError, ConfigError, SurgeryError, listing
 from .maps import Conv, KernelMap
 from .writers import writers_in_forward
 
-#: Names of the layers that a detector predicts with, kept plain by default: nothing normalises what they put out.
-PREDICTION_LAYERS = ("cls_logits", "bbox_reg", "bbox_pred", "bbox_ctrness", "mask_fcn_logits")
+#: Names of the layers that torchvision's detectors predict with, kept plain by default: nothing normalises what they
+#: put out. The last one is SSD's.
+PREDICTION_LAYERS = (
+    *("cls_logits", "bbox_reg", "bbox_pred", "bbox_ctrness", "mask_fcn_logits"),
+    r"(?:classification|regression)_head\.module_list\.\d+",
+)
+_PREDICTS = re.compile(rf"(?:.*\.)?(?:{'|'.join(PREDICTION_LAYERS)})")
 
 _WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "OptimizedModule")
 _TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -123,7 +129,7 @@ class Selection:
             return "excluded"
         if not self.pointwise and set(conv.kernel_size) == {1}:
             return "1×1 kernel" if len(conv.kernel_size) == 2 else "kernel of size 1"
-        if not self.predictions and name.rpartition(".")[2] in PREDICTION_LAYERS:
+        if not self.predictions and _PREDICTS.fullmatch(name):
             return "prediction layer"
         if not self.depthwise and conv.groups == conv.in_channels > 1:
             return "depthwise"

@@ -359,18 +359,55 @@ def register(conv: Conv, kernel_map: KernelMap, name: str) -> None:
     if parametrize.is_parametrized(conv) and not parametrize.is_parametrized(conv, "weight"):
         # Torch would put the weight's property into the class that it made for the conv's bias and its copies, too.
         _give_own_class(conv, dict(vars(type(conv))))
-    init = kernel_map.config.init if isinstance(kernel_map, SpatialAssociation) else None
-    if isinstance(kernel_map, SpatialAssociation) and (init == "kaiming" or not _solvable(conv, kernel_map, name)):
-        # On registration torch would replace the basic kernels by right_inverse(weight); they start as they are.
-        basic = conv.weight.detach().clone()
-        kernel_map.start_from_identity()
-        parametrize.register_parametrization(conv, "weight", kernel_map)
-        cast(nn.Parameter, cast(nn.ModuleDict, conv.parametrizations)["weight"].original).data.copy_(basic)
-        if init == "kaiming":
-            kernel_map.reset_parameters()
+    if isinstance(kernel_map, SpatialAssociation) and kernel_map.config.init != "identity":
+        _register_association(conv, kernel_map, name)
     else:
         parametrize.register_parametrization(conv, "weight", kernel_map)
     teach(conv)
+
+
+def _register_association(conv: Conv, association: SpatialAssociation, name: str) -> None:
+    """Register an association that does not start from the identity.
+
+    Of the first map of a weight torch takes ``right_inverse(weight)`` for basic kernels, of others it takes nothing.
+    """
+    weight, in_front = _clone_of_weight(conv), list(weight_maps(conv) or ())
+    solves = association.config.init == "solve" and _solvable(conv, association, name)
+    if solves and not in_front:
+        parametrize.register_parametrization(conv, "weight", association)
+        return
+    basic = _solve(association, in_front, weight) if solves else None
+    if solves and basic is None:
+        warnings.warn(
+            f"{name or 'the root conv'} ({describe(conv)}): a map in front of the association has no inverse, so this "
+            "layer's association starts from the identity",
+            ConversionWarning,
+            stacklevel=4,
+        )
+    if basic is None:
+        association.start_from_identity()
+    parametrize.register_parametrization(conv, "weight", association)
+    if basic is not None or not in_front:
+        registered = cast(parametrize.ParametrizationList, weight_maps(conv))
+        cast(nn.Parameter, registered.original).data.copy_(weight if basic is None else basic)
+    if association.config.init == "kaiming":
+        association.reset_parameters()
+
+
+def _clone_of_weight(conv: Conv) -> Tensor:
+    return conv.weight.detach().clone()  # in a function that writes nothing: others are warned that it has no effect
+
+
+@torch.no_grad()
+def _solve(association: SpatialAssociation, in_front: Sequence[nn.Module], weight: Tensor) -> Tensor | None:
+    """Basic kernels that give the weight through all maps, ``None`` where one has no inverse."""
+    basic = weight.clone()
+    try:
+        for kernel_map in (association, *reversed(in_front)):
+            basic = cast(Tensor, cast(Any, kernel_map).right_inverse(basic))
+    except (NotImplementedError, AttributeError):
+        return None
+    return basic
 
 
 def _solvable(conv: Conv, association: SpatialAssociation, name: str) -> bool:
@@ -388,7 +425,7 @@ def _solvable(conv: Conv, association: SpatialAssociation, name: str) -> bool:
         f"{name or 'the root conv'} ({describe(conv)}): the association cannot be solved for basic kernels (condition "
         f"number {condition:.3g}, limit {limit:.3g}), so this layer starts from the identity",
         ConversionWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
     return False
 

@@ -77,7 +77,8 @@ def _record(model: nn.Module, inputs: object) -> dict[str, list[Tensor]]:
     outputs: dict[str, list[Tensor]] = {}
     handles = []
     for name, module in model.named_modules():
-        is_layer = not any(True for child, _ in module.named_children() if child != "parametrizations")
+        has_parts = any(True for child, _ in module.named_children() if child != "parametrizations")
+        is_layer = not has_parts or any(True for _ in module.parameters(recurse=False))  # timm's norms hold activations
         if is_layer and "parametrizations" not in name.split("."):
             handles.append(
                 module.register_forward_hook(

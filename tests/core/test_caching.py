@@ -423,3 +423,70 @@ def test_a_model_whose_parts_refer_back_to_it_is_freed(x):
     del model
     gc.collect()
     assert alive() is None
+
+
+class Ramp(coc.SpatialAssociation):
+    """Computes something else than its parent."""
+
+    def forward(self, weight):
+        return super().forward(weight) * torch.arange(1.0, 1 + len(weight)).view(-1, 1, 1, 1)
+
+
+def _parametrized(model):
+    nn.utils.parametrize.register_parametrization(coc.kernel_maps(model.body[0])[0], "super_kernel", nn.Softsign())
+
+
+def _pruned(model):
+    nn.utils.prune.random_unstructured(coc.kernel_maps(model.body[0])[0], "super_kernel", amount=0.5)
+
+
+@pytest.mark.parametrize(
+    ("method", "change"),
+    [(Ramp, lambda model: None), ("coc", _parametrized), ("coc", _pruned)],
+    ids=["subclass", "parametrized", "pruned"],
+)
+def test_an_association_that_computes_something_else_is_asked(method, change, x):
+    model = coc.convert(Siamese(), method)
+    randomize(model)
+    change(model)
+    found = model(x)
+    with coc.no_kernel_cache():
+        assert relative(found, model(x)) < 1e-6
+
+
+def test_hooks_on_associations_are_called(x):
+    model, called = coc.convert(Siamese()), []
+    association = coc.kernel_maps(model.body[1])[0]
+    association.register_forward_hook(lambda *_: called.append("forward"))
+    association.register_full_backward_hook(lambda *_: called.append("backward"))
+    model(x).sum().backward()
+    assert called == ["forward", "backward"]
+
+
+class ActorCritic(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.actor, self.critic = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x):
+        return self.actor(x), self.critic(x), self.critic(2 * x)
+
+
+@counts
+def test_losses_of_one_forward_one_after_the_other(x):
+    model = coc.convert(ActorCritic())
+    randomize(model)
+    sum(out.square().sum() for out in model(x)).backward()
+    together = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    losses = [out.square().sum() for out in model(x)]
+    losses[0].backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        losses[1].backward()
+    model.zero_grad()
+    with coc.no_kernel_cache():
+        losses = [out.square().sum() for out in model(x)]
+    for loss in losses:
+        loss.backward()
+    for p, expected in zip(model.parameters(), together, strict=True):
+        assert relative(p.grad, expected) < 1e-6

@@ -15,6 +15,7 @@ timm = pytest.importorskip("timm", reason="timm is not installed (extra [lab])")
 torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed (extra [lab])")
 
 from torchvision.models import detection, segmentation, video  # noqa: E402
+from torchvision.models.detection.ssd import SSD  # noqa: E402
 
 
 class FcnOnHrnet(nn.Module):
@@ -107,8 +108,9 @@ def test_same_function_after_conversion_and_after_folding(make, shape, at_least)
     [
         lambda: detection.retinanet_resnet50_fpn(weights=None, weights_backbone=None, min_size=96, max_size=128),
         lambda: detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, min_size=96, max_size=128),
+        lambda: detection.ssd300_vgg16(weights=None, weights_backbone=None),
     ],
-    ids=["retinanet", "mask_rcnn"],
+    ids=["retinanet", "mask_rcnn", "ssd"],
 )
 def test_detectors_keep_their_prediction_layers_and_every_detection(make):
     model, images = make().eval(), [torch.rand(3, 64, 80), torch.rand(3, 50, 60)]
@@ -119,17 +121,18 @@ def test_detectors_keep_their_prediction_layers_and_every_detection(make):
     for a, b in zip(before, after, strict=True):
         assert all(torch.equal(a[key], b[key]) for key in a)
     plain = {c.name for c in coc.summary(model).skipped if c.skipped_because == "prediction layer"}
-    assert plain == (
-        {"head.classification_head.cls_logits", "head.regression_head.bbox_reg"} if model_has_head(model) else set()
-    )
+    assert plain == predictions_of(model)
     if plain:
         coc.convert(model, where=coc.Selection(predictions=True))
         assert not [c for c in coc.summary(model).skipped if c.skipped_because == "prediction layer"]
 
 
-def model_has_head(model):
-    """RetinaNet predicts with 3×3 convs; those of Mask R-CNN are 1×1 and plain for that alone."""
-    return hasattr(model, "head")
+def predictions_of(model):
+    """RetinaNet and SSD predict with 3×3 convs; those of Mask R-CNN are 1×1 and plain for that alone."""
+    if isinstance(model, SSD):
+        return {f"head.{kind}_head.module_list.{i}" for kind in ("classification", "regression") for i in range(6)}
+    has_head = hasattr(model, "head")
+    return {"head.classification_head.cls_logits", "head.regression_head.bbox_reg"} if has_head else set()
 
 
 def test_conv_subclasses_of_timm_keep_their_behaviour():

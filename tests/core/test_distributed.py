@@ -74,6 +74,62 @@ def fsdp(rank: int) -> dict[str, torch.Tensor]:
     return coc.reparameterize(bare).state_dict()
 
 
+class Chain(nn.Module):
+    """Convs of one geometry, which are computed together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.body = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+
+    def forward(self, x):
+        x = self.stem(x)
+        for conv in self.body:
+            x = conv(x).tanh()
+        return x
+
+
+def chain() -> nn.Module:
+    torch.manual_seed(0)
+    model = coc.convert(Chain())
+    randomize(model)
+    return model
+
+
+def train_in_parts(model: nn.Module, batches: list[torch.Tensor]) -> None:
+    """Gradients of two parts are accumulated, as FSDP2's documentation has it."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    for x in batches:
+        optimizer.zero_grad()
+        for last, part in enumerate(x.chunk(2)):
+            if hasattr(model, "set_is_last_backward"):
+                model.set_is_last_backward(bool(last))
+                model.set_requires_gradient_sync(bool(last))
+                model.set_reshard_after_backward(bool(last))
+            (model(part).square().mean() / 2).backward()
+        optimizer.step()
+
+
+def fsdp_of_layers_alike(rank: int) -> dict[str, torch.Tensor]:
+    """Units whose layers would be computed together, gathered until the last part's backward."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model = chain()
+    model(torch.randn(1, 3, 8, 8))  # a plan is made before the model is sharded
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model.body:
+        fully_shard(layer, mesh=mesh, reshard_after_forward=False)
+    fully_shard(model, mesh=mesh, reshard_after_forward=False)
+    train_in_parts(model, [x.chunk(2)[rank] for x in batches()])
+    full = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    bare = coc.convert(Chain())
+    if rank == 0:
+        bare.load_state_dict(full)
+    return coc.reparameterize(bare).state_dict()
+
+
 def worker(rank: int, job: str, port: int, queue) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -83,7 +139,7 @@ def worker(rank: int, job: str, port: int, queue) -> None:
         world_size=2,
         timeout=datetime.timedelta(seconds=120),
     )
-    state = {"ddp": ddp, "fsdp": fsdp}[job](rank)
+    state = {"ddp": ddp, "fsdp": fsdp, "alike": fsdp_of_layers_alike}[job](rank)
     if rank == 0:
         queue.put({name: value.numpy() for name, value in state.items()})
     dist.barrier()
@@ -95,7 +151,9 @@ needs_streams = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("job", ["ddp", pytest.param("fsdp", marks=needs_streams)])
+@pytest.mark.parametrize(
+    "job", ["ddp", pytest.param("fsdp", marks=needs_streams), pytest.param("alike", marks=needs_streams)]
+)
 def test_two_processes_equal_one(job):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -107,9 +165,9 @@ def test_two_processes_equal_one(job):
         pass
     found = {name: torch.from_numpy(value) for name, value in queue.get().items()}
 
-    alone = build()
+    alone = chain() if job == "alike" else build()
     start = coc.reparameterize(alone).state_dict()
-    train(alone, batches())
+    (train_in_parts if job == "alike" else train)(alone, batches())
     expected = coc.reparameterize(alone).state_dict()
     assert found.keys() == expected.keys()
     for name, value in expected.items():

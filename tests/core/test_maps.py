@@ -109,11 +109,15 @@ def test_kaiming_start_has_the_papers_spread(share):
 
 def test_the_identity_start_leaves_the_random_stream_alone():
     """Plain and converted networks of one seed see the same data order and dropout."""
-    torch.manual_seed(3)
-    expected = torch.rand(1)
-    torch.manual_seed(3)
-    coc.convert(nn.Conv2d(4, 8, 3, device="meta"))
-    assert torch.equal(torch.rand(1), expected)
+    found = {}
+    for config in (None, "poster", "released"):
+        net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8))
+        torch.manual_seed(3)
+        if config:
+            coc.convert(net, config=config)
+        found[config] = torch.rand(1)
+    assert torch.equal(found["poster"], found[None])
+    assert not torch.equal(found["released"], found[None]), "nothing was measured"
 
 
 @all_configs

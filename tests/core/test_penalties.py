@@ -32,6 +32,16 @@ def test_srip_converges_to_the_largest_singular_value():
     assert coc.srip_penalty(weight, iterations=1).item() <= expected * (1 + 1e-12)
 
 
+@pytest.mark.parametrize("iterations", [1, 2, 50])
+def test_srip_of_eigenvalues_of_both_signs(iterations):
+    """Kernels twice: half of the residual's eigenvalues are 1, the others -1, and no vector is better than another."""
+    weight = torch.eye(8, dtype=torch.float64).repeat(2, 1).view(16, 8, 1, 1).requires_grad_()
+    penalty = coc.srip_penalty(weight, iterations=iterations)
+    assert penalty.item() == pytest.approx(1)
+    penalty.backward()
+    assert weight.grad.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("shape", "stride"), [((4, 3, 3, 3), 1), ((4, 2, 3, 3), 2), ((3, 2, 5, 2), 2), ((4, 2, 4), 3), ((3, 2, 2, 1, 3), 1)]
 )

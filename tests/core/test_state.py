@@ -105,6 +105,21 @@ def test_convert_like_rebuilds_other_settings_layers_and_ties(x):
     assert not coc.summary(plain).converted
 
 
+def test_convert_like_leaves_coc_layers_as_they_are(x):
+    def build():
+        return nn.Sequential(coc.CoC2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 6, 3))
+
+    trained = coc.convert(build(), where=["2"])
+    randomize(trained)
+    model = coc.convert_like(build(), trained.state_dict())
+    model.load_state_dict(trained.state_dict())
+    assert torch.equal(model(x), trained(x))
+    other = nn.Sequential(coc.CoC2d(3, 8, 3, padding=1, config=coc.Config(skip=False)), nn.ReLU(), nn.Conv2d(8, 6, 3))
+    coc.convert_like(other, trained.state_dict())
+    with pytest.raises(RuntimeError, match="0 was converted with other settings: skip=True in the checkpoint"):
+        other.load_state_dict(trained.state_dict())
+
+
 class UNet(nn.Module):
     """Holds its encoder's layers a second time, in the stages that its forward uses, as many a U-Net does."""
 
@@ -160,11 +175,6 @@ class Forgotten(coc.KernelMap):
             lambda: coc.convert_like(nn.Sequential(nn.Linear(2, 2)), coc.convert(small_net()).state_dict()),
             coc.SurgeryError,
             "kernel maps for 0, 2.0, no convs of this Sequential",
-        ),
-        (
-            lambda: coc.convert_like(coc.convert(small_net()), coc.convert(small_net()).state_dict()),
-            coc.SurgeryError,
-            "0 .* cannot be converted: already converted",
         ),
         (
             lambda: coc.convert_like(
@@ -320,6 +330,15 @@ def test_assigning_a_tensor_solves_for_the_basic_kernels():
     model = coc.convert(small_net(), "stnd")
     with pytest.raises(coc.SurgeryError, match=r"Standardization has no inverse .* Write the basic kernels"):
         model[0].weight = kernels
+
+
+def test_an_assigned_tensor_is_copied():
+    model, t = coc.convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3))), torch.randn(4, 3, 3, 3)
+    model[0].weight = t
+    model[1].weight = t
+    assert torch.equal(model[1].weight, t)
+    places = {conv.parametrizations.weight.original.data_ptr() for conv in model}
+    assert len(places - {t.data_ptr()}) == 2
 
 
 def test_fusing_before_folding_says_to_fold():

@@ -516,6 +516,40 @@ def test_folding_refuses_basic_kernels_that_something_else_computes(how):
     coc.reparameterize(model, inplace=True)
 
 
+class Halve(coc.KernelMap):
+    def forward(self, weight):
+        return weight / 2
+
+    def right_inverse(self, weight):
+        return 2 * weight
+
+
+@pytest.mark.parametrize("init", ["identity", "kaiming", "solve"])
+@pytest.mark.parametrize("first", ["doconv", Halve])
+def test_an_association_behind_another_map_starts_as_it_does_alone(first, init, recwarn):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
+    expected = [conv.weight.detach().clone() for conv in net]
+    coc.convert(net, [first, "coc"], coc.Config(init=init))
+    for conv, weight in zip(net, expected, strict=True):
+        in_front, association = coc.kernel_maps(conv)
+        original = conv.parametrizations.weight.original
+        if init == "kaiming":
+            assert torch.allclose(in_front(original), weight)
+            assert relative(association(weight), weight) > 0.1
+        else:
+            assert relative(conv.weight, weight) < 1e-5
+            assert bool(association.super_kernel.any()) == (init == "solve")
+    assert not [str(warning.message) for warning in recwarn]
+
+
+def test_an_association_behind_a_map_without_inverse_starts_from_the_identity():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    with pytest.warns(coc.ConversionWarning, match="a map in front of the association has no inverse"):
+        coc.convert(net, ["stnd", "coc"], coc.Config(init="solve"))
+    standardize, _ = coc.kernel_maps(net[0])
+    assert torch.equal(net[0].weight, standardize(net[0].parametrizations.weight.original))
+
+
 def test_a_model_folded_in_inference_mode_can_be_trained_on(x):
     model = coc.convert(small_net())
     with torch.inference_mode():
@@ -650,6 +684,26 @@ def test_verify_names_the_first_layer_that_differs(x):
         plain[3].weight += 0.1
         plain[0].weight *= 1 + 1e-8
     with pytest.raises(coc.VerificationError, match=r"outputs differ by .* the first layer that differs is 3 \("):
+        coc.verify(model, plain, x)
+
+
+class NormAndActivation(nn.BatchNorm2d):
+    """As timm's: a layer with parameters of its own, and a part."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return self.act(super().forward(x))
+
+
+def test_verify_names_a_layer_that_holds_its_activation(x):
+    model = coc.convert(nn.Sequential(nn.Conv2d(3, 8, 3), NormAndActivation(8)))
+    plain = coc.reparameterize(model)
+    with torch.no_grad():
+        plain[1].bias += 1
+    with pytest.raises(coc.VerificationError, match=r"the first layer that differs is 1(\.act)? \("):
         coc.verify(model, plain, x)
 
 

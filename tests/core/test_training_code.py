@@ -18,7 +18,7 @@ import convofconv as coc
 
 
 class Net(nn.Module):
-    """A stem, a depthwise conv, a conv that is called twice, a norm that batches do not couple."""
+    """A stem, a depthwise conv, a conv that is called twice and one like it, a norm that batches do not couple."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,12 +26,13 @@ class Net(nn.Module):
         self.norm = nn.GroupNorm(2, 8)
         self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
         self.shared = nn.Conv2d(8, 8, 3, padding=1)
+        self.twin = nn.Conv2d(8, 8, 3, padding=1)
         self.head = nn.Linear(8, 4)
 
     def forward(self, x):
         x = F.silu(self.norm(self.stem(x)))
         x = F.silu(self.shared(x + self.depthwise(x)))
-        x = self.shared(F.avg_pool2d(x, 2))
+        x = self.twin(self.shared(F.avg_pool2d(x, 2)))
         return self.head(x.mean((2, 3)))
 
 
@@ -340,3 +341,18 @@ def test_a_model_compiled_in_place_is_refused():
     model.compile()
     with pytest.raises(coc.SurgeryError, match="the model is already compiled; convert or fold the bare model"):
         coc.convert(model)
+
+
+@pytest.mark.parametrize(("own", "cast"), [(torch.bfloat16, torch.float16), (torch.float16, torch.bfloat16)])
+def test_half_precision_under_autocast_of_the_other_kind(own, cast):
+    """Of many layers together and of one alone: autocast casts halves into halves too."""
+    for layers in (1, 3):
+        net = nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=1) for _ in range(layers)))
+        plain, model = copy.deepcopy(net).to(own), coc.convert(net).to(own)
+        x = torch.randn(2, 4, 6, 6, dtype=own)
+        with torch.autocast("cpu", dtype=cast):
+            out = model(x)
+            assert out.dtype == cast
+            assert relative(out.float(), plain(x).float()) < 0.02
+        out.float().square().sum().backward()
+        assert all(p.grad.isfinite().all() for p in model.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -120,6 +121,27 @@ def test_of_a_network_and_its_moving_average_the_average_is_read(tmp_path, other
     found = read_state_dict(tmp_path / "last.ckpt", network.state_dict())
     network.load_state_dict({key: found[key] for key in network.state_dict()})
     assert all((value == 1).all() for value in network.state_dict().values())
+
+
+def test_a_network_of_coc_layers_is_told_folded_and_verified(tmp_path, capsys, monkeypatch):
+    (tmp_path / "layers.py").write_text(
+        "from torch import nn\nfrom convofconv import CoC2d, Config\n"
+        "def net():\n    return nn.Sequential(CoC2d(3, 8, 3, bias=False, config=Config(init='kaiming')))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "layers", raising=False)
+    code, out, _ = run(capsys, "summary", "layers:net")
+    assert code == 0
+    assert "SpatialAssociation" in out
+    trained = importlib.import_module("layers").net()
+    torch.save({"state_dict": trained.state_dict()}, tmp_path / "last.ckpt")
+    arch = ["--arch", "layers:net"]
+    assert run(capsys, "fold", tmp_path / "last.ckpt", *arch, "--out", tmp_path / "plain.pt")[0] == 0
+    folded = torch.load(tmp_path / "plain.pt", weights_only=True)
+    assert list(folded) == ["0.weight"]
+    assert torch.equal(folded["0.weight"], trained[0].weight)
+    shape = ["--shape", 2, 3, 8, 8]
+    assert run(capsys, "verify", tmp_path / "last.ckpt", tmp_path / "plain.pt", *arch, *shape)[0] == 0
 
 
 def test_a_detector_with_a_module_of_ones_own(tmp_path, capsys, monkeypatch):

@@ -28,7 +28,7 @@ def read_state_dict(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
 
     Args:
         path: ``.safetensors``, or a file of ``torch.save`` with nothing but tensors and plain values.
-        names: the parameter names of the plain architecture, by which the state dict is recognised.
+        names: the parameter names of the architecture, by which the state dict is recognised.
 
     Raises:
         ConfigError: the file is missing or broken, holds code, or no state dict of this architecture.
@@ -36,7 +36,7 @@ def read_state_dict(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such file")
     content = _read(path)
-    wanted = set(names)
+    wanted = set(map(_plain, names))
     candidates = [content, *(content[place] for place in _PLACES if isinstance(content.get(place), Mapping))]
     best: dict[str, Tensor] = {}
     found = 0

@@ -20,7 +20,8 @@ def run_summary(arch: str, options: Mapping[str, Any], method: str, config: str,
     """Convert an architecture and print what that does to every conv."""
     with torch.device("meta"):  # shapes are all that is asked for
         model = build_architecture(arch, options)
-    convert(model, method, config, list(where) or None)
+    if not summary(model).converted:  # one of CoC layers has its maps
+        convert(model, method, config, list(where) or None)
     print(summary(model))
 
 
@@ -64,7 +65,8 @@ def _load(checkpoint: Path, arch: str, options: Mapping[str, Any]) -> tuple[nn.M
     model = build_architecture(arch, options)
     state_dict = read_state_dict(checkpoint, model.state_dict())
     converted = is_converted(state_dict)
-    convert_like(model, state_dict)
+    # One of CoC layers has maps from the start: a folded checkpoint is of the network without them.
+    model = convert_like(model, state_dict) if converted else reparameterize(model, inplace=True)
     complaint = f"{checkpoint}: does not fit {arch} with {dict(options) or 'its defaults'}"
     hint = " (--options takes the network's arguments, num_classes for example)"
     load_weights(model, state_dict, complaint, hint)
