@@ -12,7 +12,7 @@ from .caching import cache_kernels
 from .errors import ArgumentTypeError, ConfigError, ConvOfConvError, SurgeryError, listing
 from .maps import Conv, KernelMap, read_settings
 from .selection import describe, kernel_maps, obstacle, refuse_wrapped
-from .surgery import register, warn_of_optimizers
+from .surgery import register_all, warn_of_optimizers
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -70,9 +70,7 @@ def convert_like(model: ModelT, state_dict: Mapping[str, Any]) -> ModelT:
         if id(conv.weight) not in shared:
             shared[id(conv.weight)] = [_build(name, conv, dict(one)) for one in settings]
         plan.append((name, conv, shared[id(conv.weight)]))
-    for name, conv, maps in plan:
-        for kernel_map in maps:
-            register(conv, kernel_map, name)
+    register_all(plan)
     if saved:
         cache_kernels(model)
     warn_of_optimizers(plan)

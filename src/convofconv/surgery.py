@@ -111,9 +111,7 @@ def convert(model: ModelT, method: Method = "coc", config: Configs = "poster", w
             ConversionWarning,
             stacklevel=2,
         )
-    for name, conv, maps in plan:
-        for kernel_map in maps:
-            register(conv, kernel_map, name)
+    register_all(plan)
     cache_kernels(model)
     warn_of_optimizers(plan)
     return model
@@ -354,6 +352,19 @@ def _with_kernel_norm(map_types: Sequence[type[KernelMap]], config: Config) -> l
     return out
 
 
+def register_all(plan: Sequence[tuple[str, Conv, list[KernelMap]]]) -> None:
+    """Register the maps of every conv; convs with the same weight have the same maps and the same start."""
+    begun: set[int] = set()
+    for name, conv, maps in plan:
+        weight = cast(nn.Parameter, conv.weight)
+        start = weight.detach().clone() if id(weight) in begun and has_values(weight) else None
+        begun.add(id(weight))
+        for kernel_map in maps:
+            register(conv, kernel_map, name)
+        if start is not None:  # solved for already, by way of another conv
+            weight.data.copy_(start)
+
+
 def register(conv: Conv, kernel_map: KernelMap, name: str) -> None:
     """Register one map on a conv in the way its start asks for, and teach the conv its manners."""
     if parametrize.is_parametrized(conv) and not parametrize.is_parametrized(conv, "weight"):
@@ -401,11 +412,13 @@ def _clone_of_weight(conv: Conv) -> Tensor:
 @torch.no_grad()
 def _solve(association: SpatialAssociation, in_front: Sequence[nn.Module], weight: Tensor) -> Tensor | None:
     """Basic kernels that give the weight through all maps, ``None`` where one has no inverse."""
+    if not all(hasattr(kernel_map, "right_inverse") for kernel_map in in_front):
+        return None
     basic = weight.clone()
     try:
         for kernel_map in (association, *reversed(in_front)):
             basic = cast(Tensor, cast(Any, kernel_map).right_inverse(basic))
-    except (NotImplementedError, AttributeError):
+    except (RuntimeError, ValueError):  # NotImplementedError, and what singular ones raise, are among them
         return None
     return basic
 

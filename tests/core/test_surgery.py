@@ -542,6 +542,19 @@ def test_an_association_behind_another_map_starts_as_it_does_alone(first, init, 
     assert not [str(warning.message) for warning in recwarn]
 
 
+@pytest.mark.parametrize("method", ["coc", ["doconv", "coc"]])
+@pytest.mark.parametrize("init", ["solve", "kaiming", "identity"])
+def test_tied_convs_start_as_one_does(method, init):
+    net = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
+    net[1].weight = net[0].weight
+    expected = net[0].weight.detach().clone()
+    coc.convert(net, method, coc.Config(init=init))
+    originals = [conv.parametrizations.weight.original for conv in net]
+    assert originals[0] is originals[1]
+    for conv in net:
+        assert relative(originals[0] if init == "kaiming" else conv.weight, expected) < 1e-5
+
+
 def test_an_association_behind_a_map_without_inverse_starts_from_the_identity():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
     with pytest.warns(coc.ConversionWarning, match="a map in front of the association has no inverse"):

@@ -133,6 +133,12 @@ def test_a_network_of_coc_layers_is_told_folded_and_verified(tmp_path, capsys, m
     code, out, _ = run(capsys, "summary", "layers:net")
     assert code == 0
     assert "SpatialAssociation" in out
+    (tmp_path / "mixed.py").write_text(
+        "from torch import nn\nfrom convofconv import CoC2d\n"
+        "def net():\n    return nn.Sequential(CoC2d(3, 8, 3), nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4))\n"
+    )
+    monkeypatch.delitem(sys.modules, "mixed", raising=False)
+    assert "Standardization" in run(capsys, "summary", "mixed:net", "--method", "stnd")[1]
     trained = importlib.import_module("layers").net()
     torch.save({"state_dict": trained.state_dict()}, tmp_path / "last.ckpt")
     arch = ["--arch", "layers:net"]

@@ -93,6 +93,16 @@ def test_cifar_subsets(tmp_path: Path) -> None:
         assert labels(read_split(inside, "train")) == [i % 4 for i in (*range(4), *range(8, 20))]
 
 
+@pytest.mark.parametrize("kind", [list, np.asarray])
+def test_labels_of_cifar_may_be_numpys(tmp_path: Path, kind: Any) -> None:
+    folder = write_cifar10(tmp_path) / "cifar-10-batches-py"
+    for number in range(5):
+        file = folder / f"data_batch_{number + 1}"
+        batch = pickle.loads(file.read_bytes())
+        file.write_bytes(pickle.dumps({**batch, "labels": kind(np.asarray(batch["labels"]))}))
+    assert labels(read_split(DataRecipe("cifar10", tmp_path, classes=4), "train")) == [i % 4 for i in range(20)]
+
+
 class _Harm:
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (Path("harmed"),)

@@ -27,6 +27,7 @@ TINY = {"channels": [8, 16, 24, 32]}
         ("mobilenetv3_small_050", {}, "MobileNetV3"),
         ("torchvision/shufflenet_v2_x0_5", {}, "ShuffleNetV2"),
         ("torchvision/googlenet", {}, "GoogLeNet"),
+        ("torchvision/googlenet", {"aux_logits": False}, "GoogLeNet"),
     ],
 )
 @pytest.mark.parametrize("training", [True, False])

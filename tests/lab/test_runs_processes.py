@@ -75,7 +75,11 @@ def by_slurm(arguments, out, places=(None, None)):
         )
         for rank in range(2)
     ]
-    told = [process.communicate(timeout=300)[1] for process in processes]
+    try:
+        told = [process.communicate(timeout=300)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()  # one that waits for another that failed
     codes = [process.returncode for process in processes]
     return subprocess.CompletedProcess([], max(codes, key=abs), stderr="".join(told))
 
@@ -129,14 +133,19 @@ def test_losses_of_all_processes_survive_a_kill_in_mid_epoch(tmp_path):
 
 @pytest.mark.parametrize(
     ("variables", "leads"),
-    [({}, True), ({"NODE_RANK": "1"}, False), ({"LOCAL_RANK": "1"}, False), ({"NODE_RANK": "0"}, True)],
+    [
+        ({}, (True, True)),
+        ({"NODE_RANK": "1"}, (True, False)),
+        ({"LOCAL_RANK": "1"}, (False, False)),
+        ({"NODE_RANK": "0"}, (True, True)),
+    ],
 )
 def test_of_all_processes_of_all_machines_one_leads(variables, leads, monkeypatch):
     for name in ("NODE_RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert fit_module._leads() == leads
+    assert tuple(fit_module._leads(MachineRecipe(nodes=nodes)) for nodes in (1, 2)) == leads
 
 
 @pytest.mark.parametrize(("asked", "taken"), [(1, 4), (4, 4), (2, None)])

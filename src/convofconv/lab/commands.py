@@ -11,7 +11,7 @@ from torch import nn
 
 from .. import convert, convert_like, reparameterize, summary, verify
 from ..checkpoint import is_converted
-from ..errors import ConfigError
+from ..errors import ConfigError, SurgeryError
 from .architectures import build_architecture
 from .checkpoints import load_weights, read_state_dict, write_state_dict
 
@@ -20,8 +20,11 @@ def run_summary(arch: str, options: Mapping[str, Any], method: str, config: str,
     """Convert an architecture and print what that does to every conv."""
     with torch.device("meta"):  # shapes are all that is asked for
         model = build_architecture(arch, options)
-    if not summary(model).converted:  # one of CoC layers has its maps
+    try:
         convert(model, method, config, list(where) or None)
+    except SurgeryError:
+        if not summary(model).converted:  # a network of CoC layers has its maps already
+            raise
     print(summary(model))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -20,10 +19,9 @@ from ..recipe import DataRecipe
 from . import scenes
 from .images import Mask, open_pair
 from .loading import seed_of
-from .pictures import Pictures, digit_images, find_cifar, split_folder
+from .pictures import Pictures, cifar_folder, digit_images, find_cifar, split_folder
 
 ItemT = TypeVar("ItemT")
-FoundT = TypeVar("FoundT")
 
 #: An RGB picture, and its label or its mask.
 Sample = tuple[Image.Image, int | Mask]
@@ -124,8 +122,9 @@ def _cifar(recipe: DataRecipe, split: str) -> Split:
     _refuse_unknown(recipe.name, split, ("train", "test"))
     root = _root(recipe)
     name, original = {"cifar10": ("CIFAR-10", CIFAR10), "cifar100": ("CIFAR-100", CIFAR100)}[recipe.name]
-    fetch = functools.partial(original, root, download=True)
-    source = _find_or_fetch(recipe, functools.partial(find_cifar, root, name), fetch)
+    there = functools.partial(cifar_folder, root, name)
+    _fetch_unless_there(recipe, there, functools.partial(original, root, download=True))
+    source = find_cifar(root, name)
     if source is None:
         raise ConfigError(
             f"{root}: no {name} there; it needs the folder {original.base_folder} of the python version of {name}, or "
@@ -147,8 +146,9 @@ def _image_folder(recipe: DataRecipe, split: str) -> Split:
 
 def _voc(recipe: DataRecipe, split: str) -> Split:
     root = _root(recipe)
-    fetch = functools.partial(VOCSegmentation, root, recipe.year, "train", download=True)
-    folder = _find_or_fetch(recipe, functools.partial(_voc_folder, root, recipe.year), fetch)
+    there = functools.partial(_voc_folder, root, recipe.year)
+    _fetch_unless_there(recipe, there, functools.partial(VOCSegmentation, root, recipe.year, "train", download=True))
+    folder = there()
     if folder is None:
         raise ConfigError(
             f"{root}: no folder VOCdevkit/VOC{recipe.year} in it; check data.root and data.year, or set data.download"
@@ -199,25 +199,27 @@ def _root(recipe: DataRecipe) -> Path:
     return recipe.root
 
 
-def _find_or_fetch(recipe: DataRecipe, find: Callable[[], FoundT | None], fetch: Callable[[], object]) -> FoundT | None:
-    """Find data, and fetch it first where it is missing and may be: one of several processes does, the others wait."""
-    root, lock = _root(recipe), None
-    if recipe.download:
-        with contextlib.suppress(OSError):  # nothing can be fetched into a folder that is only to be read
-            root.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(root / ".download.lock")
-            lock.acquire()
+def _fetch_unless_there(recipe: DataRecipe, there: Callable[[], object], fetch: Callable[[], object]) -> None:
+    """Fetch data if it may be and is missing: one of several processes does, the others wait for it."""
+    if not recipe.download:
+        return
+    root = _root(recipe)
+    refusal = f"data.download: {recipe.name} could not be fetched into {root}"
+    lock = FileLock(root / ".download.lock")
     try:
-        if (found := find()) is not None or not recipe.download:
-            return found
-        try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        if there():  # in a folder that is only to be read
+            return
+        raise ConfigError(f"{refusal} ({error})") from error
+    try:
+        if not there():
             fetch()
-        except Exception as error:  # of the network, the disk, or a wrong checksum
-            raise ConfigError(f"data.download: {recipe.name} could not be fetched into {root} ({error})") from error
-        return find()
+    except Exception as error:  # of the network, the disk, or a wrong checksum
+        raise ConfigError(f"{refusal} ({error})") from error
     finally:
-        if lock is not None:
-            lock.release()
+        lock.release()
 
 
 def _refuse_unknown(name: str, split: str, known: Sequence[str]) -> None:

@@ -176,7 +176,10 @@ class _Arrays(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-_OF_ARRAYS = {("numpy", name) for name in ("_reconstruct", "_frombuffer", "ndarray", "dtype")} | {("_codecs", "encode")}
+_OF_ARRAYS = {
+    *(("numpy", name) for name in ("_reconstruct", "_frombuffer", "scalar", "ndarray", "dtype")),
+    ("_codecs", "encode"),
+}
 
 #: torchvision's classes know the files. They insist on the originals' md5 sums, and subsets are welcome here.
 CIFAR: dict[str, type[CIFAR10]] = {"CIFAR-10": CIFAR10, "CIFAR-100": CIFAR100}
@@ -188,10 +191,16 @@ def find_cifar(path: Path, name: str) -> Source | None:
     Raises:
         ConfigError: a file of it is broken.
     """
+    folder = cifar_folder(path, name)
+    return _cifar(name, folder) if folder else None
+
+
+def cifar_folder(path: Path, name: str) -> Path | None:
+    """The folder of CIFAR-10 or CIFAR-100, if ``path`` is it or holds it."""
     dataset = CIFAR[name]
     for folder in (path, path / dataset.base_folder):
         if (folder / dataset.meta["filename"]).is_file() and (folder / dataset.test_list[0][0]).is_file():
-            return _cifar(name, folder)
+            return folder
     return None
 
 
@@ -218,7 +227,7 @@ def _cifar(name: str, folder: Path) -> Source:
 def _batches(folder: Path, names: Sequence[str]) -> Pictures:
     batches = [_unpickle(folder / name) for name in names]
     planes = np.concatenate([batch["data"] for batch in batches]).astype(np.uint8, copy=False)
-    labels = [int(label) for batch in batches for label in batch.get("labels") or batch["fine_labels"]]
+    labels = [int(label) for one in batches for label in one["labels" if "labels" in one else "fine_labels"]]
     images = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     if len(images) != len(labels):
         raise ValueError(f"{len(images)} pictures and {len(labels)} labels in {', '.join(names)}")

@@ -38,7 +38,9 @@ def build_classifier(recipe: ModelRecipe, classes: int) -> nn.Module:
     find_architecture(name)
     if library == "torchvision":
         _check_classifies(model)
-    arguments: dict[str, Any] = {"num_classes": classes, **_WITHOUT_AUXILIARIES.get(name, {})}
+    arguments: dict[str, Any] = {"num_classes": classes}
+    without = _WITHOUT_AUXILIARIES.get(name, {})
+    arguments |= {key: value for key, value in without.items() if key not in recipe.options}
     if recipe.dropout:
         arguments[_DROPOUT[library]] = recipe.dropout
     if recipe.small_images and recipe.weights == "timm":

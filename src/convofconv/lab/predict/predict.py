@@ -56,8 +56,8 @@ def run_predict(
     told: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
-    for number_file in _NUMBERS:  # an earlier call's would not belong to these drawings
-        (out / number_file).unlink(missing_ok=True)
+    for number_file in _NUMBERS[: 1 + (finished.recipe.task in DETECTION_TASKS)]:
+        (out / number_file).unlink(missing_ok=True)  # an earlier call's would not belong to these drawings
     try:
         with progress_bar(len(pictures), "pictures") as bar:
             for number, (path, name) in enumerate(zip(pictures, names, strict=True), start=1):

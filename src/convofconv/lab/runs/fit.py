@@ -52,7 +52,7 @@ def run_fit(recipe: Recipe, out: Path, resume: bool, profile_only: bool = False)
     if profile_only:
         print(profile(*_prepared(dataclasses.replace(recipe, machine=_launched(recipe.machine)))))
         return
-    with folder.at_work(timeout=0) if _leads() else contextlib.nullcontext():
+    with folder.at_work(timeout=0) if _leads(recipe.machine) else contextlib.nullcontext():
         _fit(recipe, folder, resume)
 
 
@@ -63,10 +63,10 @@ def _prepared(recipe: Recipe) -> tuple[Training, RunData]:
 
 def _fit(recipe: Recipe, folder: RunFolder, resume: bool) -> None:
     launched = dataclasses.replace(recipe, machine=_launched(recipe.machine))
-    if _leads():
+    if leads := _leads(recipe.machine):
         check_folder(folder, recipe, resume)
     training, data = _prepared(launched)
-    if _leads():
+    if leads:
         begin_run(folder, recipe)  # as it was given: another launcher, or none, may go on with it
     with _quiet():
         trainer = _trainer(launched, folder)
@@ -167,13 +167,14 @@ def _to_evaluate(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, method="plain", model=model, machine=machine, training=training)
 
 
-def _leads() -> bool:
+def _leads(machine: MachineRecipe) -> bool:
     """Whether this is the only process, or the first of several."""
     for environment in (TorchElasticEnvironment, SLURMEnvironment):
         if environment.detect():
             return bool(environment().global_rank() == 0)
     by_lightning = LightningEnvironment()
-    return bool(by_lightning.local_rank() == 0 and by_lightning.node_rank() == 0)
+    first_machine = machine.nodes == 1 or by_lightning.node_rank() == 0
+    return bool(by_lightning.local_rank() == 0 and first_machine)
 
 
 def _trainer(recipe: Recipe, folder: RunFolder | None) -> Trainer:

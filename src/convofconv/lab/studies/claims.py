@@ -232,8 +232,7 @@ probability of 80 %, if the spread that was measured is right.
 
 Every claim and every table is corrected by itself, and over more or fewer comparisons: the same runs may decide one and
 leave another open. Nothing is corrected over claims; of so many, one may be found by chance. The rules were settled
-while results came in, the last time when all but the hyper-parameters and the detectors were known: since then a claim
-whose size is excluded is not called reproduced.
+while our results came in: last of all, a claim whose size is excluded is not called reproduced.
 
 The paper does not say which of its configurations "CoC" is in its tables, nor how it orthogonalizes (`orth` is ONI
 here). `coc` is the association of the poster's text, but it starts from what the plain network computes, where the

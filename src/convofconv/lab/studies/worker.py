@@ -46,7 +46,16 @@ _TAKEN = (
 
 
 #: What launchers of several processes leave in the environment, which Lightning would go by: a study's run is one.
-_LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
+_LAUNCHERS = (
+    "SLURM_",
+    "TORCHELASTIC_",
+    "WORLD_SIZE",
+    "RANK",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "NODE_RANK",
+)
 
 
 def begun_by(folder: Path, recipe: Recipe, code: str, accepted: Collection[str]) -> str | None:

@@ -53,6 +53,7 @@ class Training(LightningModule):
         # Sum and count of this process's losses in this epoch. No buffers: DDP gives all processes the first one's.
         self._losses = (0.0, 0)
         self._rate = 0.0  # of the last step
+        self.register_load_state_dict_pre_hook(_drop_former)  # type: ignore[no-untyped-call]
 
     @property
     def evaluated(self) -> nn.Module:
@@ -153,8 +154,11 @@ class Training(LightningModule):
         check_same_classes(checkpoint.get("classes", self.classes), self.classes)
         self.history = list(checkpoint["history"])
         self._before, self._begun = tuple(checkpoint.get("spent", (0.0, 0.0))), _clocks()
-        self._losses = tuple(checkpoint["losses"]) if self.global_rank == 0 else (0.0, 0)
-        self._rate = checkpoint["rate"]
+        # Those of earlier versions have sum and count among the network's buffers, and no rate.
+        old = [checkpoint["state_dict"].get(name, 0) for name in _FORMER]
+        summed, count = checkpoint.get("losses", old)
+        self._losses = (float(summed), int(count)) if self.global_rank == 0 else (0.0, 0)
+        self._rate = checkpoint.get("rate", 0.0)
 
     def configure_optimizers(self) -> Any:
         training = self.recipe.training
@@ -187,6 +191,15 @@ def check_same_classes(learnt: Sequence[str], here: Sequence[str]) -> None:
                 f"data.root: class {number} is {mine!r} here, and {theirs!r} in the data that the run has learnt from; "
                 "give the same data, or classes of the same names in the same order"
             )
+
+
+#: Buffers of earlier versions, whose checkpoints may be gone on with.
+_FORMER = ("loss_sum", "loss_count")
+
+
+def _drop_former(_: nn.Module, state_dict: dict[str, Any], prefix: str, *__: object) -> None:
+    for name in _FORMER:
+        state_dict.pop(prefix + name, None)
 
 
 def _mean_over_processes(count: Tensor) -> Tensor:
