@@ -136,7 +136,8 @@ def test_the_page_judges_by_the_records(tmp_path, gain, of_the_claim, of_the_row
 
 
 @pytest.mark.parametrize(
-    ("gain", "expected"), [(-2.0, "reproduced"), (2.0, "not reproduced"), (0.02, "not reproduced")]
+    ("gain", "expected"),
+    [(-5.0, "reproduced"), (-2.0, "direction only"), (2.0, "not reproduced"), (0.02, "not reproduced")],
 )
 def test_where_the_paper_is_worse_than_plain_that_is_what_is_claimed(tmp_path, gain, expected):
     _write_records(tmp_path / "results", gain, variant="stnd")
