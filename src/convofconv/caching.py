@@ -42,6 +42,7 @@ from .selection import convs, kernel_maps, weight_maps
 _NARROW_BYTES = 1 << 18
 #: ... and so many are computed together that their copies stay in the cache.
 _BATCH_BYTES = 1 << 21
+#: Classes of what FSDP makes its units of.
 _SHARDING = ("FSDPModule", "FullyShardedDataParallel")
 
 _local = threading.local()
@@ -74,10 +75,12 @@ def no_kernel_cache() -> Iterator[None]:
 
     Examples:
         >>> from convofconv import convert
-        >>> conv = convert(nn.Sequential(nn.Conv2d(4, 4, 3)))
-        >>> x = torch.randn(2, 4, 8, 8)
+        >>> class Siamese(nn.Sequential):
+        ...     def forward(self, x, y):
+        ...         return self[0](x).sum(), self[0](y).sum()
+        >>> model = convert(Siamese(nn.Conv2d(4, 4, 3)))
         >>> with no_kernel_cache():
-        ...     first, second = conv[0](x).sum(), conv[0](2 * x).sum()
+        ...     first, second = model(torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8))
         >>> first.backward()
         >>> second.backward()
     """
