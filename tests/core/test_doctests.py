@@ -15,6 +15,7 @@ import convofconv as coc
 
 CORE = [
     "association",
+    "caching",
     "checkpoint",
     "config",
     "errors",
