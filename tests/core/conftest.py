@@ -11,3 +11,8 @@ torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.randn(2, 3, 8, 8)
