@@ -123,6 +123,19 @@ def test_of_a_network_and_its_moving_average_the_average_is_read(tmp_path, other
     assert all((value == 1).all() for value in network.state_dict().values())
 
 
+def test_summary_builds_networks_that_read_the_values_of_tensors(tmp_path, capsys, monkeypatch):
+    """As those with stochastic depth do, whose shares are a linspace."""
+    (tmp_path / "depths.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def net():\n    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Dropout(torch.linspace(0, 0.5, 2)[1].item()))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "depths", raising=False)
+    code, out, _ = run(capsys, "summary", "depths:net")
+    assert code == 0
+    assert "SpatialAssociation" in out
+
+
 def test_a_network_of_coc_layers_is_told_folded_and_verified(tmp_path, capsys, monkeypatch):
     (tmp_path / "layers.py").write_text(
         "from torch import nn\nfrom convofconv import CoC2d, Config\n"

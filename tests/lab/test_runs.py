@@ -80,6 +80,30 @@ def test_a_run_is_verified_where_it_was_trained(tmp_path, monkeypatch):
     assert results(tmp_path / "run")["device"] == "cuda"
 
 
+def test_figures_by_class_are_computed_in_the_test_itself(tmp_path, monkeypatch):
+    """Behind it Lightning has taken them to the CPU, where NCCL sums nothing over processes."""
+    from convofconv.lab.runs.fit import Trainer
+    from convofconv.lab.tasks.metrics import ClassificationMetrics
+
+    honest_test, honest_figures, inside, computed = Trainer.test, ClassificationMetrics.by_class, [], []
+
+    def test(*arguments, **options):
+        inside.append(True)
+        found = honest_test(*arguments, **options)
+        inside.clear()
+        return found
+
+    def by_class(metrics):
+        computed.append(bool(inside))
+        return honest_figures(metrics)
+
+    monkeypatch.setattr(Trainer, "test", test)
+    monkeypatch.setattr(ClassificationMetrics, "by_class", by_class)
+    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
+    assert computed == [True]
+    assert max(results(tmp_path / "run")["test_by_class"]["top1"]) > 0
+
+
 def test_a_network_that_only_evaluation_breaks_is_told(tmp_path, monkeypatch, capsys):
     from convofconv.lab.runs import fit as module
 
@@ -199,6 +223,12 @@ def test_the_profile_trains_nothing(tmp_path, capsys):
     assert "limited by" in told
     assert "processes" not in told
     assert not (tmp_path / "run").exists()
+
+
+def test_one_of_several_processes_profiles(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert fit([*CLASSIFY, "--profile"], tmp_path / "run") == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_the_profile_computes_as_the_run_does(tmp_path, capsys, monkeypatch):

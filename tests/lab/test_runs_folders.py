@@ -3,12 +3,15 @@
 import json
 import subprocess
 
+import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_runs import CLASSIFY, command, fit, results
 
 from convofconv.cli import main
 from convofconv.lab.runs.folder import RunFolder
+from convofconv.lab.runs.options import recipe_from
 
 
 def test_the_folder_of_a_run_stands_for_its_recipe_and_what_was_overruled(tmp_path, capsys, monkeypatch):
@@ -44,6 +47,19 @@ def test_a_run_of_several_machines_is_evaluated_on_one(tmp_path, capsys):
     assert f"test top1: {results(tmp_path / 'run')['test']['folded']['top1']:.2f}" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has a GPU")
+def test_a_run_in_half_precision_is_evaluated_without_a_gpu(tmp_path, capsys):
+    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
+    values = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    values["training"]["precision"] = "16-mixed"
+    (tmp_path / "run" / "recipe.json").write_text(json.dumps(values))
+    capsys.readouterr()
+    assert main(["test", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr()
+    assert f"test top1: {results(tmp_path / 'run')['test']['folded']['top1']:.2f}" in told.out
+    assert "evaluated in float32, for 16-mixed needs a GPU" in told.err
+
+
 def test_a_finished_run_without_its_checkpoint_is_not_trained_anew(tmp_path, capsys):
     assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
     before = results(tmp_path / "run")
@@ -68,7 +84,10 @@ def test_a_start_that_failed_does_not_block_its_folder(tmp_path, capsys):
 def test_a_run_of_another_recipe_is_not_gone_on_with(tmp_path, capsys):
     assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
     assert fit([*CLASSIFY, "--training.epochs=1", "--training.lr=0.5", "--resume"], tmp_path / "run") == 2
-    assert "holds a run of another recipe: training.lr=0.1 there, 0.5 here" in capsys.readouterr().err
+    message = "holds a run of another recipe: training.lr=0.1 there, 0.5 here"
+    assert message in capsys.readouterr().err
+    assert fit([*CLASSIFY, "--training.epochs=1", "--training.lr=0.5"], tmp_path / "run") == 2
+    assert message in capsys.readouterr().err, "it could not be gone on with either"
 
 
 def image_folder(root, classes):
@@ -99,6 +118,12 @@ def test_classes_of_other_names_are_not_taken_for_those_that_were_learnt(tmp_pat
     assert fit([*recipe, *renamed, "--training.epochs=1", "--resume"], tmp_path / "run") == 2
     assert message in capsys.readouterr().err
     assert fit([*recipe, *own, "--training.epochs=1", "--resume"], tmp_path / "run") == 0
+
+
+def test_the_folder_of_a_run_is_a_recipe_for_studies_too(tmp_path):
+    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
+    recipe = recipe_from(str(tmp_path / "run"), {"training.lr": 0.5})
+    assert (recipe.model.backbone, recipe.training.epochs, recipe.training.lr) == ("mobilenetv3_small_050", 1, 0.5)
 
 
 def test_two_processes_do_not_work_in_one_folder(tmp_path, capsys):

@@ -4,16 +4,20 @@ import os
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_runs import CLASSIFY, DETECT, command, results
+from torch.utils.data import Subset
 
 from convofconv import ConfigError
 from convofconv.cli import main
-from convofconv.lab.recipe import MachineRecipe
+from convofconv.lab.data.build import build_data
+from convofconv.lab.recipe import DataRecipe, MachineRecipe, Recipe
 from convofconv.lab.runs import fit as fit_module
+from convofconv.lab.runs.data import RunData
 
 _WITHOUT_NORM = [
     *CLASSIFY,
@@ -171,3 +175,24 @@ def test_machines_that_share_no_folder_are_told_before_they_train(tmp_path):
     assert len(told) == 2
     assert all(line.startswith("coc: --out must be a folder that all processes share") for line in told)
     assert not (places[0] / "run" / "last.ckpt").exists()
+
+
+def test_slurm_must_say_how_many_processes_a_machine_has(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setenv("SLURM_JOB_NAME", "coc")
+    assert main(command(CLASSIFY, tmp_path / "run")[3:]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("coc: SLURM: You set `--ntasks=8`")
+    assert told.endswith("For one process in a job of several tasks: srun --ntasks=1\n")
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_more_processes_than_pictures_are_refused_before_training(split):
+    recipe = Recipe(data=DataRecipe(limit=20))
+    data = RunData(recipe, build_data(recipe.data, recipe.task, 0))
+    data.trainer = SimpleNamespace(global_rank=0, world_size=20)
+    data.setup("fit")
+    part = getattr(data.sets, split)
+    part.split = Subset(part.split, range(19))
+    with pytest.raises(ConfigError, match="19 pictures are too few to be evaluated by 20 processes"):
+        data.setup("fit")

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -12,7 +13,9 @@ import pytest
 import torch
 from tiny_runs import CLASSIFY, INSTANCES, command, fit, results
 
+from convofconv.cli import main
 from convofconv.lab.runs.checkpoints import AtomicCheckpoints
+from convofconv.lab.tasks.module import Training
 
 
 def kill_at(arguments, out, moment):
@@ -82,6 +85,33 @@ def test_no_checkpoint_is_between_gradients_that_are_accumulated(tmp_path, monke
     assert inside == [(2, 1), (4, 2), (2, 4), (4, 5)]
 
 
+@pytest.mark.parametrize("method", ["plain", "coc"])
+def test_a_run_goes_on_without_the_one_that_its_weights_are_from(method, tmp_path):
+    """Converted like the one before, or plain, all of its weights are in its own checkpoint."""
+    assert fit([*CLASSIFY, "--method=coc", "--training.epochs=1"], tmp_path / "before") == 0
+    options = [*CLASSIFY, f"--method={method}", f"--model.weights={tmp_path / 'before'}", "--training.lr=0.01"]
+    for name in ("whole", "broken"):
+        assert fit(options, tmp_path / name) == 0
+    for name in ("model.safetensors", "results.json"):
+        (tmp_path / "broken" / name).unlink()
+    shutil.rmtree(tmp_path / "before")
+    assert fit([*options, "--resume"], tmp_path / "broken") == 0
+    assert results(tmp_path / "broken") == results(tmp_path / "whole")
+
+
+def test_ctrl_c_is_one_in_evaluation_too(tmp_path, monkeypatch, capsys):
+    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Training, "validation_step", interrupted)
+    monkeypatch.setattr(Training, "test_step", interrupted)
+    capsys.readouterr()
+    assert main(["test", str(tmp_path / "run")]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     log = tmp_path / "run" / "metrics.csv"
     long = [*CLASSIFY, "--training.epochs=500"]
@@ -98,8 +128,6 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path, capsys, monkeypatch):
-    from convofconv.lab.tasks.module import Training
-
     honest = Training.loss
     steps = []
 
@@ -140,4 +168,6 @@ def test_a_damaged_checkpoint_is_named(tmp_path, capsys):
     assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
     (tmp_path / "run" / "last.ckpt").write_bytes(b"half a file")
     assert fit([*CLASSIFY, "--training.epochs=1", "--resume"], tmp_path / "run") == 2
-    assert "last.ckpt: not a readable checkpoint" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "last.ckpt: not a readable checkpoint" in told
+    assert "copy best.ckpt over it" in told

@@ -172,6 +172,15 @@ def test_two_drivers_do_not_write_to_one_file(tmp_path):
         run_study(study, options_in(tmp_path))
 
 
+def test_what_is_left_can_be_asked_while_a_study_runs(tmp_path, capsys):
+    study = tiny_study(tmp_path)
+    with records_of(study, tmp_path / "results").locked():
+        run_study(study, options_in(tmp_path, dry_run=True))
+    assert "digits/coc/seed0" in capsys.readouterr().out
+    run_study(study, options_in(tmp_path / "elsewhere", dry_run=True))
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_record_cut_short_is_dropped_and_a_damaged_one_named(tmp_path):
     records = Records(tmp_path / "records.jsonl")
     records.append({"kind": "run", "run": "a", "status": "done"})

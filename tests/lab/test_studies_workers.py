@@ -93,6 +93,14 @@ def test_a_worker_that_always_dies_is_a_failed_run(tmp_path, monkeypatch):
     assert "signal 9" in record["reason"]
 
 
+def test_the_reason_of_an_earlier_failure_is_not_taken_for_that_of_a_retry(tmp_path, monkeypatch):
+    _stub_run(tmp_path, monkeypatch, RuntimeError("no"))
+    run_job(tmp_path / "run")
+    (tmp_path / "run/last.ckpt").touch()  # it had come far, so that it is gone on with
+    write_job(tmp_path / "run", plan(tiny_study(tmp_path), [])[0].build_recipe(tmp_path / "runs"), code_identity(), ())
+    assert outcome(tmp_path / "run") is None
+
+
 def test_a_folder_that_is_not_shared_is_named(tmp_path):
     with pytest.raises(ConfigError, match="a folder that all machines share"):
         run_job(tmp_path / "run")

@@ -155,16 +155,6 @@ def test_pixels_count_the_same_in_all_processes(monkeypatch):
     assert torch.allclose(sum(parts) / 2, whole)
 
 
-def test_checkpoints_with_the_losses_of_earlier_versions_are_read():
-    old, new = (Training(Recipe(), torch.nn.Linear(2, 10), list("0123456789")) for _ in range(2))
-    checkpoint = {"history": [], "state_dict": {**old.state_dict()}}
-    checkpoint["state_dict"] |= {"loss_sum": torch.tensor(3.0), "loss_count": torch.tensor(2.0)}
-    new.on_load_checkpoint(checkpoint)
-    new.load_state_dict(checkpoint["state_dict"])
-    assert torch.equal(new.network.weight, old.network.weight)
-    assert new._losses == (3.0, 2)
-
-
 def test_nothing_that_goes_to_a_device_is_float64():
     """Apple's GPUs have none of it."""
     training = Training(Recipe(), torch.nn.Linear(2, 10), list("0123456789"))

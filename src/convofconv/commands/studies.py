@@ -79,7 +79,8 @@ def _study_report(options: Namespace) -> None:
     folder = study_folder(study, options.results)
     records = records_of(study, options.results)
     if not records.path.is_file():
-        raise ConfigError(f"{records.path}: no records; coc study run {options.study} makes them, --results says where")
+        run = f"coc study run {options.study} --budget {options.budget}"
+        raise ConfigError(f"{records.path}: no records; {run} makes them, --results says where")
     write_report(study, records.read(), folder)
     print(folder / "report.md")
 

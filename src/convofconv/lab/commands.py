@@ -18,7 +18,10 @@ from .checkpoints import load_weights, read_state_dict, write_state_dict
 
 def run_summary(arch: str, options: Mapping[str, Any], method: str, config: str, where: Sequence[str]) -> None:
     """Convert an architecture and print what that does to every conv."""
-    with torch.device("meta"):  # shapes are all that is asked for
+    try:
+        with torch.device("meta"):  # shapes are all that is asked for
+            model = build_architecture(arch, options)
+    except ConfigError:  # some constructors compute with the values of tensors, which are none there
         model = build_architecture(arch, options)
     try:
         convert(model, method, config, list(where) or None)

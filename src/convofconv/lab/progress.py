@@ -8,7 +8,11 @@ from typing import Any
 from tqdm import tqdm
 
 
+def watched() -> bool:
+    """Whether somebody looks at the output."""
+    return sys.stdout.isatty() and sys.stderr.isatty()
+
+
 def progress_bar(total: int, what: str) -> Any:
     """A tqdm bar that disappears when it is closed; its ``disable`` tells whether somebody looks at it."""
-    watched = sys.stdout.isatty() and sys.stderr.isatty()
-    return tqdm(total=total, desc=what, disable=not watched, leave=False, dynamic_ncols=True)
+    return tqdm(total=total, desc=what, disable=not watched(), leave=False, dynamic_ncols=True)

@@ -68,7 +68,7 @@ class DataRecipe:
 
     Args:
         name: the data set; digits and digit_scenes are built in.
-        root: the data set's folder, in the layout of torchvision's data set of that name.
+        root: the data set's folder, in the layout that docs/lab.md describes.
         download: fetch the data set into root if it is missing, where torchvision can.
         train_split: split to train on.
         val_split: split to choose the best epoch by.
@@ -274,7 +274,7 @@ class TrainingRecipe:
 
 @dataclasses.dataclass(frozen=True)
 class MachineRecipe:
-    """Where the run is computed; decides nothing about its result but rounding.
+    """Where the run is computed; decides nothing about its result but rounding, and the part of a batch that norms see.
 
     Args:
         accelerator: cpu, gpu or auto.
@@ -301,7 +301,7 @@ class Recipe:
     Args:
         task: classification, segmentation, detection (RetinaNet) or instance_segmentation (Mask R-CNN).
         method: plain, or kernel maps joined with +: coc, doconv, stnd, orth, norm.
-        preset: hyper-parameters of the association.
+        preset: hyper-parameters of the association: poster, released or lightweight.
         association: hyper-parameters that differ from the preset's, grid_side for example.
         data: what is trained on.
         model: the network.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from .fcn import build_fcn
 from .weights import backbone_prefix, load_run, read_run
 
 
-def build_network(recipe: Recipe, classes: int) -> nn.Module:
+def build_network(recipe: Recipe, classes: int, begun: bool = False) -> nn.Module:
     """Build the network of a recipe; every method starts from the same plain network, decided by the seed.
 
     Weights from a run of the same method and preset are its basic kernels and kernel maps. Those from any other run are
@@ -29,6 +30,7 @@ def build_network(recipe: Recipe, classes: int) -> nn.Module:
     Args:
         recipe: of the run.
         classes: number of classes in the data.
+        begun: whether a checkpoint of the run will give it all its weights, so that none are looked for.
 
     Shape:
         - input: ``(batch, 3, height, width)``; for detectors see :func:`~.detector.build_detector`
@@ -39,9 +41,10 @@ def build_network(recipe: Recipe, classes: int) -> nn.Module:
         SurgeryError: the method finds nothing to convert in it.
     """
     torch.manual_seed(recipe.training.seed)
-    network = _build(recipe, classes)
-    weights = None if recipe.model.weights in ("", "timm") else read_run(recipe, network)
-    if recipe.model.freeze_norm and not (weights and weights.converted):
+    started = dataclasses.replace(recipe.model, weights="", freeze_norm=False) if begun else recipe.model
+    network = _build(dataclasses.replace(recipe, model=started), classes)
+    weights = None if started.weights in ("", "timm") else read_run(recipe, network)
+    if started.freeze_norm and not (weights and weights.converted):
         _check_kernels_stay(recipe)
     if weights and not weights.converted:
         load_run(network, weights, classes)

@@ -108,8 +108,7 @@ def load_run(network: nn.Module, weights: RunWeights, classes: int) -> None:
     prefix = backbone_prefix(network)
     wanted = [key for key in network.state_dict() if key.startswith(prefix)]
     found = {key: name for key in wanted for name in _names_in_run(key) if name in weights.state}
-    # Frozen norms of earlier versions did not count batches, and nothing depends on it.
-    if missing := [key for key in wanted if key not in found and not key.endswith(".num_batches_tracked")]:
+    if missing := [key for key in wanted if key not in found]:
         raise ConfigError(f"{weights.file}: nothing in it for {listing(missing)}; it has {listing(weights.state)}")
     values = {key: weights.state[name] for key, name in found.items()}
     if not prefix:

@@ -58,6 +58,8 @@ def answer(run: FinishedRun, image: Image.Image, score: float, top: int) -> Answ
             if run.recipe.task == "segmentation":
                 return _segment(run, image)
             return _detect(run, image, score)
+    except ConfigError:
+        raise
     except (RuntimeError, MemoryError, AssertionError, ValueError) as error:
         # Too small for the network's pooling, too large for the memory, or not the one size that it takes.
         reason = (str(error).splitlines() or [type(error).__name__])[0]

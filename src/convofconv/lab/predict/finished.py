@@ -48,9 +48,9 @@ def load_finished(path: Path, device: torch.device) -> FinishedRun:
     """
     folder = RunFolder(path)
     if missing := [file.name for file in (folder.results, folder.model) if not file.is_file()]:
+        finish = f", or finish the run: coc fit {path} --resume" if folder.recipe.is_file() else ""
         raise ConfigError(
-            f"{path} holds no finished run, there is no {listing(missing)}; give the folder that coc fit wrote, or "
-            f"finish the run: coc fit RECIPE --out {path} --resume"
+            f"{path} holds no finished run, there is no {listing(missing)}; give the folder that coc fit wrote{finish}"
         )
     try:
         results = json.loads(folder.results.read_text(encoding="utf-8"))

@@ -33,11 +33,17 @@ class AtomicCheckpoints(TorchCheckpointIO):
             ) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return read_checkpoint(Path(path), map_location)
+        advice = "; copy best.ckpt over it to go on from the best epoch, or choose another --out to train anew"
+        return read_checkpoint(Path(path), map_location, advice)
 
 
-def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+def read_checkpoint(path: Path, map_location: Any = "cpu", advice: str = "") -> dict[str, Any]:
     """Read a checkpoint without executing code from it.
+
+    Args:
+        path: of the checkpoint.
+        map_location: as :func:`torch.load`'s.
+        advice: what to do if it is damaged.
 
     Raises:
         CheckpointError: it is missing or damaged.
@@ -45,7 +51,7 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
     except Exception as error:  # torch raises nearly anything on broken files
-        raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
+        raise CheckpointError(f"{path}: not a readable checkpoint ({error}){advice}") from error
     return checkpoint
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning.pytorch import LightningDataModule
 
+from ...errors import ConfigError
 from ..data.build import DataSets, EvaluationData, EvaluationSet
 from ..data.loading import Loader, ResumableLoader, evaluation_loader, training_loader
 from ..recipe import Recipe
@@ -15,6 +16,16 @@ class SplitData(LightningDataModule):
     def __init__(self, recipe: Recipe, data: EvaluationData) -> None:
         super().__init__()
         self.recipe, self.data = recipe, data
+
+    def setup(self, stage: str) -> None:
+        """Refuse more processes than there are pictures, before anything is trained."""
+        self._check(self.data.pictures)
+
+    def _check(self, pictures: EvaluationSet) -> None:
+        if len(pictures) < (processes := self._place["world"]):
+            raise ConfigError(
+                f"{len(pictures)} pictures are too few to be evaluated by {processes} processes; take fewer of them"
+            )
 
     @property
     def _place(self) -> dict[str, int]:
@@ -35,6 +46,11 @@ class RunData(SplitData):
     def __init__(self, recipe: Recipe, sets: DataSets) -> None:
         super().__init__(recipe, EvaluationData(sets.test, sets.classes, sets.collate))
         self.sets = sets
+
+    def setup(self, stage: str) -> None:
+        """As of one split, for what is evaluated after every epoch and in the end."""
+        super().setup(stage)
+        self._check(self.sets.val)
 
     def train_dataloader(self) -> ResumableLoader:
         training = self.recipe.training

@@ -62,7 +62,6 @@ def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolde
     before = _evaluate(trainer, training, data)
     training.average, training.network = None, plain
     after = _evaluate(trainer, training, data) if converted else before
-    by_class = training.metrics.by_class()
     if not trainer.is_global_zero:
         return
     write_state_dict(folder.model, plain.state_dict())
@@ -78,7 +77,7 @@ def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolde
         "best_epoch": len(until_best),
         "validation": until_best[-1],
         "test": {"as_trained": before, "folded": after},
-        "test_by_class": {name: [v if v == v else None for v in values] for name, values in by_class.items()},
+        "test_by_class": {name: [v if v == v else None for v in values] for name, values in training.by_class.items()},
         "largest_difference_after_folding": difference,
         "parameters": {"as_trained": _count(best), "folded": _count(plain)},
         "history": training.history,

@@ -27,6 +27,7 @@ from ...errors import ConfigError
 from ..checkpoints import load_weights, read_state_dict
 from ..data.build import build_data, build_evaluation
 from ..models.build import build_network
+from ..progress import watched
 from ..recipe import DETECTION_TASKS, MachineRecipe, Recipe
 from ..tasks.module import Training, check_same_classes
 from .checkpoints import AtomicCheckpoints, KeepLastAndBest
@@ -49,29 +50,31 @@ def run_fit(recipe: Recipe, out: Path, resume: bool, profile_only: bool = False)
         ConfigError: the recipe does not fit the data, or ``out`` cannot be used.
     """
     folder = RunFolder(out)
+    leads = _leads(recipe.machine)
     if profile_only:
-        print(profile(*_prepared(dataclasses.replace(recipe, machine=_launched(recipe.machine)))))
+        if leads:  # all would measure on the first GPU
+            print(profile(*_prepared(dataclasses.replace(recipe, machine=_launched(recipe.machine)))))
         return
-    with folder.at_work(timeout=0) if _leads(recipe.machine) else contextlib.nullcontext():
+    with folder.at_work(timeout=0) if leads else contextlib.nullcontext():
         _fit(recipe, folder, resume)
 
 
-def _prepared(recipe: Recipe) -> tuple[Training, RunData]:
+def _prepared(recipe: Recipe, begun: bool = False) -> tuple[Training, RunData]:
     sets = build_data(recipe.data, recipe.task, recipe.training.seed)
-    return _training(recipe, sets.classes), RunData(recipe, sets)
+    return _training(recipe, sets.classes, begun), RunData(recipe, sets)
 
 
 def _fit(recipe: Recipe, folder: RunFolder, resume: bool) -> None:
     launched = dataclasses.replace(recipe, machine=_launched(recipe.machine))
     if leads := _leads(recipe.machine):
         check_folder(folder, recipe, resume)
-    training, data = _prepared(launched)
+    go_on = resume and folder.last.exists()
+    training, data = _prepared(launched, begun=go_on)
     if leads:
         begin_run(folder, recipe)  # as it was given: another launcher, or none, may go on with it
     with _quiet():
         trainer = _trainer(launched, folder)
-        go_on = resume and folder.last.exists()
-        with _interruptible(trainer, folder):
+        with _interruptible(trainer, f"; coc fit {folder.path} --resume goes on from its last checkpoint"):
             trainer.fit(training, data, ckpt_path=folder.last if go_on else None, weights_only=True)
             finish(trainer, training, data, folder)
     _part()
@@ -103,12 +106,12 @@ def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
     load_weights(training.network, state_dict, f"{folder.model}: not the network of {folder.recipe.name}")
     with _quiet():
         trainer = _trainer(recipe, None)
-        (values,) = trainer.test(training, datamodule=SplitData(recipe, data), verbose=False)
-        by_class = training.metrics.by_class() if recipe.task != "classification" else {}
+        with _interruptible(trainer):
+            (values,) = trainer.test(training, datamodule=SplitData(recipe, data), verbose=False)
     if trainer.is_global_zero:
         for name, value in values.items():
             print(f"{name.replace('test/', split + ' ')}: {value:.2f}")
-        for name, of_classes in by_class.items():
+        for name, of_classes in training.by_class.items() if recipe.task != "classification" else ():
             for label, value in zip(data.classes, of_classes, strict=True):
                 if not math.isnan(value):  # of classes that occur
                     print(f"{split} {name} of {label}: {value:.2f}")
@@ -125,10 +128,10 @@ def _part() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _training(recipe: Recipe, classes: Sequence[str]) -> Training:
+def _training(recipe: Recipe, classes: Sequence[str], begun: bool = False) -> Training:
     if recipe.machine.threads:
         torch.set_num_threads(recipe.machine.threads)
-    network = build_network(recipe, len(classes))
+    network = build_network(recipe, len(classes), begun)
     if recipe.training.channels_last:
         network = network.to(memory_format=torch.channels_last)
     if recipe.training.compile:
@@ -141,12 +144,12 @@ def _launched(machine: MachineRecipe) -> MachineRecipe:
     """Take the number of processes from torchrun or SLURM where one of them started this process.
 
     Raises:
-        ConfigError: SLURM started another number than the one that was asked for.
+        ConfigError: SLURM started another number than the one that was asked for, or does not say how many per machine.
     """
     if TorchElasticEnvironment.detect():
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         nodes = int(os.environ["WORLD_SIZE"]) // here
-    elif SLURMEnvironment.detect():
+    elif _by_slurm():
         here, nodes = int(os.environ.get("SLURM_NTASKS_PER_NODE", "1")), int(os.environ.get("SLURM_NNODES", "1"))
         if machine.devices not in (1, here):
             raise ConfigError(
@@ -158,34 +161,53 @@ def _launched(machine: MachineRecipe) -> MachineRecipe:
     return dataclasses.replace(machine, devices=here, nodes=nodes)
 
 
+def _by_slurm() -> bool:
+    """Whether SLURM started this process."""
+    if not SLURMEnvironment.detect():
+        return False
+    try:
+        SLURMEnvironment()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"SLURM: {' '.join(str(error).split())} For one process in a job of several tasks: srun --ntasks=1"
+        ) from error
+    return True
+
+
 def _to_evaluate(recipe: Recipe) -> Recipe:
     """What evaluates a folded network: it is plain, an average if there was one, and needs no other machine."""
     model = dataclasses.replace(recipe.model, weights="", freeze_norm=False)
     machine = _launched(dataclasses.replace(recipe.machine, nodes=1))
     # The training batch, of which a recipe has a multiple of the processes, says nothing here.
     training = dataclasses.replace(recipe.training, ema=0.0, batch=machine.devices * machine.nodes, accumulate=1)
+    if training.precision == "16-mixed" and _on_cpu(machine):
+        print("evaluated in float32, for 16-mixed needs a GPU and torch finds none here", file=sys.stderr)
+        training = dataclasses.replace(training, precision="32-true")
     return dataclasses.replace(recipe, method="plain", model=model, machine=machine, training=training)
 
 
 def _leads(machine: MachineRecipe) -> bool:
     """Whether this is the only process, or the first of several."""
-    for environment in (TorchElasticEnvironment, SLURMEnvironment):
-        if environment.detect():
-            return bool(environment().global_rank() == 0)
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment().global_rank() == 0
+    if _by_slurm():
+        return SLURMEnvironment().global_rank() == 0
     by_lightning = LightningEnvironment()
     first_machine = machine.nodes == 1 or by_lightning.node_rank() == 0
     return bool(by_lightning.local_rank() == 0 and first_machine)
 
 
+def _on_cpu(machine: MachineRecipe) -> bool:
+    return machine.accelerator == "cpu" or not torch.accelerator.is_available()
+
+
 def _trainer(recipe: Recipe, folder: RunFolder | None) -> Trainer:
     training, machine = recipe.training, recipe.machine
-    watched = sys.stdout.isatty() and sys.stderr.isatty()
-    callbacks: list[Callback] = [TQDMProgressBar(leave=True)] if watched else []
+    callbacks: list[Callback] = [TQDMProgressBar(leave=True)] if watched() else []
     if folder is not None:
         callbacks += [_CheckShared(folder), _WriteHistory(folder), KeepLastAndBest(folder, training.checkpoint_steps)]
     logger = TensorBoardLogger(folder.path, name="", version="tensorboard") if folder is not None else False
-    on_cpu = machine.accelerator == "cpu" or not torch.accelerator.is_available()
-    if on_cpu and (machine.accelerator == "gpu" or training.precision == "16-mixed"):
+    if _on_cpu(machine) and (machine.accelerator == "gpu" or training.precision == "16-mixed"):
         key = "machine.accelerator gpu" if machine.accelerator == "gpu" else "training.precision 16-mixed"
         raise ConfigError(f"{key} needs a GPU, and torch finds none here")
     try:
@@ -203,7 +225,7 @@ def _trainer(recipe: Recipe, folder: RunFolder | None) -> Trainer:
             plugins=[AtomicCheckpoints()],
             enable_checkpointing=False,
             enable_model_summary=False,
-            enable_progress_bar=watched,
+            enable_progress_bar=watched(),
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
@@ -212,13 +234,13 @@ def _trainer(recipe: Recipe, folder: RunFolder | None) -> Trainer:
 
 
 @contextlib.contextmanager
-def _interruptible(trainer: Trainer, folder: RunFolder) -> Iterator[None]:
+def _interruptible(trainer: Trainer, advice: str = "") -> Iterator[None]:
     """Let Ctrl-C be one: Lightning ends the process as if something had failed."""
     try:
         yield
     except SystemExit:
         if trainer.interrupted:
-            print(f"interrupted; coc fit {folder.path} --resume goes on from its last checkpoint", file=sys.stderr)
+            print(f"interrupted{advice}", file=sys.stderr)
             raise KeyboardInterrupt from None
         raise
 

@@ -111,14 +111,14 @@ def check_folder(folder: RunFolder, recipe: Recipe, resume: bool) -> None:
     """Check that a folder is free for a new run, or that the run in it may be gone on with.
 
     Raises:
-        ConfigError: it holds a run and ``resume`` is not asked for, that run has another recipe, or is finished and has
-            no checkpoint any more.
+        ConfigError: it holds a run of another recipe, or ``resume`` is not asked for, or the run is finished and has no
+            checkpoint any more.
     """
     if not folder.began:
         return
+    check_same_recipe(folder, recipe)
     if not resume:
         raise ConfigError(f"{folder.path} holds a run already: go on with it by --resume, or choose another --out")
-    check_same_recipe(folder, recipe)
     if not folder.last.exists():
         raise ConfigError(
             f"{folder.path} holds a finished run without {folder.last.name}, there is nothing to go on with; choose "

@@ -23,11 +23,13 @@ _OF_COMMANDS = ("out", "resume", "profile")
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe: a path to one, or the name of one that comes with the package.
+    """The file of a recipe: a path to one, the folder of a run, or the name of one that comes with the package.
 
     Raises:
-        ConfigError: there is neither.
+        ConfigError: there is none of them.
     """
+    if (of_run := RunFolder(Path(name)).recipe).is_file():
+        return of_run
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
             raise ConfigError(f"{name}: no such recipe file")

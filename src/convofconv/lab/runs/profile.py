@@ -23,7 +23,8 @@ def profile(training: Training, data: RunData, batches: int = 20) -> str:
     """
     recipe = training.recipe
     processes = recipe.machine.devices * recipe.machine.nodes
-    device = torch.device("cuda" if torch.cuda.is_available() and recipe.machine.accelerator != "cpu" else "cpu")
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    device = found if found and recipe.machine.accelerator != "cpu" else torch.device("cpu")
     batch_size = recipe.training.batch // (recipe.training.accumulate * processes)
     lower = _LOWER_PRECISION.get(recipe.training.precision)
     loader = data.training_loader(batch_size)
@@ -40,8 +41,8 @@ def profile(training: Training, data: RunData, batches: int = 20) -> str:
             loss = training.loss(images, target)
         loss.backward()
         optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
 
     step(0)
     learning = _seconds(lambda: _exhaust(map(step, range(batches)))) / batches

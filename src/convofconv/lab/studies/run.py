@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
 import time
@@ -21,6 +22,7 @@ from .local import LocalWorkers, Outcome
 from .plan import Job, NotYet, accepted_code, check_records, names_of_runs, pending, plan
 from .records import Records, runs
 from .study import Study
+from .wording import duration
 from .worker import begun_by, code_of, has_come_far, write_job
 
 
@@ -113,7 +115,7 @@ def run_study(study: Study, options: RunOptions) -> None:
             or, at the end, runs have failed.
     """
     records = records_of(study, options.results)
-    with records.locked():
+    with records.locked() if not options.dry_run else contextlib.nullcontext():
         if options.accept_code and not options.dry_run:
             _accept(study, records, options)
         tried: set[str] = set()
@@ -256,12 +258,7 @@ def _told(outcome: Mapping[str, Any]) -> str:
     if outcome["status"] == "failed":
         return f"failed, {outcome['reason']}"
     metric = outcome["metric"]
-    return f"{metric} {outcome['test']['folded'][metric]:.2f} % in {_duration(outcome['seconds'])}"
-
-
-def _duration(seconds: float) -> str:
-    minutes = seconds / 60
-    return f"{minutes:.1f} min" if minutes < 60 else f"{minutes / 60:.1f} h"
+    return f"{metric} {outcome['test']['folded'][metric]:.2f} % in {duration(outcome['seconds'])}"
 
 
 class _Progress:
@@ -295,7 +292,7 @@ class _Progress:
         if done == self._before:
             return "no telling how long the others take"
         each = (time.monotonic() - self._started) / (done - self._before)
-        return f"{_duration(each * (sum(self._epochs.values()) - done))} left"
+        return f"{duration(each * (sum(self._epochs.values()) - done))} left"
 
     def tell(self, line: str) -> None:
         self.update()

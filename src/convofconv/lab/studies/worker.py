@@ -102,6 +102,7 @@ def write_job(folder: Path, recipe: Recipe, code: str, accepted: Collection[str]
         if recorded is None:
             _empty(folder)
             recorded = code
+        (folder / _FAILURE).unlink(missing_ok=True)  # a process that dies at once must not leave the one before it
         values = {"recipe": plain_values(recipe), "code": recorded, "runs_on": code}
         write_atomic(folder / "job.json", (json.dumps(values, indent=2) + "\n").encode())
     return recorded

@@ -45,6 +45,8 @@ class Training(LightningModule):
         self.average = average.requires_grad_(False) if average else None
         self.classes = list(classes)
         self.metrics = build_metrics(recipe, classes)
+        #: Of the last test, numbers per class by metric.
+        self.by_class: dict[str, list[float]] = {}
         #: One dictionary of numbers per finished epoch; kept in checkpoints, so that resuming neither loses nor
         #: repeats one.
         self.history: list[dict[str, float]] = []
@@ -53,7 +55,6 @@ class Training(LightningModule):
         # Sum and count of this process's losses in this epoch. No buffers: DDP gives all processes the first one's.
         self._losses = (0.0, 0)
         self._rate = 0.0  # of the last step
-        self.register_load_state_dict_pre_hook(_drop_former)  # type: ignore[no-untyped-call]
 
     @property
     def evaluated(self) -> nn.Module:
@@ -142,6 +143,8 @@ class Training(LightningModule):
     test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
+        # Now: behind the test Lightning has taken everything to the CPU, where NCCL gathers nothing.
+        self.by_class = self.metrics.by_class()
         self.log_dict({f"test/{name}": value for name, value in self.metrics.compute().items()}, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -151,14 +154,11 @@ class Training(LightningModule):
         checkpoint["losses"], checkpoint["rate"] = self._losses_of_all(), self._rate
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        check_same_classes(checkpoint.get("classes", self.classes), self.classes)
+        check_same_classes(checkpoint["classes"], self.classes)
         self.history = list(checkpoint["history"])
-        self._before, self._begun = tuple(checkpoint.get("spent", (0.0, 0.0))), _clocks()
-        # Those of earlier versions have sum and count among the network's buffers, and no rate.
-        old = [checkpoint["state_dict"].get(name, 0) for name in _FORMER]
-        summed, count = checkpoint.get("losses", old)
-        self._losses = (float(summed), int(count)) if self.global_rank == 0 else (0.0, 0)
-        self._rate = checkpoint.get("rate", 0.0)
+        self._before, self._begun = tuple(checkpoint["spent"]), _clocks()
+        self._losses = tuple(checkpoint["losses"]) if self.global_rank == 0 else (0.0, 0)  # those of all processes
+        self._rate = checkpoint["rate"]
 
     def configure_optimizers(self) -> Any:
         training = self.recipe.training
@@ -191,15 +191,6 @@ def check_same_classes(learnt: Sequence[str], here: Sequence[str]) -> None:
                 f"data.root: class {number} is {mine!r} here, and {theirs!r} in the data that the run has learnt from; "
                 "give the same data, or classes of the same names in the same order"
             )
-
-
-#: Buffers of earlier versions, whose checkpoints may be gone on with.
-_FORMER = ("loss_sum", "loss_count")
-
-
-def _drop_former(_: nn.Module, state_dict: dict[str, Any], prefix: str, *__: object) -> None:
-    for name in _FORMER:
-        state_dict.pop(prefix + name, None)
 
 
 def _mean_over_processes(count: Tensor) -> Tensor:
