@@ -14,6 +14,7 @@ CPU = (
     "association",
     "folding",
     "floors",
+    "memory",
     "train_step",
     "train_step --networks ResNet-18 --layouts contiguous --compile --only-ours",
 )

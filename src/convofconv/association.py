@@ -6,7 +6,7 @@ Groups of ``sa^d`` consecutive kernels ``W`` are laid out as a grid (ξ), convol
 apart again: ``α(W) = ξ⁻¹(s ∗ ξ(W))``. Flattened, a group is a vector of ``n = sa^d · k_1 ⋯ k_d`` positions for every
 input channel, and a super convolution is one ``n × n`` matrix, the same for all input channels that share ``s``:
 ``S = Σ_t s[t] · B_t``, with ``B_t`` the fixed 0/1 matrix that shifts the grid by tap ``t``. So everything here works on
-tensors of shape ``(G, n, ci)``, and :func:`super_convolve` picks the matrix product or the literal convolution by cost.
+tensors of shape ``(G, n, ci)``, and :func:`choose_way` picks the matrix product or the literal convolution by cost.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -216,6 +216,32 @@ def no_autocast(device: torch.device) -> contextlib.AbstractContextManager[objec
     return torch.autocast(device.type, enabled=False) if autocasts(device) else contextlib.nullcontext()
 
 
+@contextlib.contextmanager
+def no_tf32() -> Iterator[None]:
+    """Compute in float32 what is float32: GPUs round convs to TF32 by default, and products where somebody asked."""
+    cudnn: Any = torch.backends.cudnn
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # somebody asked by the newer fp32_precision, and torch lets nobody mix the two
+        places: tuple[Any, Any] = (torch.backends.cuda.matmul, cudnn.conv)
+        precisions = [place.fp32_precision for place in places]
+        try:
+            for place in places:
+                place.fp32_precision = "ieee"
+            yield
+        finally:
+            for place, precision in zip(places, precisions, strict=True):
+                place.fp32_precision = precision
+        return
+    kept = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
+    try:
+        torch.set_float32_matmul_precision("highest")
+        with cudnn.flags(**kept, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def _build_shift_basis(grid: Grid, device: torch.device, dtype: torch.dtype) -> Tensor:
     axes = []
     for k, size, dilation, before in zip(grid.kernel, grid.size, grid.dilation, grid.before, strict=True):
@@ -347,8 +373,8 @@ def super_convolve(
     x: Tensor,
     super_kernel: Tensor,
     grid: Grid,
-    share: Share = "input",
-    way: Way | None = None,
+    share: Share,
+    way: Way,
     residual: Tensor | None = None,
 ) -> Tensor:
     """One super convolution of flattened groups: "same" zero padding, stride 1, no bias (poster, step 2).
@@ -359,8 +385,7 @@ def super_convolve(
         - residual: ``(G, n, ci)``, added to the result
         - result: ``(G, n, ci)``
     """
-    chosen = way or choose_way(grid, share)
-    return (_matmul_way if chosen == "matmul" else _direct_way)(x, super_kernel, grid, share, residual)
+    return (_matmul_way if way == "matmul" else _direct_way)(x, super_kernel, grid, share, residual)
 
 
 def grid_layer_norm(x: Tensor, gain: Tensor, bias: Tensor, grid: Grid, eps: float = 1e-5) -> Tensor:

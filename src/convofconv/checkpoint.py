@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
@@ -9,10 +10,10 @@ from typing import Any, TypeVar, cast
 from torch import Tensor, nn
 
 from .caching import cache_kernels
-from .errors import ArgumentTypeError, ConfigError, ConvOfConvError, SurgeryError, listing
+from .errors import ArgumentTypeError, ConfigError, SurgeryError, listing
 from .maps import Conv, KernelMap, read_settings
 from .selection import describe, kernel_maps, obstacle, refuse_wrapped
-from .surgery import register_all, warn_of_optimizers
+from .surgery import build_map, register_all, warn_of_optimizers
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -70,7 +71,7 @@ def convert_like(model: ModelT, state_dict: Mapping[str, Any]) -> ModelT:
         if id(conv.weight) not in shared:
             shared[id(conv.weight)] = [_build(name, conv, dict(one)) for one in settings]
         plan.append((name, conv, shared[id(conv.weight)]))
-    register_all(plan)
+    register_all(plan, start=False)
     if saved:
         cache_kernels(model)
     warn_of_optimizers(plan)
@@ -105,12 +106,9 @@ def _build(name: str, conv: Conv, settings: dict[str, Any]) -> KernelMap:
             f"{listing(classes)}. Import the module that defines it first"
         )
     try:
-        kernel_map = classes[map_name].from_settings(conv, settings)
-    except ConvOfConvError as error:
-        raise type(error)(f"{name or 'the root conv'} ({describe(conv)}): {error}") from error
+        return build_map(functools.partial(classes[map_name].from_settings, conv, settings), name, conv)
     except TypeError as error:
         raise ConfigError(f"{name}: the settings of {map_name} in the checkpoint do not fit: {error}") from error
-    return kernel_map.requires_grad_(conv.weight.requires_grad)
 
 
 def _all_classes(base: type[KernelMap]) -> dict[str, type[KernelMap]]:

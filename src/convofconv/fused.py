@@ -104,17 +104,17 @@ class _AssociateMany(torch.autograd.Function):
         x, matrix, *tensors = ctx.saved_tensors
         weights, super_kernels = tensors[: ctx.layers], tensors[ctx.layers :]
         # A layer that was not used in this forward gets no gradient, as if it had been computed alone.
-        if torch.is_grad_enabled():  # for derivatives of this derivative
-            pairs: list[tuple[Tensor | None, Tensor | None]] = []
-            for w, s, grad in zip(weights, super_kernels, grads, strict=True):
-                if grad is None:
-                    pairs.append((None, None))
-                    continue
-                again = super_matrix(s.to(x.dtype), ctx.grid)
-                of_w, of_s = _backward(w.to(x.dtype), again, grad, ctx.grid, ctx.skip)
-                pairs.append((of_w.to(w.dtype), of_s.to(s.dtype)))
-            return None, None, None, *(pair[0] for pair in pairs), *(pair[1] for pair in pairs)
         with no_autocast(x.device):  # the forward ran outside of it
+            if torch.is_grad_enabled():  # for derivatives of this derivative
+                pairs: list[tuple[Tensor | None, Tensor | None]] = []
+                for w, s, grad in zip(weights, super_kernels, grads, strict=True):
+                    if grad is None:
+                        pairs.append((None, None))
+                        continue
+                    again = super_matrix(s.to(x.dtype), ctx.grid)
+                    of_w, of_s = _backward(w.to(x.dtype), again, grad, ctx.grid, ctx.skip)
+                    pairs.append((of_w.to(w.dtype), of_s.to(s.dtype)))
+                return None, None, None, *(pair[0] for pair in pairs), *(pair[1] for pair in pairs)
             upstream = zip(weights, grads, strict=True)
             g = _stack([torch.zeros_like(w, dtype=x.dtype) if g is None else g for w, g in upstream], ctx.grid)
             each_weight = _unstack(_apply(matrix.mT, g, ctx.skip).to(weights[0].dtype), weights, ctx.grid)

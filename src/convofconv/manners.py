@@ -64,7 +64,9 @@ def as_plain(conv: nn.Module) -> Iterator[nn.Parameter]:
     """Let a converted conv be a conv of its original class, with the basic kernels as its weight, for a moment."""
     converted = type(conv)
     original = cast(nn.Parameter, cast(parametrize.ParametrizationList, weight_maps(conv)).original)
-    conv.__class__ = parametrize.type_before_parametrizations(conv)
+    # Not torch's type_before_parametrizations: FSDP puts a class of its own in front of what torch made.
+    parametrized = next(cls for cls in converted.__mro__ if "getstate_of_torch" in vars(cls))
+    conv.__class__ = parametrized.__bases__[0]
     conv._parameters["weight"] = original
     try:
         yield original

@@ -179,10 +179,13 @@ def refuse_wrapped(model: nn.Module) -> None:
     for module in model.modules():
         wrapper = next((base.__name__ for base in type(module).__mro__ if base.__name__ in _WRAPPERS), None)
         if wrapper or module._compiled_call_impl is not None:
-            raise SurgeryError(
-                f"the model is already {'wrapped in ' + wrapper if wrapper else 'compiled'}; convert or fold the bare "
-                "model (model.module, or model._orig_mod of a compiled one), then wrap or compile it"
-            )
+            advice = "convert or fold what it wraps (model.module, or model._orig_mod of a compiled one)"
+            if wrapper in (None, "FSDPModule"):  # in place: there is no bare model any more
+                advice = (
+                    "convert before that; to fold, give its weights to a fresh model, fresh = convofconv.convert_like("
+                    "build(), state_dict) and fresh.load_state_dict(state_dict), and fold that"
+                )
+            raise SurgeryError(f"the model is already {'wrapped in ' + wrapper if wrapper else 'compiled'}; {advice}")
 
 
 def followed_by_norm(model: nn.Module) -> set[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import functools
 import gc
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .association import has_values, no_autocast
+from .association import has_values, no_autocast, no_tf32
 from .caching import cache_kernels, stop_caching
 from .config import Config, resolve_config
 from .errors import ArgumentTypeError, ConfigError, ConversionWarning, ConvOfConvError, SurgeryError, listing
@@ -78,7 +79,7 @@ def convert(model: ModelT, method: Method = "coc", config: Configs = "poster", w
             from name patterns to these, of which the first that matches counts.
         where: which convs to convert. By default every one whose kernel is not 1×1, but for the prediction layers of
             detectors. Otherwise a :class:`Selection` (by kind and name), name patterns with ``*`` (``"layer4.*"``, or
-            several of them), or a function of ``(name, module)``.
+            several of them), or a function of ``(name, module)``; the latter two take convs of any kind, 1×1 ones too.
 
     Maps that fix the kernels' scale (``stnd``, ``orth``, ``norm``, ``config.kernel_norm``) are registered only on convs
     that a normalisation layer follows: the next module in the model's order has "Norm" in its class name and as many
@@ -222,7 +223,7 @@ def _effective_weight(registered: parametrize.ParametrizationList) -> Tensor:
     original = cast(nn.Parameter, registered.original)
     wide = torch.promote_types(original.dtype, torch.float32)
     registered = registered if wide == original.dtype else copy.deepcopy(registered).to(wide)
-    with no_autocast(original.device):
+    with no_autocast(original.device), no_tf32():
         effective: Tensor = registered()
         return effective.to(original.dtype)
 
@@ -311,7 +312,10 @@ def _plan(
             skipped.append(f"{name or 'root'} ({reason})")
             continue
         if id(conv.weight) not in shared:
-            shared[id(conv.weight)] = [_build(map_type, name, conv, config) for map_type in wanted]
+            shared[id(conv.weight)] = [
+                build_map(functools.partial(map_type.for_conv, conv, config), name, conv) for map_type in wanted
+            ]
+            _try_out(name, conv, shared[id(conv.weight)])
             asked_for[id(conv.weight)] = (config, wanted)
         elif asked_for[id(conv.weight)] != (config, wanted):
             raise SurgeryError(f"{name}: its weight is tied to a conv with other maps or settings; give both the same")
@@ -321,6 +325,25 @@ def _plan(
         raise SurgeryError(f"nothing to convert in this {type(model).__name__}: {found}")
     _refuse_split_ties(model, plan)
     return plan
+
+
+@torch.no_grad()
+def _try_out(name: str, conv: Conv, maps: Sequence[KernelMap]) -> None:
+    """Refuse maps of others that do not give back a weight of the same kind, before they are registered."""
+    weight, where = conv.weight, f"{name or 'the root conv'} ({describe(conv)})"
+    for kernel_map in maps:
+        if type(kernel_map) in METHODS.values():
+            continue
+        try:
+            out = kernel_map(weight)
+        except Exception as error:
+            raise SurgeryError(f"{where}: {type(kernel_map).__name__} fails on its weight: {error}") from error
+        found = (tuple(out.shape), out.dtype) if isinstance(out, Tensor) else type(out).__name__
+        if found != (wanted := (tuple(weight.shape), weight.dtype)):
+            raise SurgeryError(
+                f"{where}: {type(kernel_map).__name__} must give back a weight of the same shape and dtype, {wanted}, "
+                f"got {found}"
+            )
 
 
 def _refuse_split_ties(model: nn.Module, plan: Sequence[tuple[str, Conv, list[KernelMap]]]) -> None:
@@ -352,27 +375,34 @@ def _with_kernel_norm(map_types: Sequence[type[KernelMap]], config: Config) -> l
     return out
 
 
-def register_all(plan: Sequence[tuple[str, Conv, list[KernelMap]]]) -> None:
-    """Register the maps of every conv; convs with the same weight have the same maps and the same start."""
+def register_all(plan: Sequence[tuple[str, Conv, list[KernelMap]]], start: bool = True) -> None:
+    """Register the maps of every conv; convs with the same weight have the same maps and the same start.
+
+    Args:
+        plan: name, conv and maps.
+        start: begin as the maps' configurations ask for; otherwise a checkpoint is about to be loaded.
+    """
     begun: set[int] = set()
     for name, conv, maps in plan:
         weight = cast(nn.Parameter, conv.weight)
-        start = weight.detach().clone() if id(weight) in begun and has_values(weight) else None
+        solved = weight.detach().clone() if id(weight) in begun and has_values(weight) else None
         begun.add(id(weight))
         for kernel_map in maps:
-            register(conv, kernel_map, name)
-        if start is not None:  # solved for already, by way of another conv
-            weight.data.copy_(start)
+            register(conv, kernel_map, name, start)
+        if solved is not None:  # for already, by way of another conv
+            weight.data.copy_(solved)
 
 
-def register(conv: Conv, kernel_map: KernelMap, name: str) -> None:
+def register(conv: Conv, kernel_map: KernelMap, name: str, start: bool = True) -> None:
     """Register one map on a conv in the way its start asks for, and teach the conv its manners."""
     if parametrize.is_parametrized(conv) and not parametrize.is_parametrized(conv, "weight"):
         # Torch would put the weight's property into the class that it made for the conv's bias and its copies, too.
         _give_own_class(conv, dict(vars(type(conv))))
-    if isinstance(kernel_map, SpatialAssociation) and kernel_map.config.init != "identity":
+    if isinstance(kernel_map, SpatialAssociation) and kernel_map.config.init != "identity" and start:
         _register_association(conv, kernel_map, name)
     else:
+        if isinstance(kernel_map, SpatialAssociation):
+            kernel_map.start_from_identity()  # which takes no solving, whatever it would start from
         parametrize.register_parametrization(conv, "weight", kernel_map)
     teach(conv)
 
@@ -425,7 +455,7 @@ def _solve(association: SpatialAssociation, in_front: Sequence[nn.Module], weigh
 
 def _solvable(conv: Conv, association: SpatialAssociation, name: str) -> bool:
     """Whether basic kernels can be solved for without losing more than half of the weight's digits."""
-    if association.config.init != "solve" or not has_values(conv.weight):
+    if not has_values(conv.weight):
         return True
     try:
         condition = association.condition_number()
@@ -463,9 +493,10 @@ def warn_of_optimizers(plan: Sequence[tuple[str, Conv, list[KernelMap]]]) -> Non
                 return
 
 
-def _build(map_type: type[KernelMap], name: str, conv: Conv, config: Config) -> KernelMap:
+def build_map(build: Callable[[], KernelMap], name: str, conv: Conv) -> KernelMap:
+    """Build a map of a conv, on its device, in its dtype and frozen if it is; an error names the conv."""
     try:
-        kernel_map = map_type.for_conv(conv, config)
+        kernel_map = build()
     except ConvOfConvError as error:
         raise type(error)(f"{name or 'the root conv'} ({describe(conv)}): {error}") from error
-    return kernel_map.requires_grad_(conv.weight.requires_grad)
+    return kernel_map.to(conv.weight.device, conv.weight.dtype).requires_grad_(conv.weight.requires_grad)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .association import autocast_dtype, in_float64
+from .association import autocast_dtype, in_float64, no_tf32
 from .errors import ArgumentTypeError, ConfigError, VerificationError
 
 
@@ -17,6 +17,7 @@ def verify(model: nn.Module, plain: nn.Module, inputs: object, tolerance: float 
     r"""Run both models on ``inputs`` in eval mode and return how far their outputs are apart.
 
     The measure is :math:`\lVert\Delta\rVert_\infty/\lVert y\rVert_\infty`, the largest over all tensors of the output.
+    GPUs compute in float32 meanwhile, not in TF32.
 
     Args:
         model: the reference, usually the converted model.
@@ -45,7 +46,7 @@ def verify(model: nn.Module, plain: nn.Module, inputs: object, tolerance: float 
             raise ArgumentTypeError(f"verify: {name} must be an nn.Module, got {type(module).__name__}")
     if tolerance is not None and not tolerance >= 0:
         raise ConfigError(f"verify: tolerance must be at least 0, got {tolerance}")
-    with _eval_mode(model), _eval_mode(plain):
+    with _eval_mode(model), _eval_mode(plain), no_tf32():
         expected, found = _tensors(_call(model, inputs)), _tensors(_call(plain, inputs))
         if not expected:
             raise ArgumentTypeError("verify: the model's output contains no tensor")

@@ -130,6 +130,31 @@ def fsdp_of_layers_alike(rank: int) -> dict[str, torch.Tensor]:
     return coc.reparameterize(bare).state_dict()
 
 
+def fsdp_from_meta(rank: int) -> dict[str, torch.Tensor]:
+    """Initialised after it is sharded, a conv that is a unit of its own and others; for both starts of a stack."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh, found = init_device_mesh("cpu", (2,)), {}
+    for init in ("identity", "kaiming"):
+        with torch.device("meta"):
+            model = coc.convert(Chain(), config=coc.Config(depth=2, init=init))
+        fully_shard(model.body[0], mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        model.to_empty(device="cpu")
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(float("nan"))
+        torch.manual_seed(rank)
+        for module in model.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        full = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        found |= {f"{init}.{name}": value for name, value in full.items()}
+    return found
+
+
 def worker(rank: int, job: str, port: int, queue) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -139,7 +164,8 @@ def worker(rank: int, job: str, port: int, queue) -> None:
         world_size=2,
         timeout=datetime.timedelta(seconds=120),
     )
-    state = {"ddp": ddp, "fsdp": fsdp, "alike": fsdp_of_layers_alike}[job](rank)
+    jobs = {"ddp": ddp, "fsdp": fsdp, "alike": fsdp_of_layers_alike, "meta": fsdp_from_meta}
+    state = jobs[job](rank)
     if rank == 0:
         queue.put({name: value.numpy() for name, value in state.items()})
     dist.barrier()
@@ -151,10 +177,7 @@ needs_streams = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize(
-    "job", ["ddp", pytest.param("fsdp", marks=needs_streams), pytest.param("alike", marks=needs_streams)]
-)
-def test_two_processes_equal_one(job):
+def by_two_processes(job: str) -> dict[str, torch.Tensor]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -163,8 +186,14 @@ def test_two_processes_equal_one(job):
     processes = mp.spawn(worker, (job, port, queue), nprocs=2, join=False)
     while not processes.join(timeout=1):
         pass
-    found = {name: torch.from_numpy(value) for name, value in queue.get().items()}
+    return {name: torch.from_numpy(value) for name, value in queue.get().items()}
 
+
+@pytest.mark.parametrize(
+    "job", ["ddp", pytest.param("fsdp", marks=needs_streams), pytest.param("alike", marks=needs_streams)]
+)
+def test_two_processes_equal_one(job):
+    found = by_two_processes(job)
     alone = chain() if job == "alike" else build()
     start = coc.reparameterize(alone).state_dict()
     (train_in_parts if job == "alike" else train)(alone, batches())
@@ -174,3 +203,19 @@ def test_two_processes_equal_one(job):
         moved = (value - start[name]).abs().max()
         assert (found[name] - value).abs().max() <= TOLERANCE * value.abs().max(), name
         assert moved > 100 * TOLERANCE * value.abs().max(), f"{name} hardly moved: the comparison shows nothing"
+
+
+@needs_streams
+def test_a_network_is_initialised_when_it_is_sharded():
+    state = by_two_processes("meta")
+    assert all(value.isfinite().all() for name, value in state.items() if not name.endswith("_extra_state"))
+    kernels = {name: value for name, value in state.items() if name.endswith("super_kernel")}
+    assert len(kernels) == 8
+    for name, kernel in kernels.items():
+        last = kernel[-1]
+        assert not last.any() if name.startswith("identity") else last.std() > 0.1, name
+        assert kernel[0].std() > 0.1, name
+    for name, value in state.items():
+        if name.endswith("original"):
+            bound = value[0].numel() ** -0.5
+            assert 0.8 * bound < value.abs().max() <= bound, name

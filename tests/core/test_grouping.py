@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from torch import nn
 import convofconv as coc
 from convofconv.association import Grid
 from convofconv.grouping import similar_order
-from convofconv.maps import read_settings
+from convofconv.maps import spatial
 
 GROUPINGS = ["random", "similar"]
 groupings = pytest.mark.parametrize("grouping", GROUPINGS)
@@ -266,31 +265,6 @@ def test_channels_last_and_half_networks(grouping, x):
     assert torch.equal(coc.reparameterize(half.bfloat16())[0].weight, wide.bfloat16())
 
 
-def without_grouping(state):
-    """The state dict as it was written before groups could be chosen."""
-    old = dict(state)
-    for key in [key for key in state if key.endswith("_extra_state")]:
-        settings_ = read_settings(state[key])
-        del settings_["grouping"]
-        old[key] = torch.tensor(list(json.dumps(settings_, sort_keys=True).encode()), dtype=torch.uint8)
-    return old
-
-
-def test_checkpoints_from_before_groups_could_be_chosen_load(x):
-    trained = coc.convert(net(), "coc", coc.Config(extra_width=0))
-    randomize(trained)
-    old = without_grouping(trained.state_dict())
-    rebuilt = coc.convert_like(net(), old)
-    same = coc.convert(net(), "coc", coc.Config(extra_width=0))
-    for model in (rebuilt, same):
-        model.load_state_dict(old, strict=True)
-        assert association_of(model).order is None
-        assert torch.equal(model.eval()(x), trained.eval()(x))
-    other = coc.convert(net(), "coc", coc.Config(extra_width=0, grouping="random"))
-    with pytest.raises(RuntimeError, match="grouping='consecutive' in the checkpoint, 'random' here"):
-        other.load_state_dict(old)
-
-
 @groupings
 def test_a_meta_network_waits_for_its_checkpoint(grouping, x):
     config = coc.Config(grouping=grouping)
@@ -336,10 +310,36 @@ def test_an_order_that_was_averaged_is_refused(grouping, x):
     with torch.no_grad():
         for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
             mean.copy_(0.9999 * mean + (1.0 - 0.9999) * value)
+    broken = average.state_dict()
     with pytest.raises(coc.ShapeError, match="order of the kernels is none any more: something has averaged"):
-        average(x)
+        average.eval()(x)
     average.load_state_dict(model.state_dict())
-    assert torch.equal(average(x), model(x))
+    assert torch.equal(average.train()(x), model(x))
+    average.load_state_dict({name: value.clone() for name, value in broken.items()})
+    association_of(average).order.zero_()
+    average.load_state_dict(average.state_dict())
+    with pytest.raises(coc.ShapeError, match="order of the kernels is none any more"):
+        average(x)
+
+
+@groupings
+def test_buffers_may_be_written_between_a_forward_and_its_backward(grouping, x, monkeypatch):
+    """As DDP does before every forward, with what they hold; and nobody asks the device for the order each time."""
+    model = coc.convert(net(), config=coc.Config(grouping=grouping))
+    randomize(model)
+    (2 * model(x)).square().mean().backward()
+    expected = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    asked = []
+    monkeypatch.setattr(spatial, "_is_order", lambda order: asked.append(1) or True)
+    first = model(x)
+    for name, buffer in model.named_buffers():
+        if name.endswith("order"):  # batch norm's must not be written in between in a plain network either
+            buffer.copy_(buffer.clone())
+    (first + model(x)).square().mean().backward()
+    assert not asked
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        assert relative(parameter.grad, gradient) < 1e-5
 
 
 def test_layers_group_similar_kernels_of_their_own():

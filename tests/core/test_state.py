@@ -155,6 +155,33 @@ def test_other_settings_of_the_same_shape_are_refused_with_the_layer():
     start.load_state_dict(state)  # the start is history
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_checkpoint_may_be_cast_whole(dtype, x):
+    """As scripts do that average checkpoints, or halve them for publication."""
+    trained = coc.convert(small_net(), "coc+stnd", coc.Config(grid_side=3, init="kaiming"))
+    state = {name: value.to(dtype) for name, value in trained.state_dict().items()}
+    rebuilt = coc.convert_like(small_net(), state)
+    rebuilt.load_state_dict(state)
+    assert relative(rebuilt.eval()(x), trained.eval()(x)) < 0.1
+    assert coc.kernel_maps(rebuilt[0])[0].config == coc.kernel_maps(trained[0])[0].config
+
+
+def test_rebuilding_a_conversion_solves_nothing(x, monkeypatch, recwarn):
+    """Of the start only the setting matters: the kernels are about to be loaded."""
+    trained = coc.convert(small_net(), config=coc.Config(init="solve"))
+
+    def refuse(*_, **__):
+        raise AssertionError("solved")
+
+    monkeypatch.setattr(torch.linalg, "cond", refuse)
+    monkeypatch.setattr(torch.linalg, "solve_ex", refuse)
+    rebuilt = coc.convert_like(small_net(), trained.state_dict())
+    rebuilt.load_state_dict(trained.state_dict())
+    assert torch.equal(rebuilt.eval()(x), trained.eval()(x))
+    assert coc.kernel_maps(rebuilt[0])[0].config.init == "solve"
+    assert not recwarn
+
+
 def test_a_checkpoint_is_made_of_tensors_alone():
     """safetensors, EMA and weights_only loading take nothing else."""
     state = coc.convert(small_net(), "coc+stnd", "released").state_dict()

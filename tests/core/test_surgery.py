@@ -271,6 +271,36 @@ def test_a_map_of_ones_own(x):
     assert coc.verify(model, coc.reparameterize(model), x) <= 1e-5
 
 
+def test_a_map_of_ones_own_is_of_the_convs_dtype():
+    class Gain(coc.KernelMap):
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(()))
+
+        def forward(self, weight):
+            return self.gain * weight[: self.kernels]
+
+        kernels = None
+
+    half = coc.convert(small_net().half(), ["coc", Gain])
+    assert half[0].weight.dtype == torch.float16
+
+    class Fewer(Gain):
+        kernels = 1
+
+    class Lost(Gain):
+        kernels = "all"
+
+    for cls, message in (
+        (Fewer, r"0 \(Conv2d.*\): Fewer must give back .*got \(\(1, 3, 3, 3\)"),
+        (Lost, "Lost fails on"),
+    ):
+        model = small_net()
+        with pytest.raises(coc.SurgeryError, match=message):
+            coc.convert(model, ["coc", cls])
+        assert not any(coc.kernel_maps(module) for module in model.modules())
+
+
 def test_a_failed_conversion_leaves_the_model_as_it_was():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1))
     config = coc.Config(standardize_super_kernel=True, extra_width=0)
@@ -324,12 +354,12 @@ class DataParallel(nn.Module):
         (
             lambda: coc.convert(DataParallel(small_net())),
             coc.SurgeryError,
-            "already wrapped in DataParallel; convert or fold",
+            "already wrapped in DataParallel; convert or fold what it wraps",
         ),
         (
             lambda: coc.reparameterize(DataParallel(small_net())),
             coc.SurgeryError,
-            "already wrapped in DataParallel; convert or fold",
+            "already wrapped in DataParallel; convert or fold what it wraps",
         ),
         (lambda: coc.convert(torch.compile(small_net())), coc.SurgeryError, "already wrapped in OptimizedModule"),
     ],
@@ -351,7 +381,7 @@ def test_a_failing_map_is_not_taken_for_a_missing_weight():
 
         def forward(self, weight):
             self.calls += 1
-            return weight if self.calls < 2 else weight.no_such_thing
+            return weight if self.calls < 3 else weight.no_such_thing
 
     conv = coc.convert(nn.Conv2d(3, 8, 3), Broken)
     with pytest.raises(coc.SurgeryError, match=r"a kernel map of this conv failed: .*no_such_thing"):

@@ -336,10 +336,36 @@ def test_backward_under_autocast_after_a_forward_outside(x):
     assert torch.equal(model.parametrizations.weight.original.grad, expected)
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+def test_second_derivatives_under_autocast_after_a_forward_outside(layers):
+    """Of one layer alone, and of several that are computed together."""
+    model = coc.convert(nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=1) for _ in range(layers))))
+    randomize(model)
+    x = torch.randn(2, 4, 6, 6)
+    weights = [conv.parametrizations.weight.original for conv in model]
+    found = []
+    for enabled in (False, True):
+        loss = sum((conv.weight**3).sum() for conv in model) if layers == 1 else _cubes(model, x)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            found.append(torch.autograd.grad(loss, weights, create_graph=True))
+    for exact, cast in zip(*found, strict=True):
+        assert torch.equal(exact, cast)
+
+
+def _cubes(model, x):
+    """Of kernels that one forward keeps, and so computes together."""
+    kept = []
+    handles = [conv.register_forward_pre_hook(lambda conv, _: kept.append(conv.weight)) for conv in model]
+    model(x)
+    for handle in handles:
+        handle.remove()
+    return sum((kernel**3).sum() for kernel in kept)
+
+
 def test_a_model_compiled_in_place_is_refused():
     model = Net()
     model.compile()
-    with pytest.raises(coc.SurgeryError, match="the model is already compiled; convert or fold the bare model"):
+    with pytest.raises(coc.SurgeryError, match="already compiled; convert before that; to fold, give its weights to"):
         coc.convert(model)
 
 

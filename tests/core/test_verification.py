@@ -139,3 +139,43 @@ def test_verify_does_not_let_non_finite_values_pass(value, x):
 def test_verify_names_mistakes(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("way", ["older", "newer"])
+def test_verify_and_folding_compute_in_float32_where_tf32_is_allowed(way, x):
+    """GPUs round convs to TF32 by default, by more than the tolerance; here it is only seen that it is switched off."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    if way == "newer" and not hasattr(cudnn, "conv"):
+        pytest.skip("this torch has no fp32_precision")
+
+    def allowed():
+        if way == "older":
+            return torch.get_float32_matmul_precision() != "highest", cudnn.allow_tf32
+        return matmul.fp32_precision == "tf32", cudnn.conv.fp32_precision == "tf32"
+
+    before = torch.get_float32_matmul_precision()
+    if way == "older":
+        torch.set_float32_matmul_precision("high")
+    else:
+        of_products, of_convs = matmul.fp32_precision, cudnn.conv.fp32_precision
+        matmul.fp32_precision = cudnn.conv.fp32_precision = "tf32"
+    try:
+        assert allowed() == (True, True)
+        seen = []
+
+        class Watching(coc.KernelMap):
+            def forward(self, weight):
+                seen.append(allowed())
+                return weight
+
+        model = coc.convert(small_net(), Watching)
+        del seen[:]
+        plain = coc.reparameterize(model)
+        coc.verify(model, plain, x)
+        assert set(seen) == {(False, False)}
+        assert allowed() == (True, True)
+    finally:
+        if way == "older":
+            torch.set_float32_matmul_precision(before)
+        else:
+            matmul.fp32_precision, cudnn.conv.fp32_precision = of_products, of_convs

@@ -48,7 +48,7 @@ def _summary_options(parser: ArgumentParser) -> None:
         default=[],
         nargs="+",
         metavar="PATTERN",
-        help="convs by name, with * for any text (default: every conv but 1×1 ones)",
+        help="convs by name, of any kind, with * for any text (default: every conv but 1×1 ones)",
     )
 
 

@@ -34,9 +34,6 @@ class KernelMap(nn.Module):
     #: Whether the map fixes the kernels' scale; such maps are by default given only to convs that a norm follows.
     changes_scale: ClassVar[bool] = False
 
-    #: Settings that checkpoints older than them lack, with the values that such checkpoints stand for.
-    later_settings: ClassVar[Mapping[str, object]] = {}
-
     @classmethod
     def for_conv(cls: type[Self], conv: Conv, config: Config) -> Self:
         """Build the map for one conv; override where the map has parameters or needs the conv's shape."""
@@ -74,7 +71,7 @@ class KernelMap(nn.Module):
     ) -> None:
         saved = state_dict.get(f"{prefix}_extra_state")
         if isinstance(saved, Tensor):
-            theirs, mine = {**self.later_settings, **read_settings(saved)}, read_settings(self.get_extra_state())
+            theirs, mine = read_settings(saved), read_settings(self.get_extra_state())
             wrong = [
                 f"{key}={theirs.get(key)!r} in the checkpoint, {mine.get(key)!r} here"
                 for key in sorted({*theirs, *mine} - {"init"})
@@ -95,7 +92,8 @@ def read_settings(extra_state: Tensor) -> dict[str, Any]:
         ConfigError: the tensor holds something else.
     """
     try:
-        settings = json.loads(bytes(extra_state.tolist()))
+        # Averages of checkpoints and casts to half precision make floats of them, which hold bytes exactly.
+        settings = json.loads(bytes(extra_state.round().to(torch.uint8).tolist()))
         return {"map": str(settings.pop("map")), **settings}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"a kernel map's settings in the checkpoint cannot be read: {error}") from error

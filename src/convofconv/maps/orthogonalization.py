@@ -64,7 +64,7 @@ class Orthogonalization(KernelMap):
         return cls(**settings)
 
     def forward(self, weight: Tensor) -> Tensor:
-        # Newton's iteration squares rounding errors: always at least float32, also under autocast.
+        # Newton's iteration squares rounding errors: at least float32, also under autocast; TF32 where that is allowed.
         with no_autocast(weight.device):
             rows = weight.to(torch.promote_types(weight.dtype, torch.float32)).flatten(1)
             rows = rows.unflatten(0, (self.groups, -1))  # (groups, kernels, numbers)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,8 +64,6 @@ class SpatialAssociation(KernelMap):
         >>> association.super_kernel.shape
         torch.Size([1, 2, 3, 3])
     """
-
-    later_settings: ClassVar[Mapping[str, object]] = {"grouping": "consecutive"}
 
     order: Tensor | None
     gain: nn.Parameter | None
@@ -141,12 +140,13 @@ class SpatialAssociation(KernelMap):
         """
         if self.order is not None and has_values(self.order) and not _is_order(self.order):
             self.order.copy_(torch.arange(len(self.order)))
-        stacked: Tensor = self._filters()
-        if self.config.init == "identity" and not self.config.normalized:
-            stacked = stacked[:-1]  # the last one is about to be overwritten: leave the random stream alone
-        for layer in stacked:
-            as_conv = layer if self.config.share == "none" else layer.unsqueeze(1)
-            nn.init.kaiming_normal_(as_conv, mode="fan_out")
+        with _whole(self.super_kernel) as drawn:
+            stacked = self._filters(drawn)
+            if self.config.init == "identity" and not self.config.normalized:
+                stacked = stacked[:-1]  # the last one is about to be overwritten: leave the random stream alone
+            for layer in stacked:
+                as_conv = layer if self.config.share == "none" else layer.unsqueeze(1)
+                nn.init.kaiming_normal_(as_conv, mode="fan_out")
         if self.norm_weight is not None and self.norm_bias is not None:
             nn.init.ones_(self.norm_weight)
             nn.init.zeros_(self.norm_bias)
@@ -160,21 +160,28 @@ class SpatialAssociation(KernelMap):
         """Make α the identity in a way that lets every parameter learn (see :meth:`reset_parameters`)."""
         if self.config.skip:
             for parameter in self._switches():
-                parameter.zero_()
+                with _whole(parameter) as switch:
+                    switch[-1 if self.norm_weight is None else ...] = 0
             return
-        self.super_kernel.zero_()
-        at_centre: tuple[Any, ...] = (..., *self.grid.centre)
-        centre = self._filters()[at_centre]
-        if self.config.share == "none":
-            torch.diagonal(centre, dim1=-2, dim2=-1).fill_(1)
-        else:
-            centre.fill_(1)
+        with _whole(self.super_kernel) as kernels:
+            kernels.zero_()
+            at_centre: tuple[Any, ...] = (..., *self.grid.centre)
+            centre = self._filters(kernels)[at_centre]
+            if self.config.share == "none":
+                torch.diagonal(centre, dim1=-2, dim2=-1).fill_(1)
+            else:
+                centre.fill_(1)
 
-    def _switches(self) -> list[Tensor]:
-        """What makes α the identity when it is zero, given the skip."""
+    def _switches(self) -> list[nn.Parameter]:
+        """What makes α the identity, given the skip, when it is zero; but for the norm's, the last of a stack."""
         if self.norm_weight is not None and self.norm_bias is not None:
             return [self.norm_weight, self.norm_bias]
-        return [self.super_kernel[-1] if self.gain is None else self.gain[-1]]
+        return [self.super_kernel if self.gain is None else self.gain]
+
+    def _is_switched_off(self) -> bool:
+        return self.config.skip and not any(
+            (switch[-1] if self.norm_weight is None else switch).any() for switch in self._switches()
+        )
 
     def _choose_order(self, weight: Tensor | None) -> Tensor:
         device = self.super_kernel.device
@@ -188,13 +195,20 @@ class SpatialAssociation(KernelMap):
         if self.order is None:
             return weight
         self._check_order(self.order)
-        return weight.index_select(0, self.order)
+        # A copy, for DDP writes into buffers before every forward, and the backward of the one before needs this one.
+        return weight.index_select(0, self.order.clone())
 
     def _check_order(self, order: Tensor) -> None:
-        """Refuse an order that something has averaged like any buffer; asks the device only where it was written."""
+        """Refuse an order that something has averaged like any buffer; asks the device only where it was written.
+
+        Averages are loaded or evaluated, while DDP, which writes the same order before every forward, trains: there
+        the first look is enough.
+        """
         if not has_values(order) or order.is_inference() or not associates_eagerly():
             return
         seen = (id(order), order._version)
+        if self.training and self._checked_order is not None and self._checked_order[0] == seen[0]:
+            return
         if seen != self._checked_order:
             if not _is_order(order):
                 raise ShapeError(
@@ -202,6 +216,10 @@ class SpatialAssociation(KernelMap):
                     "of integer buffers?). Leave buffers out of averages, or copy them"
                 )
             self._checked_order = seen
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._checked_order = None
 
     def _from_places(self, weight: Tensor) -> Tensor:
         return weight if self.order is None else weight.index_select(0, self.order.argsort())
@@ -218,16 +236,15 @@ class SpatialAssociation(KernelMap):
         Shape:
             ``(depth, *grid.super_shape(share))``
         """
-        filters = self._filters()
+        filters = self._filters(self.super_kernel)
         if not self.config.standardize_super_kernel:
             return filters
         normal: Tensor = standardize(filters.flatten(0, 1)).unflatten(0, filters.shape[:2])
         return normal if self.gain is None else self.gain.view(*filters.shape[:2], *[1] * (filters.dim() - 2)) * normal
 
-    def _filters(self) -> Tensor:
-        """The super kernels; dense ones have one axis more, like a convolution's weight."""
-        dense = self.config.share == "none"
-        return self.super_kernel.unflatten(1, (self.grid.channels, -1)) if dense else self.super_kernel
+    def _filters(self, kernels: Tensor) -> Tensor:
+        """Super kernels as filters: dense ones have one axis more, like a convolution's weight."""
+        return kernels.unflatten(1, (self.grid.channels, -1)) if self.config.share == "none" else kernels
 
     def forward(self, weight: Tensor) -> Tensor:
         norm = None
@@ -248,7 +265,7 @@ class SpatialAssociation(KernelMap):
                 dense. (The exception is the one that torch's parametrizations expect.)
             ShapeError: α is singular.
         """
-        if not has_values(weight) or (self.config.skip and not any(switch.any() for switch in self._switches())):
+        if not has_values(weight) or self._is_switched_off():
             return weight
         system = self._linear_system()
         target = in_float64(to_groups(self._to_places(weight), self.grid))
@@ -313,7 +330,21 @@ def _super_matrix(super_kernel: Tensor, grid: Grid) -> Tensor:
     several, n = len(super_kernel), grid.positions
     units = torch.eye(n, dtype=super_kernel.dtype, device=super_kernel.device).expand(several, n, n)
     shape = (several * grid.cells, n, *grid.kernel)
-    return super_convolve(units, super_kernel, dataclasses.replace(grid, shape=shape, blocks=1), way="direct")
+    return super_convolve(units, super_kernel, dataclasses.replace(grid, shape=shape, blocks=1), "input", "direct")
+
+
+@contextmanager
+def _whole(parameter: nn.Parameter) -> Iterator[Tensor]:
+    """A parameter whose parts can be written to; of one that FSDP has sharded, what the first process writes counts."""
+    if not hasattr(parameter, "full_tensor"):
+        yield parameter
+        return
+    from torch.distributed.tensor import distribute_tensor
+
+    sharded: Any = parameter
+    values = sharded.full_tensor()
+    yield values
+    sharded.copy_(distribute_tensor(values, sharded.device_mesh, sharded.placements))
 
 
 def _is_order(order: Tensor) -> bool:

@@ -55,10 +55,8 @@ def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolde
     if converted:
         plain = reparameterize(plain, inplace=True)
     images = _examples(training, data)
-    # TF32, which GPUs compute convs in by default, rounds by more than the tolerance.
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        _check_finite(_outputs(best), images)
-        difference = verify(_outputs(best), _outputs(plain), images, tolerance=_TOLERANCE) if converted else 0.0
+    _check_finite(_outputs(best), images)
+    difference = verify(_outputs(best), _outputs(plain), images, tolerance=_TOLERANCE) if converted else 0.0
     before = _evaluate(trainer, training, data)
     training.average, training.network = None, plain
     after = _evaluate(trainer, training, data) if converted else before
