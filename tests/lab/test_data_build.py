@@ -62,6 +62,19 @@ def test_the_recipes_splits_are_taken(tmp_path: Path) -> None:
     assert [len(part) for part in (limited.train, limited.val, limited.test)] == [2, 2, 2]
 
 
+@pytest.mark.parametrize("highest", [0, 1])
+def test_masks_in_which_void_stands_for_the_object_are_refused(tmp_path: Path, highest: int) -> None:
+    """0 and 255, as many tools write two classes: all of the object would be void, and the mean IoU 100 %."""
+    write_voc(tmp_path, {"train": ["a", "b"], "val": ["b"]}, highest=highest)
+    (tmp_path / "classes.txt").write_text("background\nnucleus\n")
+    recipe = DataRecipe("voc", tmp_path, classes=2)
+    if highest:
+        assert build_data(recipe, "segmentation", 0).classes == ("background", "nucleus")
+        return
+    with pytest.raises(ConfigError, match="of 2 training masks none has a pixel of class 1, nucleus, and some have"):
+        build_data(recipe, "segmentation", 0)
+
+
 def test_mistakes_in_every_split_are_found_at_once(tmp_path: Path) -> None:
     write_voc(tmp_path, {"train": ["a"], "val": ["b"]})
     for key in ("train_split", "val_split", "test_split"):

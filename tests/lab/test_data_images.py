@@ -87,6 +87,24 @@ def test_cameras_pictures_are_turned_upright_where_that_is_asked_for(tmp_path: P
     assert np.array_equal(np.asarray(open_picture(tmp_path / "camera.png"))[..., 0], stored)
 
 
+def test_exif_that_cannot_be_read_says_nothing(tmp_path: Path) -> None:
+    """Pillow raises where it is asked for it, or writes it anew; the pixels are fine."""
+    path = tmp_path / "camera.jpg"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.Make] = "maker"
+    Image.new("RGB", (8, 6), (10, 20, 30)).save(path, exif=exif, dpi=(72, 72))
+    assert open_picture(path, upright=True).size == (6, 8)
+    damaged = (
+        path.read_bytes().replace(b"Exif\x00\x00MM", b"Exif\x00\x00XX").replace(b"Exif\x00\x00II", b"Exif\x00\x00XX")
+    )
+    assert damaged != path.read_bytes()
+    path.write_bytes(damaged)
+    with Image.open(path) as image, pytest.raises(SyntaxError):
+        image.getexif()
+    assert open_picture(path, upright=True).size == (8, 6)
+
+
 @pytest.mark.parametrize(
     ("size", "turned"), [((3, 2), False), ((2, 3), True)], ids=["annotated as stored", "annotated upright"]
 )

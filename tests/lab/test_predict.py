@@ -368,6 +368,14 @@ def test_a_picture_that_the_network_cannot_take_is_told(here, monkeypatch, capsy
     assert reasons["in/5.png"] == "the network puts out what is no number for this picture"
 
 
+@pytest.mark.parametrize(("shorter", "resized"), [(56, None), (57, [28, 56]), (560, [28, 56])])
+def test_a_photo_is_scaled_down_to_what_a_classifier_of_small_pictures_has_seen(runs, here, shorter, resized):
+    Image.effect_noise((shorter, 2 * shorter), 50).save("photo.png")
+    assert predict(runs("classification"), "photo.png", "--out=out") == 0
+    (said,) = told(here / "out")["images"]
+    assert said.get("resized_to") == resized
+
+
 @pytest.mark.parametrize("task", RUNS)
 def test_a_strip_is_not_resized_to_more_than_the_memory(runs, here, capsys, task):
     Image.new("L", (9000, 4)).save("strip.png")

@@ -22,6 +22,28 @@ MISTAKES = [
     (["fit", "digits-resnet18", "--data.name=voc", "--data.root=."], "data.name must be one of digits"),
     (["fit", "cifar10-resnet18", "--data.root=nowhere", "--data.download=false"], "data.root: no such folder, nowhere"),
     (["fit", "digits-resnet18", "--data.classes=9"], "data.classes"),
+    (
+        [
+            "fit",
+            "digits-resnet18",
+            "--model.backbone=vit_tiny_patch16_224",
+            *["--model.small_images=false", "--model.options={}"],
+        ],
+        "the network cannot take pictures of 28×28 pixels (Input height (28) doesn't match model (224).). Their size",
+    ),
+    (
+        [
+            "fit",
+            "digits-resnet18",
+            "--model.backbone=torchvision/vgg11",
+            *["--data.crop=[16,16]", "--model.small_images=false", "--model.options={}"],
+        ],
+        "the network cannot take pictures of 16×16 pixels (",
+    ),
+    (
+        ["fit", "digits-resnet18", "--model.weights=timm", "--model.small_images=false", "--model.options={}"],
+        "have learnt from pictures of another normalisation; give --data.mean='[0.485, 0.456, 0.406]' --data.std='[",
+    ),
     (["fit", "digits-resnet18", "--model.backbone=resnet19"], "resnet"),
     (["fit", "digits-resnet18", "--training.batch=5000"], "training.batch"),
     (["fit", "digits-resnet18", f"--training.seed={1 << 63}"], "training.seed must be less than 2^63"),

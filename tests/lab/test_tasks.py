@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 import convofconv as coc
 from convofconv.cli import _parser
@@ -15,7 +16,7 @@ from convofconv.lab.models.build import build_network
 from convofconv.lab.recipe import DETECTION_TASKS, DataRecipe, Recipe, TrainingRecipe
 from convofconv.lab.runs.options import FOLDER, build_recipe
 from convofconv.lab.tasks.metrics import ClassificationMetrics, SegmentationMetrics
-from convofconv.lab.tasks.module import Training
+from convofconv.lab.tasks.module import DivergedError, Training
 from convofconv.lab.tasks.schedule import schedule
 
 
@@ -153,6 +154,17 @@ def test_pixels_count_the_same_in_all_processes(monkeypatch):
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda count: count.copy_(of_both))
     parts = [training.loss(logits[part], target[part]) for part in ([0], [1])]
     assert torch.allclose(sum(parts) / 2, whole)
+
+
+def test_losses_that_a_gpu_still_computes_are_read_before_a_checkpoint():
+    training = Training(Recipe(), torch.nn.Linear(2, 10), list("0123456789"))
+    training._unread = [(0, 4, torch.tensor(2.0)), (1, 5, torch.tensor(3.0))]
+    training.trainer, checkpoint = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False), {}
+    training.on_save_checkpoint(checkpoint)
+    assert checkpoint["losses"] == (5.0, 2)
+    training._unread = [(2, 6, torch.tensor(1.0)), (3, 7, torch.tensor(float("nan")))]
+    with pytest.raises(DivergedError, match=r"the loss is nan at batch 4 of epoch 1 \(step 7\)"):
+        training.on_save_checkpoint(checkpoint)
 
 
 def test_nothing_that_goes_to_a_device_is_float64():

@@ -44,7 +44,7 @@ def training_transform(recipe: DataRecipe, task: str) -> Transform:
     """The variations that the recipe asks for, in the order of its keys, then normalisation.
 
     What lies outside of a picture is void in its mask. In the picture it is black for classification and of the mean
-    colour, 0 to the network, for segmentation, as in the recipes that are usual for each.
+    colour for segmentation, 0 to the network but where ``photometric`` varies it with the picture.
     """
     outside = [round(255 * mean) for mean in recipe.mean] if task == "segmentation" else 0
     fill = {tv_tensors.Image: outside, tv_tensors.Mask: VOID}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from ...errors import ConfigError, listing
 
@@ -15,6 +15,18 @@ Mask = NDArray[np.uint8]
 
 #: Pixels of a mask that count neither in training nor in evaluation.
 VOID = 255
+
+
+#: By EXIF orientation, what makes a picture upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def open_picture(path: str | Path, size: int | None = None, upright: bool = False) -> Image.Image:
@@ -37,7 +49,7 @@ def open_picture(path: str | Path, size: int | None = None, upright: bool = Fals
             if size is not None:
                 image.draft(None, (2 * size, 2 * size))  # decodes a camera's JPEG far faster
             if upright:
-                ImageOps.exif_transpose(image, in_place=True)
+                image = _upright(image)
             if image.mode in ("F", "I") or image.mode.startswith("I;16"):  # Pillow would clip these at 255
                 image = _to_8_bits(np.asarray(image, dtype=np.float64))
             if image.mode in ("P", "PA"):  # a palette's transparency is lost, with a warning, on the direct way
@@ -46,6 +58,15 @@ def open_picture(path: str | Path, size: int | None = None, upright: bool = Fals
             return rgb
     except Exception as error:  # Pillow's decoders raise nearly anything on broken files
         raise ConfigError(f"{path}: not a readable picture, repair or remove it ({error})") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as the EXIF orientation says; one that cannot be read says nothing, and is not written anew."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow's reader of these raises nearly anything too
+        return image
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _to_8_bits(values: NDArray[np.float64]) -> Image.Image:

@@ -131,7 +131,9 @@ class Loader(DataLoader[Any]):
     """
 
     def __init__(self, dataset: Dataset[Any], collate_fn: Collate = default_collate, **options: Any) -> None:
-        super().__init__(_Batches(dataset, collate_fn), collate_fn=_as_it_is, **options)
+        # From pinned memory, batches are copied to a GPU while it works.
+        pinned = torch.cuda.is_available()
+        super().__init__(_Batches(dataset, collate_fn), collate_fn=_as_it_is, pin_memory=pinned, **options)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         for batch in super().__iter__():
@@ -193,7 +195,10 @@ def evaluation_loader(
     # Every picture exactly once over all processes, also where their number is no multiple of theirs.
     order = range(rank, len(dataset), world)
     by_size = functools.partial(collate_by_size, collate)
-    return Loader(dataset, batch_size=batch, sampler=order, num_workers=workers, collate_fn=by_size)
+    stay = workers > 0  # from epoch to epoch
+    return Loader(
+        dataset, batch_size=batch, sampler=order, num_workers=workers, persistent_workers=stay, collate_fn=by_size
+    )
 
 
 def collate_by_size(collate: Collate, items: Sequence[Sequence[Any]]) -> list[Any]:

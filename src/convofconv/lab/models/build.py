@@ -18,6 +18,7 @@ from ..recipe import DETECTION_TASKS, Recipe
 from .classifier import build_classifier
 from .detector import build_detector
 from .fcn import build_fcn
+from .library import check_normalisation
 from .weights import backbone_prefix, load_run, read_run
 
 
@@ -42,6 +43,8 @@ def build_network(recipe: Recipe, classes: int, begun: bool = False) -> nn.Modul
     """
     torch.manual_seed(recipe.training.seed)
     started = dataclasses.replace(recipe.model, weights="", freeze_norm=False) if begun else recipe.model
+    if started.weights == "timm":
+        check_normalisation(recipe.model, recipe.data)
     network = _build(dataclasses.replace(recipe, model=started), classes)
     weights = None if started.weights in ("", "timm") else read_run(recipe, network)
     if started.freeze_norm and not (weights and weights.converted):

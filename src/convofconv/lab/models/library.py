@@ -8,7 +8,7 @@ from torch import nn
 
 from ...errors import ConfigError, listing
 from ..architectures import build_architecture, find_architecture
-from ..recipe import ModelRecipe
+from ..recipe import DataRecipe, ModelRecipe
 
 
 def architecture(backbone: str) -> str:
@@ -88,3 +88,23 @@ def _check_has_weights(name: str) -> None:
 
     if not is_model_pretrained(model):
         raise ConfigError(f"model.weights: timm has no pretrained weights of {model}")
+
+
+def check_normalisation(model: ModelRecipe, data: DataRecipe) -> None:
+    """Refuse pictures that are normalised otherwise than those which timm's weights have learnt from.
+
+    Raises:
+        ConfigError: the message has the values to put into the recipe.
+    """
+    from timm.models import get_pretrained_cfg
+
+    learnt = get_pretrained_cfg(architecture(model.backbone).removeprefix("timm/"))
+    if learnt is None:
+        return
+    theirs, ours = (*learnt.mean, *learnt.std), (*data.mean, *data.std)
+    if max(abs(a - b) for a, b in zip(theirs, ours, strict=True)) > 0.01:
+        mean, std = ("[" + ", ".join(map(str, values)) + "]" for values in (learnt.mean, learnt.std))
+        raise ConfigError(
+            f"data.mean, data.std: timm's weights of {model.backbone} have learnt from pictures of another "
+            f"normalisation; give --data.mean='{mean}' --data.std='{std}'"
+        )

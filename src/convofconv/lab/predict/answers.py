@@ -67,11 +67,23 @@ def answer(run: FinishedRun, image: Image.Image, score: float, top: int) -> Answ
 
 
 def _classify(run: FinishedRun, image: Image.Image, top: int) -> Answer:
-    shares = _logits(run, image)[0].cpu().double().softmax(0)
+    shown = _at_training_size(run, image)
+    shares = _logits(run, shown)[0].cpu().double().softmax(0)
     values, labels = shares.topk(min(top, len(run.classes)))
     guesses = [(run.classes[label], value) for label, value in zip(labels.tolist(), values.tolist(), strict=True)]
-    told = [{"class": name, "probability": _short(value)} for name, value in guesses]
-    return Answer(draw_chart(image, guesses), {"classes": told})
+    told: dict[str, Any] = {"classes": [{"class": name, "probability": _short(value)} for name, value in guesses]}
+    if shown is not image:
+        told["resized_to"] = list(shown.size)
+    return Answer(draw_chart(image, guesses), told)
+
+
+def _at_training_size(run: FinishedRun, image: Image.Image) -> Image.Image:
+    """Scaled down to about what the network has seen, where its recipe says nothing else: a photo is no digit."""
+    data, shorter = run.recipe.data, min(image.size)
+    if data.eval_resize or data.eval_crop or shorter <= 2 * min(data.crop):
+        return image
+    width, height = (max(1, round(side * min(data.crop) / shorter)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3)
 
 
 def _segment(run: FinishedRun, image: Image.Image) -> Answer:

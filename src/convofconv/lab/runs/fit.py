@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
 
 from ...errors import ConfigError
 from ..checkpoints import load_weights, read_state_dict
-from ..data.build import build_data, build_evaluation
+from ..data.build import EvaluationSet, build_data, build_evaluation
 from ..models.build import build_network
 from ..progress import watched
 from ..recipe import DETECTION_TASKS, MachineRecipe, Recipe
@@ -61,7 +62,16 @@ def run_fit(recipe: Recipe, out: Path, resume: bool, profile_only: bool = False)
 
 def _prepared(recipe: Recipe, begun: bool = False) -> tuple[Training, RunData]:
     sets = build_data(recipe.data, recipe.task, recipe.training.seed)
-    return _training(recipe, sets.classes, begun), RunData(recipe, sets)
+    sizes = [] if recipe.task in DETECTION_TASKS else [recipe.data.crop, *_evaluated_sizes(recipe, sets.val)]
+    return _training(recipe, sets.classes, sizes, begun), RunData(recipe, sets)
+
+
+def _evaluated_sizes(recipe: Recipe, pictures: EvaluationSet) -> list[tuple[int, int]]:
+    """Height and width of the pictures that a classifier evaluates, by the first; other networks take any."""
+    if recipe.task != "classification":
+        return []
+    height, width = pictures[0][0].shape[-2:]
+    return [(height, width)]
 
 
 def _fit(recipe: Recipe, folder: RunFolder, resume: bool) -> None:
@@ -101,7 +111,7 @@ def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
     if folder.results.exists():
         learnt = json.loads(folder.results.read_text(encoding="utf-8"))["classes"]
         check_same_classes(learnt, data.classes)
-    training = _training(recipe, data.classes)
+    training = _training(recipe, data.classes, _evaluated_sizes(recipe, data.pictures))
     state_dict = read_state_dict(folder.model, training.network.state_dict().keys())
     load_weights(training.network, state_dict, f"{folder.model}: not the network of {folder.recipe.name}")
     with _quiet():
@@ -128,16 +138,35 @@ def _part() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _training(recipe: Recipe, classes: Sequence[str], begun: bool = False) -> Training:
+def _training(
+    recipe: Recipe, classes: Sequence[str], sizes: Iterable[tuple[int, int]], begun: bool = False
+) -> Training:
     if recipe.machine.threads:
         torch.set_num_threads(recipe.machine.threads)
     network = build_network(recipe, len(classes), begun)
+    for height, width in dict.fromkeys(sizes):
+        _check_takes(network, height, width)
     if recipe.training.channels_last:
         network = network.to(memory_format=torch.channels_last)
     if recipe.training.compile:
         # What a detector does behind its backbone depends on how many boxes there are, and would be compiled anew.
         (network.get_submodule("backbone") if recipe.task in DETECTION_TASKS else network).compile()
     return Training(recipe, network, classes)
+
+
+@torch.no_grad()
+def _check_takes(network: nn.Module, height: int, width: int) -> None:
+    """Before anything is trained: some networks take one size alone, or none below that of their strides."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            network.eval()(torch.zeros(1, 3, height, width))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"model.backbone: the network cannot take pictures of {height}×{width} pixels ({reason}). Their size is "
+            "data.crop in training, and follows from data.eval_resize and data.eval_crop in evaluation"
+        ) from error
+    network.train()
 
 
 def _launched(machine: MachineRecipe) -> MachineRecipe:
@@ -220,6 +249,7 @@ def _trainer(recipe: Recipe, folder: RunFolder | None) -> Trainer:
             max_epochs=training.epochs,
             accumulate_grad_batches=training.accumulate,
             gradient_clip_val=training.clip or None,
+            benchmark=recipe.task == "classification",  # whose pictures are of one size: cuDNN tries its ways out once
             callbacks=callbacks,
             logger=logger,
             plugins=[AtomicCheckpoints()],

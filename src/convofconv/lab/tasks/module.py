@@ -21,6 +21,9 @@ from ..recipe import DETECTION_TASKS, Recipe
 from .metrics import build_metrics
 from .schedule import schedule
 
+#: On a GPU, so many steps are taken before their losses are looked at.
+_UNREAD = 50
+
 
 class DivergedError(ConvOfConvError, FloatingPointError):
     """The loss is no number any more; the message names the step."""
@@ -54,6 +57,8 @@ class Training(LightningModule):
         self._before = (0.0, 0.0)
         # Sum and count of this process's losses in this epoch. No buffers: DDP gives all processes the first one's.
         self._losses = (0.0, 0)
+        # Batch, step and loss of those that are not among them yet: asking a GPU for each would keep it waiting.
+        self._unread: list[tuple[int, int, Tensor]] = []
         self._rate = 0.0  # of the last step
 
     @property
@@ -97,15 +102,25 @@ class Training(LightningModule):
 
     def training_step(self, batch: tuple[Any, Any], batch_idx: int) -> Tensor:
         loss = self.loss(*batch)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"the loss is {value} at batch {batch_idx + 1} of epoch {self.current_epoch + 1} (step "
-                f"{self.global_step}). The last checkpoint is kept; try a smaller training.lr, a longer "
-                "training.warmup_steps, or training.clip"
-            )
-        self._losses = (self._losses[0] + value, self._losses[1] + 1)
+        self._unread.append((batch_idx, self.global_step, loss.detach()))
+        # A detector that has learnt nonsense fails by itself in the next step, and would not say why.
+        soon = loss.device.type == "cpu" or self.recipe.task in DETECTION_TASKS
+        if soon or len(self._unread) >= _UNREAD:
+            self._read_losses()
         return loss
+
+    def _read_losses(self) -> None:
+        """Sum up the losses of the last steps; before every checkpoint, so that none is written after one that is no
+        number."""
+        unread, self._unread = self._unread, []
+        for (batch, step, _), value in zip(unread, _numbers([loss for _, _, loss in unread]), strict=True):
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"the loss is {value} at batch {batch + 1} of epoch {self.current_epoch + 1} (step {step}). The "
+                    "last checkpoint is kept; try a smaller training.lr, a longer training.warmup_steps, or "
+                    "training.clip"
+                )
+            self._losses = (self._losses[0] + value, self._losses[1] + 1)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         self._rate = self.trainer.optimizers[0].param_groups[0]["lr"]  # the schedule goes on before the epoch's end
@@ -133,6 +148,7 @@ class Training(LightningModule):
 
     def _losses_of_all(self) -> tuple[float, int]:
         """Sum and count of this epoch's losses over all processes, each of which must ask."""
+        self._read_losses()
         if self.trainer.world_size == 1:
             return self._losses
         mine = torch.tensor(self._losses, dtype=torch.float64, device=self.device)
@@ -175,6 +191,10 @@ class Training(LightningModule):
         factor: Callable[[int], float] = schedule(training, steps)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _numbers(losses: Sequence[Tensor]) -> list[float]:
+    return torch.stack(list(losses)).tolist() if losses else []
 
 
 def check_same_classes(learnt: Sequence[str], here: Sequence[str]) -> None:
