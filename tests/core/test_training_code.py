@@ -231,17 +231,20 @@ def test_optimizers_go_on_after_folding_in_place(fused, x):
     assert torch.allclose(model.stem.weight, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("how", ["fused", "foreach"])
 @pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD", "Adagrad"])
-def test_fused_optimizers_move_every_parameter_as_the_loop_does(optimizer, x):
+def test_fused_and_foreach_optimizers_move_every_parameter_as_the_loop_does(optimizer, how, x):
     model = coc.convert(Net(), config="released")
-    twin = copy.deepcopy(model)
-    for net, fused in ((model, True), (twin, False)):
-        steps = getattr(torch.optim, optimizer)(net.parameters(), lr=1e-2, fused=fused)
+    twin, start = copy.deepcopy(model), copy.deepcopy(model)
+    for net, way in ((model, {how: True}), (twin, {how: False})):
+        steps = getattr(torch.optim, optimizer)(net.parameters(), lr=1e-2, **way)
         for _ in range(3):
             steps.zero_grad()
             net(x).square().sum().backward()
             steps.step()
     same(list(model.parameters()), list(twin.parameters()), 1e-4)
+    moved = zip(model.parameters(), start.parameters(), strict=True)
+    assert not any(torch.equal(parameter, before) for parameter, before in moved)
 
 
 def test_compiled_without_breaks_and_without_recompiling_between_steps(model, x):

@@ -10,3 +10,28 @@ def squares(tmp_path_factory):
     root = write_squares(tmp_path_factory.mktemp("squares"), train=128, val=8)
     options = ["--data.name=coco", f"--data.root={root}", "--data.classes=3", "--data.limit=128"]
     return [*options, "--training.batch=2", "--training.schedule=constant"]
+
+
+@pytest.fixture
+def inside(monkeypatch):
+    """Studies do their runs in this process."""
+    from tiny_study import Inside
+
+    from convofconv.lab.studies import run
+
+    monkeypatch.setattr(run, "LocalWorkers", Inside)
+
+
+@pytest.fixture
+def rendered():
+    """What a test asks for that looks at the bytes of figures."""
+
+
+@pytest.fixture
+def drawn_only(request, monkeypatch):
+    """Figures of reports are drawn, but not made pictures of, which takes far longer."""
+    from convofconv.lab.studies import claims, report
+
+    if "rendered" not in request.fixturenames:
+        for module in (claims, report):
+            monkeypatch.setattr(module, "encode", lambda figure, ending: b"")

@@ -30,7 +30,7 @@ from convofconv.lab.studies.statistics import Comparison, holm
 from convofconv.lab.studies.study import read_study
 from convofconv.lab.studies.wording import points
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("drawn_only")]
 REPOSITORY = Path(__file__).parents[2]
 _NETWORKS = tuple(read_study("classification", "small").networks)
 
@@ -322,6 +322,7 @@ def test_the_readme_says_what_the_published_reports_found():
     assert not any(re.search(r"(better|worse): [^;.]*from kaiming", line) for line in against_stnd)
 
 
+@pytest.mark.usefixtures("rendered")
 def test_the_overview_says_what_each_method_adds_over_networks(tmp_path):
     folder = tmp_path / "results" / "classification-small"
     folder.mkdir(parents=True)

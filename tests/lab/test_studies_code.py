@@ -21,7 +21,7 @@ from convofconv.lab.studies.plan import plan
 from convofconv.lab.studies.run import records_of, run_study
 from convofconv.lab.studies.worker import outcome, run_job, write_job
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("inside")]
 
 
 def test_what_is_left_out_of_the_code_identity_is_there():

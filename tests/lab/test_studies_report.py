@@ -22,7 +22,7 @@ from convofconv.lab.studies.report import write_report
 from convofconv.lab.studies.study import Study, Tuning
 from convofconv.lab.studies.wording import summary_of
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("drawn_only")]
 
 _PLAIN, _COC = [70.0, 71.0, 72.0], [71.0, 73.0, 75.0]
 _FIGURES = {f"{name}.{ending}" for name in CAPTIONS for ending in ("png", "svg")}
@@ -230,19 +230,19 @@ def test_every_run_is_a_row_with_every_number(tmp_path):
     assert rows[5]["score"] == ""
 
 
+@pytest.mark.usefixtures("rendered")
 def test_the_same_records_give_the_same_bytes_in_any_order(tmp_path):
     study, records = _many()
     records += [_record("gone", seed, 50.0, "one") for seed in range(3)]
     records = [{**record, "code": "c0de" if record["seed"] else "01d"} for record in records]
     records += [{"kind": "accept", "code": code, "beside": "c0de", "reason": "a comment"} for code in "bad"]
     write_report(study, records, tmp_path / "once")
-    write_report(study, json.loads(json.dumps(records, sort_keys=True)), tmp_path / "again")
+    records = json.loads(json.dumps(records, sort_keys=True))
     random.Random(1).shuffle(records)
-    write_report(study, records, tmp_path / "shuffled")
+    write_report(study, records, tmp_path / "again")
     once = _bytes(tmp_path / "once")
     assert set(once) == _TABLES | _FIGURES
     assert _bytes(tmp_path / "again") == once
-    assert _bytes(tmp_path / "shuffled") == once
 
 
 def test_a_partial_study_says_what_is_missing_and_why(tmp_path):

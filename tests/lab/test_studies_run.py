@@ -14,17 +14,20 @@ from tiny_study import options_in, tiny_study
 
 from convofconv.errors import ConfigError
 from convofconv.lab.runs.folder import different_keys, plain_values
+from convofconv.lab.studies import run as run_module
 from convofconv.lab.studies.code import code_identity
+from convofconv.lab.studies.local import LocalWorkers
 from convofconv.lab.studies.plan import choose_settings, names_of_runs, plan
 from convofconv.lab.studies.records import Records, runs
 from convofconv.lab.studies.report import write_report
 from convofconv.lab.studies.run import RunOptions, records_of, run_study
 from convofconv.lab.studies.study import Study, read_study
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("inside")]
 
 
-def test_failures_are_recorded_and_do_not_stop_the_others(tmp_path, capsys):
+def test_failures_are_recorded_and_do_not_stop_the_others(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run_module, "LocalWorkers", LocalWorkers)  # processes of their own
     variants = {
         "plain": {},
         "nonsense": {"method": "nonsense"},  # refused when planned

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ pytest.importorskip("lightning", reason="needs the extra [lab]")
 
 from convofconv.lab.studies.run import RunOptions
 from convofconv.lab.studies.study import Study, read_study
+from convofconv.lab.studies.worker import outcome, run_job
 
 _TINY = {
     "data.limit": 40,
@@ -52,6 +53,19 @@ def tiny_study(folder: Path, **changes: Any) -> Study:
 
 def options_in(folder: Path, **changes: Any) -> RunOptions:
     return RunOptions(results=folder / "results", runs=folder / "runs", **changes)
+
+
+class Inside:
+    """Workers that do their runs in this process, one after the other, for what processes have nothing to do with."""
+
+    def __init__(self, workers: int) -> None:
+        pass
+
+    def run(self, folders: Sequence[Path], tick: Callable[[], None]) -> Iterator[tuple[Path, Any]]:
+        for folder in folders:
+            run_job(folder)
+            tick()
+            yield folder, outcome(folder)
 
 
 def timeless(records: Mapping[str, Any]) -> dict[str, Any]:
