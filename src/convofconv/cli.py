@@ -22,7 +22,6 @@ _LAB_PACKAGES = (
     "mlxtend",
     "pycocotools",
     "scipy",
-    "statsmodels",
     "tensorboard",
     "timm",
     "torchmetrics",

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-pytest.importorskip("statsmodels", reason="needs the extra [lab]")
+pytest.importorskip("scipy", reason="needs the extra [lab]")
 
 from figure_texts import check_texts
 

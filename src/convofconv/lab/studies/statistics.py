@@ -1,6 +1,6 @@
 """How sure a study's numbers are: summaries, comparisons paired by seed, and the correction for many of them.
 
-Everything is a t statistic over training seeds, by scipy and statsmodels: it tells what another seed may give, not what
+Everything is a t statistic over training seeds, by scipy: it tells what another seed may give, not what
 another data set may.
 """
 
@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import integrate, optimize, special, stats
-from statsmodels.stats.multitest import multipletests
 
 #: What counts as significant.
 ALPHA = 0.05
@@ -258,6 +257,10 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         >>> [p and round(p, 3) for p in holm([0.01, None, 0.04, 0.03])]
         [0.03, None, 0.06, 0.06]
     """
-    tested = [p for p in p_values if p is not None]
-    corrected = iter(multipletests(tested, ALPHA, method="holm")[1].tolist() if tested else [])
-    return [None if p is None else next(corrected) for p in p_values]
+    tested = np.array([p for p in p_values if p is not None])
+    order = np.argsort(tested)
+    corrected = np.empty_like(tested)
+    # The smallest of n counts n times, the next n - 1 times, and none less than the one before it.
+    corrected[order] = np.maximum.accumulate(tested[order] * np.arange(len(tested), 0, -1)).clip(max=1)
+    left = iter(corrected.tolist())
+    return [None if p is None else next(left) for p in p_values]
