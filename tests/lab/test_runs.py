@@ -3,9 +3,12 @@
 import csv
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -238,6 +241,35 @@ def test_a_runs_own_checkpoint_is_folded_into_its_own_network(ema, tmp_path, cap
     arch = ["--arch=timm/mobilenetv3_small_050", "--options.num_classes=10"]
     assert main(["fold", last, *arch, f"--out={out}"]) == 0, capsys.readouterr().err
     assert main(["verify", last, out, *arch, "--shape", "2", "3", "28", "28"]) == 0, capsys.readouterr().err
+    folded, own = load_file(out), load_file(tmp_path / "run" / "model.safetensors")
+    assert folded.keys() == own.keys()
+    assert all(torch.equal(folded[key], own[key]) for key in own)
+
+
+def test_accumulated_batches_train_as_whole_ones_do(tmp_path):
+    without_norm = [
+        "--model.backbone=resnet10t",
+        "--model.options={'channels': [8, 8, 8, 8], 'norm_layer': 'groupnorm1'}",
+    ]
+    for times in (1, 4):
+        options = [*without_norm, f"--training.accumulate={times}", "--method=coc"]
+        assert fit([*CLASSIFY, *options], tmp_path / str(times)) == 0
+    once, four = (load_file(tmp_path / name / "converted.safetensors") for name in ("1", "4"))
+    for key, value in once.items():
+        assert (four[key].double() - value.double()).abs().max() <= 1e-4 * value.double().abs().max() + 1e-6, key
+
+
+def test_a_network_of_the_lab_is_folded_by_a_function_of_ones_own(tmp_path, monkeypatch, capsys):
+    """As docs/lab.md says, with the code that stands there."""
+    guide = (Path(__file__).parents[2] / "docs/lab.md").read_text()
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", guide, re.S) if "def network():" in code]
+    (tmp_path / "mine.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    options = ["--method=coc", "--data.limit=64", "--training.batch=32", "--training.epochs=1", "--machine.threads=1"]
+    assert fit(["digits-resnet18", *options], tmp_path / "run") == 0
+    out = tmp_path / "folded.safetensors"
+    assert main(["fold", str(tmp_path / "run/last.ckpt"), "--arch=mine:network", f"--out={out}"]) == 0
     folded, own = load_file(out), load_file(tmp_path / "run" / "model.safetensors")
     assert folded.keys() == own.keys()
     assert all(torch.equal(folded[key], own[key]) for key in own)

@@ -55,10 +55,15 @@ main()
 
 
 def by_torchrun(arguments, out, code=_PARTED):
-    script = out.parent / "parted.py"
+    return torchrun(command(arguments, out)[3:], out.parent, code)
+
+
+def torchrun(words, folder, code=_PARTED):
+    """The command line in two processes."""
+    script = folder / "parted.py"
     script.write_text(code)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    return subprocess.run([*launcher, *command(arguments, out)[3:]], capture_output=True, text=True, timeout=300)
+    return subprocess.run([*launcher, *words], capture_output=True, text=True, timeout=300)
 
 
 def by_slurm(arguments, out, places=(None, None)):
@@ -121,7 +126,11 @@ def test_two_processes_train_as_one_does(recipe, limit, launch, squares, tmp_pat
     capsys.readouterr()
     assert main(["test", str(tmp_path / "two")]) == 0, "one process evaluates it too"
     metric, value = next(iter(results(tmp_path / "two")["test"]["folded"].items()))
-    assert f"test {metric}: {value:.2f}" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"test {metric}: {value:.2f}" in told
+    if launch is by_torchrun:  # and two what one has trained
+        evaluated = torchrun(["test", str(tmp_path / "two")], tmp_path)
+        assert evaluated.stdout == told, evaluated.stderr
 
 
 def test_losses_of_all_processes_survive_a_kill_in_mid_epoch(tmp_path):

@@ -11,12 +11,14 @@ import yaml
 pytest.importorskip("lightning", reason="needs the extra [lab]")
 
 from data_files import SHARED
-from tiny_study import tiny_study, write_study
+from tiny_study import Inside, tiny_study, write_study
 
+from convofconv.cli import main
 from convofconv.errors import ConfigError
 from convofconv.lab.data.build import build_evaluation
 from convofconv.lab.recipe import Recipe
 from convofconv.lab.runs.options import recipe_from
+from convofconv.lab.studies import run
 from convofconv.lab.studies.study import FOLDER, list_studies, read_study
 
 pytestmark = pytest.mark.lab
@@ -150,3 +152,23 @@ def test_every_built_in_study_has_possible_recipes(path, tmp_path, monkeypatch):
             assert set(rows) <= set(written["variants"])
         for points in study.curves.values():
             assert set(points.values()) <= set(study.variants)
+
+
+def test_studies_are_listed_run_reported_and_judged_from_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_study(tmp_path)
+    assert main(["study", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(path.stem in listed for path in FOLDER.glob("*.yaml"))
+    assert main(["study", "report", "tiny.yaml"]) == 2
+    missing = Path("results/tiny-small/records.jsonl")
+    told = f"coc: {missing}: no records; coc study run tiny.yaml --budget small makes them, --results says where\n"
+    assert capsys.readouterr().err == told
+    monkeypatch.setattr(run, "LocalWorkers", Inside)
+    assert main(["study", "run", "tiny.yaml", "--runs", "runs"]) == 0
+    assert "2 of 2 runs done, 0 failed" in capsys.readouterr().out
+    assert main(["study", "report", "tiny.yaml"]) == 0
+    assert capsys.readouterr().out == "results/tiny-small/report.md\n"
+    assert "**State**: 2 of 2 runs done" in Path("results/tiny-small/report.md").read_text()
+    assert main(["study", "claims", "--out", "page.md"]) == 0
+    assert "# Claims and verdicts" in Path("page.md").read_text()

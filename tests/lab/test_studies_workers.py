@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ pytest.importorskip("lightning", reason="needs the extra [lab]")
 from tiny_study import epochs_done, options_in, timeless, tiny_study, wait_for, write_study
 
 from convofconv.errors import ConfigError
+from convofconv.lab.runs.folder import RunFolder
 from convofconv.lab.studies import run as run_module
 from convofconv.lab.studies import worker
 from convofconv.lab.studies.code import code_identity
@@ -56,6 +58,25 @@ def test_a_killed_study_resumes_to_the_records_of_an_uninterrupted_one(tmp_path)
     interrupted, uninterrupted = (runs(records_of(study, folder / "results").read()) for folder in (parts, whole))
     assert timeless(interrupted) == timeless(uninterrupted)
     assert len(records_of(study, parts / "results").read()) == 2
+
+
+def test_ctrl_c_ends_a_study_and_its_workers_and_it_goes_on(tmp_path):
+    tiny_study(tmp_path, set={"training.epochs": 500}, variants={"plain": {}})
+    command = [sys.executable, "-m", "convofconv.cli", "study", "run", "tiny.yaml", "--runs", "runs"]
+    log = tmp_path / "runs/tiny-small/digits/plain/seed0/metrics.csv"
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # shells have what they put aside ignore it
+    driver = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+    wait_for(lambda: epochs_done(log) >= 2)
+    driver.send_signal(signal.SIGINT)
+    _, told = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    assert "Traceback" not in told
+    reached = epochs_done(log)
+    time.sleep(1)
+    assert epochs_done(log) == reached < 500, "its worker is gone too"
+    assert not (tmp_path / "results/tiny-small/records.jsonl").exists()
+    with RunFolder(log.parent).at_work(timeout=0):
+        assert (log.parent / "last.ckpt").exists()
 
 
 def test_a_killed_worker_is_replaced_and_its_run_counted_once(tmp_path, monkeypatch):

@@ -159,7 +159,7 @@ def _check_takes(network: nn.Module, height: int, width: int) -> None:
     """Before anything is trained: some networks take one size alone, or none below that of their strides."""
     try:
         with torch.random.fork_rng(devices=[]):
-            network.eval()(torch.zeros(1, 3, height, width))
+            network.eval()(torch.zeros(2, 3, height, width))  # norms over small maps refuse a single one
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(
