@@ -275,6 +275,22 @@ def test_a_network_of_the_lab_is_folded_by_a_function_of_ones_own(tmp_path, monk
     assert all(torch.equal(folded[key], own[key]) for key in own)
 
 
+@pytest.mark.parametrize("recipe", [CLASSIFY, SEGMENT], ids=["classification", "segmentation"])
+def test_half_precision_is_for_training_alone(recipe, tmp_path, monkeypatch):
+    """Logits of half precision are so coarse that classes tie."""
+    from convofconv.lab.tasks.module import Training
+
+    honest_loss, seen = Training.loss, set()
+
+    def loss(self, images, target):
+        self.network.register_forward_hook(lambda module, _, out: seen.add((module.training, out.dtype)))
+        return honest_loss(self, images, target)
+
+    monkeypatch.setattr(Training, "loss", loss)
+    assert fit([*recipe, "--training.epochs=1", "--training.precision=bf16-mixed"], tmp_path / "run") == 0
+    assert seen == {(True, torch.bfloat16), (False, torch.float32)}
+
+
 def test_the_profile_trains_nothing(tmp_path, capsys):
     assert fit([*DETECT, "--profile"], tmp_path / "run") == 0
     told = capsys.readouterr().out

@@ -208,10 +208,8 @@ def _to_evaluate(recipe: Recipe) -> Recipe:
     model = dataclasses.replace(recipe.model, weights="", freeze_norm=False)
     machine = _launched(dataclasses.replace(recipe.machine, nodes=1))
     # The training batch, of which a recipe has a multiple of the processes, says nothing here.
-    training = dataclasses.replace(recipe.training, ema=0.0, batch=machine.devices * machine.nodes, accumulate=1)
-    if training.precision == "16-mixed" and _on_cpu(machine):
-        print("evaluated in float32, for 16-mixed needs a GPU and torch finds none here", file=sys.stderr)
-        training = dataclasses.replace(training, precision="32-true")
+    batch = machine.devices * machine.nodes
+    training = dataclasses.replace(recipe.training, ema=0.0, batch=batch, accumulate=1, precision="32-true")
     return dataclasses.replace(recipe, method="plain", model=model, machine=machine, training=training)
 
 
@@ -226,17 +224,14 @@ def _leads(machine: MachineRecipe) -> bool:
     return bool(by_lightning.local_rank() == 0 and first_machine)
 
 
-def _on_cpu(machine: MachineRecipe) -> bool:
-    return machine.accelerator == "cpu" or not torch.accelerator.is_available()
-
-
 def _trainer(recipe: Recipe, folder: RunFolder | None) -> Trainer:
     training, machine = recipe.training, recipe.machine
     callbacks: list[Callback] = [TQDMProgressBar(leave=True)] if watched() else []
     if folder is not None:
         callbacks += [_CheckShared(folder), _WriteHistory(folder), KeepLastAndBest(folder, training.checkpoint_steps)]
     logger = TensorBoardLogger(folder.path, name="", version="tensorboard") if folder is not None else False
-    if _on_cpu(machine) and (machine.accelerator == "gpu" or training.precision == "16-mixed"):
+    on_cpu = machine.accelerator == "cpu" or not torch.accelerator.is_available()
+    if on_cpu and (machine.accelerator == "gpu" or training.precision == "16-mixed"):
         key = "machine.accelerator gpu" if machine.accelerator == "gpu" else "training.precision 16-mixed"
         raise ConfigError(f"{key} needs a GPU, and torch finds none here")
     try:
