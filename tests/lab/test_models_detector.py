@@ -19,13 +19,14 @@ pytest.importorskip("torchvision")
 from safetensors.torch import save_file
 from torchvision import tv_tensors
 from torchvision.models import detection
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from convofconv import ConfigError, reparameterize, summary, verify
 from convofconv.lab.data.build import build_data
 from convofconv.lab.data.detection_augment import training_transform
 from convofconv.lab.data.objects import collate_objects
 from convofconv.lab.models.build import build_network
-from convofconv.lab.models.detector import BeforeSelection, build_detector
+from convofconv.lab.models.detector import AntialiasedResizing, BeforeSelection, build_detector
 from convofconv.lab.recipe import Convert, DataRecipe, ModelRecipe, Recipe, Task, TrainingRecipe
 from convofconv.lab.runs.folder import plain_values
 from convofconv.lab.tasks.detection_metrics import DetectionMetrics
@@ -132,6 +133,24 @@ def test_training_gives_losses_and_evaluation_gives_objects_in_the_pictures_pixe
             assert objects["masks"].shape[1:] == (1, height, width)
 
 
+def test_masks_are_those_of_torchvision_above_a_half() -> None:
+    """Whose probabilities of every pixel nobody has the memory for."""
+    own, theirs = (cls(60, 80, [0.0] * 3, [1.0] * 3).eval() for cls in (AntialiasedResizing, GeneralizedRCNNTransform))
+    corners = torch.rand(5, 2, 2).sort(1).values * torch.tensor([60.0, 50.0])
+    answers = {"boxes": corners.flatten(1), "labels": torch.ones(5), "masks": torch.rand(5, 1, 28, 28)}
+    nothing = {name: values[:0] for name, values in answers.items()}
+    sizes, originals = [(50, 60)] * 2, [(100, 121)] * 2
+    found, expected = (
+        transform.postprocess([dict(answers), dict(nothing)], sizes, originals) for transform in (own, theirs)
+    )
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        assert one["masks"].dtype == torch.bool
+        assert torch.equal(one["masks"], other["masks"] > 0.5)
+        assert torch.equal(one["boxes"], other["boxes"])
+    assert found[0]["masks"].any()
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_bfloat16_rounds_no_boxes_scores_or_losses(task: Task) -> None:
     """Behind 256 pixels it has even numbers alone. Copies and pickles are as careful."""
@@ -154,7 +173,7 @@ def test_bfloat16_rounds_no_boxes_scores_or_losses(task: Task) -> None:
         getattr(network, "roi_heads", network).score_thresh = 0
         (found,) = network.eval()(pictures)
         assert len(found["boxes"])
-        assert {found[name].dtype for name in found if name != "labels"} == {torch.float32}
+        assert {found[name].dtype for name in ("boxes", "scores")} == {torch.float32}
         assert {output.dtype for output in BeforeSelection(network)(pictures)} == {torch.float32}
 
 

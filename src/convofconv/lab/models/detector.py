@@ -15,6 +15,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork
@@ -72,9 +73,11 @@ class PyramidBackbone(nn.Module):
 
 
 class AntialiasedResizing(GeneralizedRCNNTransform):  # type: ignore[misc]
-    """torchvision's preparation of pictures, but what evaluation shrinks is smoothed as in training.
+    """torchvision's preparation of pictures and of answers, but for two things.
 
-    torchvision's own leaves out pixels instead, so that a detector would meet noise that it has never learnt from.
+    What evaluation shrinks is smoothed as in training: torchvision's own leaves out pixels, so that a detector would
+    meet noise that it has never learnt from. And masks are of bool, where the probability is above a half: those of a
+    hundred objects in a camera's picture would take ten GB as numbers.
     """
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
@@ -84,6 +87,21 @@ class AntialiasedResizing(GeneralizedRCNNTransform):  # type: ignore[misc]
         sides = image.shape[-2:]
         scale = min(self.min_size[-1] / min(sides), self.max_size / max(sides))
         return resize(image, [max(1, int(side * scale)) for side in sides], antialias=True), target
+
+    def postprocess(
+        self,
+        result: list[dict[str, Tensor]],
+        image_shapes: list[tuple[int, int]],
+        original_image_sizes: list[tuple[int, int]],
+    ) -> list[dict[str, Tensor]]:
+        small = [] if self.training else [found.pop("masks") for found in result if "masks" in found]
+        whole: list[dict[str, Tensor]] = super().postprocess(result, image_shapes, original_image_sizes)
+        for found, masks, size in zip(whole, small, original_image_sizes, strict=False):  # boxes alone have none
+            found["masks"] = masks.new_empty((len(masks), 1, *size), dtype=torch.bool)
+            for one in range(len(masks)):
+                here = slice(one, one + 1)
+                found["masks"][here] = paste_masks_in_image(masks[here], found["boxes"][here], size) > 0.5
+        return whole
 
 
 class BeforeSelection(nn.Module):
