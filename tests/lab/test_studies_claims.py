@@ -180,9 +180,15 @@ def test_where_our_baseline_is_lower_the_papers_difference_is_taken_in_proportio
     part = {"study": "classification", "budget": "small", "variant": "coc", "against": ["plain"]}
     by_row = Evidence(tmp_path / "results").findings([part])
     assert [finding.expected for finding in by_row[:2]] == pytest.approx([1.5 * 48.06 / 56.17, 0.16 * 48.06 / 51.74])
-    for more in ({"of": 25.0}, {"of": 50.06}, {}):  # theirs is lower, the same, or not said
-        given = Evidence(tmp_path / "results").findings([{**part, "points": 2.0, **more}])
-        assert [finding.expected for finding in given] == [2.0] * 3
+    # Theirs is lower, what ours have above a constant answer (2, 2 and 10), the same, or not said.
+    for of, shares in (
+        (25.0, [1] * 3),
+        (40.06, [1] * 3),
+        (50.06, [48.06 / 50.06] * 2 + [40.06 / 50.06]),
+        (None, [1] * 3),
+    ):
+        given = Evidence(tmp_path / "results").findings([{**part, "points": 2.0, "of": of}])
+        assert [finding.expected for finding in given] == pytest.approx([2 * share for share in shares])
     finding = dataclasses.replace(_finding(0.5, 0.5, 1.0, 2.0), scale=0.5)
     assert (finding.contradicts, dataclasses.replace(finding, scale=1.0).contradicts) == (False, True)
 

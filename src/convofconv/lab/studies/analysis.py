@@ -239,7 +239,8 @@ class Analysis:
 def analyse(study: Study, records: Sequence[Record]) -> Analysis:
     """Put the records in their places in the study.
 
-    The order of the records does not matter, but for a run that has several: its last one counts.
+    The order of the records does not matter, but for a run that has several, or two codes with several reasons why
+    their results may stand side by side: the last one counts.
 
     Raises:
         ConfigError: runs of one network have different metrics.
@@ -248,10 +249,10 @@ def analyse(study: Study, records: Sequence[Record]) -> Analysis:
     planned = tuple(_planned(study, recorded))
     used = {id(run.record) for run in planned}
     others = sorted(record["run"] for record in recorded.values() if id(record) not in used)
-    accepted = sorted(
-        ({key: str(record[key]) for key in ("code", "beside", "reason")} for record in records if _is_accept(record)),
-        key=lambda record: tuple(record.values()),
-    )
+    reasons = {(record["code"], record["beside"]): record["reason"] for record in records if _is_accept(record)}
+    codes = {run.record["code"] for run in planned if run.record is not None}
+    pairs = sorted(pair for pair in reasons if codes.issuperset(pair))
+    accepted = [{"code": code, "beside": beside, "reason": str(reasons[code, beside])} for code, beside in pairs]
     networks = tuple(_network(study, label, planned) for label in study.networks)
     return Analysis(study, networks, planned, tuple(others), tuple(accepted))
 

@@ -13,7 +13,7 @@ import yaml
 
 from ...errors import ConfigError
 from ..files import write_atomic
-from .analysis import Analysis, Contrast, analyse, difference_in
+from .analysis import PLAIN, Analysis, Contrast, analyse, difference_in
 from .figures import encode
 from .overview import FEWEST, draw_overview, tabulate
 from .run import records_of
@@ -27,7 +27,7 @@ VERDICTS = ("proved", "reproduced", "direction only", "not reproduced", "refuted
 
 #: Comparisons of a claim: ``study``, ``budget``, ``variant`` (claimed to be better), ``against`` (than these), and if
 #: given ``networks`` (of the study, on these alone), ``points`` (by so many, where the study lacks the paper's figures;
-#: negative where the claim is that the variant is worse) and ``of`` (the score that the paper's baseline has).
+#: negative where the claim is that the variant is worse) and ``of`` (the score that the paper's plain network has).
 Part = Mapping[str, Any]
 
 
@@ -39,8 +39,8 @@ class Finding:
         where: study and network.
         contrast: the numbers; ``paper`` is the difference that the claim is about.
         claimed: 1 where the variant is claimed to be better, -1 where worse.
-        scale: where our baseline scores less than the paper's, what it has above a constant answer over that score: 10
-            points more than 24 cannot be expected of a network that has 7, where a constant answer has 4.
+        scale: what our plain network has above a constant answer over the score of the paper's, at most 1: 10 points
+            more than 24 cannot be expected of a network that has 7, where a constant answer has 4.
     """
 
     where: str
@@ -71,7 +71,7 @@ class Finding:
 
     @property
     def expected(self) -> float | None:
-        """The paper's difference, in proportion to our baseline's score where that is lower."""
+        """The paper's difference, in proportion to our plain network's score where that is lower."""
         return None if self.contrast.paper is None else self.scale * self.contrast.paper
 
     @property
@@ -164,7 +164,8 @@ class Evidence:
     def together(self, claims: Sequence[Sequence[Part]]) -> list[list[Finding]]:
         """The comparisons of each of several claims, Holm-corrected over all of them.
 
-        Those that are not measured count as if they had found nothing, so that no correction changes when they are.
+        Those that are not measured count as if they had found nothing, so that no correction becomes stricter when they
+        are.
         """
         found = [[finding for part in parts for finding in self._uncorrected(part)] for parts in claims]
         every = [finding.contrast.comparison.p_value for several in found for finding in several]
@@ -181,11 +182,12 @@ class Evidence:
                     paper = part.get("points", difference_in(network.paper, variant, baseline))
                     contrast = Contrast(variant, baseline, comparison, comparison.p_value, 1, paper)
                     claimed = -1 if part.get("points", 0) < 0 else 1
-                    ours = network.mean(baseline).mean
-                    theirs = part.get("of") if "points" in part else network.paper.get(baseline)
+                    ours = network.mean(PLAIN).mean
+                    theirs = part.get("of") if "points" in part else network.paper.get(PLAIN)
                     scale = 1.0
-                    if ours is not None and theirs is not None and ours < theirs:
-                        scale = max(0.0, ours - analysis.study.floor_of(network.label)) / theirs
+                    if ours is not None and theirs is not None:
+                        above = max(0.0, ours - analysis.study.floor_of(network.label))
+                        scale = min(1.0, above / theirs)
                     yield Finding(f"{part['study']}, {network.label}", contrast, claimed, scale)
 
 
@@ -221,8 +223,8 @@ claimed, and none excludes the paper's size), *direction only* (some reliably as
 networks and data: those of small budgets, which are judged here, are far from the paper's, and trained for a short
 time; the studies say how.
 
-The paper's size is the difference that it gives, or more. Where our baseline has a lower score than the paper's, it is
-taken in proportion to what ours has above a constant answer. That is a convention of ours, and a guess; sizes depend on
+The paper's size is the difference that it gives, or more. Where our plain network has less above a constant answer than
+the score of the paper's, it is taken in that proportion. That is a convention of ours, and a guess; sizes depend on
 networks and data. Reliably: p < 0.05 in the study's t-test, Holm-corrected over all comparisons of the claim or table
 (so p differs from that in the study's report, whose families are others); what is excluded lies outside of an interval
 that is corrected over them by Bonferroni. The test is paired by seed; where degrees of freedom are told, it is of one
@@ -294,6 +296,9 @@ def _measurement(claim: Mapping[str, Any], evidence: Evidence, out: Path) -> lis
     measured = [finding for finding in findings if finding.contrast.comparison.pairs]
     said = verdict(findings)
     why = f" {why_untestable(findings).capitalize()}." if findings and said == "not testable here" else ""
+    if said == "direction only":
+        as_claimed = sum(finding.sign > 0 for finding in findings)
+        why = f" Of {count(len(findings), 'comparison')} {as_claimed} reliably as claimed, none reliably the other way."
     lines = [f"**Verdict: {said}.**{why}"]
     if measured:
         lines.append("\n".join(f"- {finding}{_published(finding)}" for finding in measured))
@@ -305,8 +310,11 @@ def _measurement(claim: Mapping[str, Any], evidence: Evidence, out: Path) -> lis
 def _published(finding: Finding) -> str:
     if finding.contrast.paper is None:
         return ""
-    scaled = f", in proportion {points(finding.expected, sign=True)}" if finding.scale < 1 else ""
-    return f"; the paper's, on its own data: {points(finding.contrast.paper, sign=True)}{scaled}"
+    return f"; the paper's, on its own data: {points(finding.contrast.paper, sign=True)}{_scaled(finding)}"
+
+
+def _scaled(finding: Finding) -> str:
+    return f", in proportion {points(finding.expected, sign=True)}" if finding.scale < 1 else ""
 
 
 def _report_link(part: Mapping[str, Any], evidence: Evidence, out: Path) -> str:
@@ -319,34 +327,49 @@ def _report_link(part: Mapping[str, Any], evidence: Evidence, out: Path) -> str:
 
 
 def _table(title: str, table: Mapping[str, Any], evidence: Evidence, out: Path) -> Iterator[str]:
-    """A row per row of the paper's table: its difference to plain, ours on every network that stands for it."""
+    """A row per row of the paper's table: its difference to plain, ours on every network that stands for it.
+
+    Networks of another study are called ``study/network``.
+    """
     study = read_study(table["study"], table["budget"])
     lines = ["| the paper's network | method | its difference to plain | ours | verdict |", "|---|---|---|---|---|"]
     rows = []
     parts = []
     for row, networks in table["rows"].items():
         paper = study.paper[row]
-        for variant in [name for name in paper if name != "plain"]:
+        for variant in [name for name in paper if name != PLAIN]:
             metric = next(iter(paper[variant]))
-            difference = paper[variant][metric] - paper["plain"][metric]
-            part = {**table, "networks": networks, "against": ["plain"], "points": difference}
-            part["of"] = paper["plain"][metric]
+            difference = paper[variant][metric] - paper[PLAIN][metric]
+            of_paper = {"against": [PLAIN], "points": difference, "of": paper[PLAIN][metric]}
             for ours in table.get("ours", {}).get(variant, [variant]):
-                if ours == variant or any(ours in study.variants_of(network) for network in networks):
+                own = [
+                    {"study": name, "budget": table["budget"], "networks": [network], "variant": ours, **of_paper}
+                    for name, network in (_place(network, table["study"]) for network in networks)
+                    if ours in evidence.analysis(name, table["budget"]).study.variants_of(network)
+                ]
+                if ours == variant or own:
                     method = variant if ours == variant else f"{variant} (ours: {ours})"
                     rows.append((row, method, f"{metric} {points(difference, sign=True)}"))
-                    parts.append([{**part, "variant": ours}])
+                    parts.append(own)
     for (row, method, theirs), findings in zip(rows, evidence.together(parts), strict=True):
         measured = [finding for finding in findings if finding.contrast.comparison.pairs]
-        ours = "; ".join(str(finding).partition(", ")[2] for finding in measured) or "–"
+        ours = "; ".join(str(finding).partition(", ")[2] + _scaled(finding) for finding in measured) or "–"
         said = verdict(findings)
         why = f" ({why_untestable(findings)})" if findings and said == "not testable here" else ""
         lines.append(f"| {row} | {method} | {theirs} | {ours} | {said}{why} |")
     yield f"## {title}"
     yield f"The paper's figures: {study.source}"
     yield "\n".join(lines)
-    if evidence.has_records(table["study"], table["budget"]):
-        yield f"Evidence: {_report_link(table, evidence, out)}"
+    places = (_place(network, table["study"]) for networks in table["rows"].values() for network in networks)
+    studies = [{"study": name, "budget": table["budget"]} for name in dict.fromkeys(name for name, _ in places)]
+    if known := [study for study in studies if evidence.has_records(**study)]:
+        yield f"Evidence: {', '.join(_report_link(study, evidence, out) for study in known)}"
+
+
+def _place(network: str, study: str) -> tuple[str, str]:
+    """Study and network of a row's entry."""
+    other, _, label = network.rpartition("/")
+    return other or study, label
 
 
 def _link(path: Path, out: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -54,7 +55,13 @@ def encode(figure: Figure, ending: str) -> bytes:
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "convofconv"}):  # otherwise names in the file are drawn by chance
         figure.savefig(buffer, format=ending, dpi=130, metadata={"Date": None} if ending == "svg" else {})
-    return buffer.getvalue()
+    return _numbered(buffer.getvalue()) if ending == "svg" else buffer.getvalue()
+
+
+def _numbered(svg: bytes) -> bytes:
+    """Frames are named by the last bits of where they are, which the layout does not repeat: by their order instead."""
+    names: dict[bytes, bytes] = {}
+    return re.sub(rb"\bp[0-9a-f]{10}\b", lambda name: names.setdefault(name[0], b"frame%d" % len(names)), svg)
 
 
 def _panels(networks: Sequence[Network], width: float, height: float) -> tuple[Figure, list[Any]]:

@@ -77,6 +77,8 @@ def _head(analysis: Analysis) -> Iterator[str]:
     yield f"# {study.title}"
     yield study.question
     yield f"**Budget `{study.budget}`**: {study.about}"
+    if study.note:
+        yield f"**Decided after results**: {study.note}"
     options = f"{shlex.quote(study.file or study.name)} --budget {study.budget}"
     yield f"Repeat it:\n\n```console\ncoc study run {options}\ncoc study report {options}\n```"
     state = f"{done} of {count(len(analysis.runs), 'run')} done, {failed} failed, {missing} missing"
@@ -144,7 +146,7 @@ def _network(study: Study, network: Network) -> Iterator[str]:
     if network.metric is None:
         yield "No run is done yet."
         return
-    yield " ".join([*_splits(network), *_training(study, network), *_floor(study, network)])
+    yield " ".join([*_splits(study, network), *_training(study, network), *_floor(study, network)])
     yield _scores(network)
     if network.blocks and network.blocks.deviation:
         yield _noise(network.blocks)
@@ -163,15 +165,16 @@ def _network(study: Study, network: Network) -> Iterator[str]:
         yield _tuning(study, network)
 
 
-def _splits(network: Network) -> Iterator[str]:
+def _splits(study: Study, network: Network) -> Iterator[str]:
     """Which pictures scores are of; a network's runs all have the same, or they would not stand beside each other."""
     used = [run.result["recipe"]["data"] for cell in network.cells.values() for run in cell.runs if run.result]
     if used and used[0]["test_split"]:
         yield f"Scored on the split `{used[0]['test_split']}`; the epoch was chosen on `{used[0]['val_split']}`."
     elif used:
+        chose = "the epoch and the tuned settings" if study.tuning else "the epoch"
         yield (
-            f"Scored on the split `{used[0]['val_split']}`, which chose the epoch too. That flatters, most of all "
-            "scores that change much from epoch to epoch."
+            f"Scored on the split `{used[0]['val_split']}`, which chose {chose} too. That flatters, most of all scores "
+            "that change much from epoch to epoch."
         )
 
 

@@ -50,6 +50,7 @@ _POSSIBLE_OF_BUDGET: Kinds = {
     "tune": ("keys with values",),
     "set": ("keys with values",),
     "spread": ("a text",),
+    "note": ("a text",),
 }
 _EXPONENTIAL = re.compile(r"[-+]?[0-9]*\.?[0-9]+[eE][-+]?[0-9]+")
 #: Whose runs tell how much the scores of two variants scatter: their own, or those of all variants of the network.
@@ -100,6 +101,7 @@ class Study:
         curves: variants that are points of one curve, by the curve's title: names by what stands on its axis.
         pooled: whether comparisons take one spread for all variants of a network.
         file: path of the file as it was given; empty for a study that comes with the package.
+        note: what a reader of this budget's report must know, of decisions for example that came after results.
     """
 
     name: str
@@ -117,6 +119,7 @@ class Study:
     curves: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     pooled: bool = False
     file: str = ""
+    note: str = ""
 
     def variants_of(self, network: str) -> tuple[str, ...]:
         """The variants that a network is run with."""
@@ -213,6 +216,7 @@ def read_study(name: str, budget: str) -> Study:
         curves,
         pooled=spread == "pooled",
         file="" if path.parent == FOLDER else path.as_posix(),
+        note=chosen.get("note", "").strip(),
     )
 
 
