@@ -19,12 +19,17 @@ import convofconv as coc
 from .contenders import EVERYTHING
 from .networks import NETWORKS
 from .records import add_common_arguments, has_record, write_record
-from .timing import race
+from .timing import race, synchronize
 
 
 def graph(model: nn.Module, x: torch.Tensor) -> str:
     """The operations of a network and what they read, as text."""
     return str(torch.export.export(model, (x,)).graph)
+
+
+def _now() -> float:
+    synchronize()
+    return time.perf_counter()
 
 
 def main() -> None:
@@ -41,12 +46,12 @@ def main() -> None:
         seconds: dict[str, list[float]] = {"convert": [], "reparameterize": []}
         for _ in range(5):
             model = copy.deepcopy(plain)
-            start = time.perf_counter()
+            start = _now()
             coc.convert(model, where=EVERYTHING)
-            seconds["convert"].append(time.perf_counter() - start)
-            start = time.perf_counter()
+            seconds["convert"].append(_now() - start)
+            start = _now()
             folded = coc.reparameterize(model, inplace=True)
-            seconds["reparameterize"].append(time.perf_counter() - start)
+            seconds["reparameterize"].append(_now() - start)
         plain.eval()
         folded.eval()
         x = torch.randn(1, 3, network.pixels, network.pixels, device=device)

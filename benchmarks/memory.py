@@ -21,7 +21,7 @@ from .train_step import LAYOUTS, training_step
 
 
 def peak_memory(step: Callable[[], None], device: torch.device) -> int:
-    """Most bytes allocated during one step beyond those allocated before it."""
+    """Most bytes allocated during one step beyond those allocated before it, which are weights and momentum."""
     for _ in range(2):  # the optimizer's state, and what libraries keep from their first call
         step()
     if device.type == "cuda":
@@ -49,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_arguments(parser, turns=1)
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     for network in NETWORKS:
         for layout in LAYOUTS:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import hashlib
 import json
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import convofconv
+from convofconv.lab.studies.code import bare
+
 from .timing import machine
 
-FOLDER = Path(__file__).with_name("results")
+HERE = Path(__file__).parent
+FOLDER = HERE / "results"
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, turns: int) -> None:
@@ -21,6 +28,26 @@ def add_common_arguments(parser: argparse.ArgumentParser, turns: int) -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--turns", type=int, default=turns, help="turns of every contender")
     parser.add_argument("--again", action="store_true", help="measure rows anew that have a record")
+
+
+@functools.cache
+def code() -> str:
+    """Identity of what is measured, the core, and of what measures it; comments and layout do not count."""
+    core = Path(convofconv.__file__).parent
+    measured = [*core.glob("*.py"), *core.glob("maps/*.py"), *HERE.glob("*.py")]
+    digest = hashlib.sha256()
+    for path in sorted(path for path in measured if path.name not in ("cli.py", "report.py", "__main__.py")):
+        digest.update(path.name.encode() + b"\0" + bare(path.read_text(encoding="utf-8")).encode() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def commit() -> str:
+    """The commit that this is, empty where there is none."""
+    try:
+        told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True)
+    except OSError:
+        return ""
+    return told.stdout.strip()
 
 
 def read_records(part: str) -> list[dict[str, Any]]:
@@ -36,9 +63,9 @@ def read_records(part: str) -> list[dict[str, Any]]:
 
 
 def has_record(part: str, settings: Mapping[str, Any], arguments: argparse.Namespace) -> bool:
-    """Whether this machine has measured a row already."""
-    here = machine(torch.device(arguments.device))
-    known = any(r["machine"] == here and r["settings"] == settings for r in read_records(part))
+    """Whether this machine has measured a row already, of this code."""
+    here = machine(torch.device(arguments.device)), code(), settings
+    known = any((r["machine"], r.get("code"), r["settings"]) == here for r in read_records(part))
     return known and not arguments.again
 
 
@@ -49,5 +76,6 @@ def write_record(
     FOLDER.mkdir(exist_ok=True)
     here = machine(torch.device(arguments.device))
     with (FOLDER / f"{part}.jsonl").open("a", encoding="utf-8") as lines:
-        row = {"machine": here, "turns": arguments.turns, "settings": dict(settings), **record}
+        own = {"machine": here, "code": code(), "commit": commit(), "turns": arguments.turns}
+        row = {**own, "settings": dict(settings), **record}
         lines.write(json.dumps(row, sort_keys=True) + "\n")

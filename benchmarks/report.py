@@ -56,7 +56,7 @@ def main() -> None:
     machines = list(dict.fromkeys(record["machine"] for records in parts.values() for record in records))
     for number, machine in enumerate(machines):
         mine = {part: [r for r in records if r["machine"] == machine] for part, records in parts.items()}
-        sections.append(f"# {machine}")
+        sections += [f"# {machine}", origin([record for records in mine.values() for record in records])]
         if mine["association"]:
             sections += alone(mine["association"], number)
         if mine["train_step"]:
@@ -69,13 +69,20 @@ def main() -> None:
     (HERE / "RESULTS.md").write_text(text, encoding="utf-8")
 
 
+def origin(records: list[Record]) -> str:
+    """Which code was measured."""
+    commits = dict.fromkeys(record.get("commit", "") for record in records)
+    told = [f"at commit {name}" if name else "of code that the records do not name yet" for name in commits]
+    return f"Measured {', and '.join(told)}."
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def ratio(timing: Record, digits: int = 3) -> str:
-    return f"{timing['ratio']:.{digits}g} ({timing['low']:.{digits}g} to {timing['high']:.{digits}g})"
+def ratio(timing: Record) -> str:
+    return f"{timing['ratio']:.3g} ({timing['low']:.3g} to {timing['high']:.3g})"
 
 
 def floor(record: Record) -> float:
@@ -164,22 +171,23 @@ def _floors(parts: dict[str, list[Record]]) -> dict[str, float]:
 
 
 def steps(records: list[Record], floors: dict[str, float], number: int) -> list[str]:
+    on_cpu = " threads, " in records[0]["machine"]  # the aims are for two of its cores
     text = ["## A whole training step: SGD with momentum, every conv with k ≠ 1 converted, heads included"]
     for (is_compiled, autocast, compiled), group in groupby(sorted(records, key=_run), key=_run):
         run = list(group)
         rows = []
         for record in run:
             ours = record["times"]["ours"]
-            own = record["batch"], record["layout"]
+            own = record["settings"]["batch"], record["settings"]["layout"]
             plain = record["times"]["plain"]["milliseconds"]
-            least = floors.get(record["network"])
+            least = floors.get(record["settings"]["network"])
             rows.append(
                 (
-                    f"{record['network']}, {record['pixels']} px",
+                    f"{record['settings']['network']}, {record['pixels']} px",
                     *own,
                     f"{plain:.0f}",
                     ratio(ours),
-                    f"{record['target']:.2f}",
+                    f"{record['target']:.2f}" if on_cpu else "",
                     f"{1 + least / plain:.3f}" if least and autocast == "float32" else "",
                 )
             )
@@ -201,8 +209,10 @@ def steps(records: list[Record], floors: dict[str, float], number: int) -> list[
                 for name in names
                 if name != "plain"
             ]
-            text.append(table(["step / plain", *(f"{r['network']}, {r['pixels']} px" for r in broad)], body))
-    return [*text, WHY_NOT_LESS]
+            text.append(
+                table(["step / plain", *(f"{r['settings']['network']}, {r['pixels']} px" for r in broad)], body)
+            )
+    return [*text, WHY_NOT_LESS] if on_cpu else text
 
 
 def draw_steps(records: list[Record], path: Path) -> None:
@@ -210,11 +220,11 @@ def draw_steps(records: list[Record], path: Path) -> None:
     for at, record in enumerate(records):
         timing = record["times"]["ours"]
         spread = [[timing["ratio"] - timing["low"]], [timing["high"] - timing["ratio"]]]
-        last = record["layout"] == "channels-last"
+        last = record["settings"]["layout"] == "channels-last"
         axis.errorbar(timing["ratio"], at, xerr=spread, marker="s" if last else "o", color="C1" if last else "C0")
         axis.plot(record["target"], at, marker="|", markersize=14, color="black")
     axis.axvline(1, color="grey", linewidth=0.8)
-    names = [f"{r['network']}, {r['pixels']} px, {r['layout']}" for r in records]
+    names = [f"{r['settings']['network']}, {r['pixels']} px, {r['settings']['layout']}" for r in records]
     axis.set_yticks(range(len(records)), names)
     axis.invert_yaxis()
     axis.set(xlabel="step of the converted network / plain, quartiles; black: aim")
@@ -229,12 +239,13 @@ def memory(records: list[Record]) -> list[str]:
         extra, kernels = r["ours_peak_bytes"] - r["plain_peak_bytes"], r["kernel_bytes"]
         own = r["settings"]["network"], r["settings"]["layout"], f"{kernels / 1e6:.2f}"
         rows.append((*own, f"{r['plain_peak_bytes'] / 1e6:.0f}", f"{extra / 1e6:.1f}", f"{extra / kernels:.2g}×"))
-    header = ["network", "memory format", "converted kernels, MB", "peak of a plain step, MB", "more, MB", "per kernel"]
+    header = ["network", "memory format", "converted kernels, MB", "plain step, MB", "more, MB", "per kernel"]
     return [
         "## Peak memory of a training step",
         table(header, rows),
-        "A group's matrix has (sa² k²)² numbers, so with depthwise kernels, of a single input channel, it is far "
-        "larger than the kernels, and both are a small part of the step.",
+        "The peak of a plain step beyond weights and momentum, which are there before it, and what the converted one "
+        "takes more. A group's matrix has (sa² k²)² numbers, so with depthwise kernels, of a single input channel, it "
+        "is far larger than the kernels, and both are a small part of the step.",
     ]
 
 

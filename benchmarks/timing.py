@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,17 +31,18 @@ class Timing:
 def race(contenders: Mapping[str, Callable[[], object]], turns: int, warmup: int = 2) -> dict[str, Timing]:
     """Let contenders take turns; ratios are to the first one, turn by turn.
 
-    Every second turn runs backwards, so that no contender always follows the same other one.
+    The order is drawn anew for every turn, always the same ones: what a contender finds in the caches is left there by
+    whoever was before it, now and then by itself.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
+    orders = random.Random(0)
     with _no_garbage_collection():
         for turn in range(-warmup, turns):
-            order = list(contenders.items())
-            for name, contender in order if turn % 2 else reversed(order):
-                _synchronize()
+            for name, contender in orders.sample(list(contenders.items()), len(contenders)):
+                synchronize()
                 start = time.perf_counter()
                 contender()
-                _synchronize()
+                synchronize()
                 if turn >= 0:
                     times[name].append(1000 * (time.perf_counter() - start))
     reference = next(iter(times.values()))
@@ -52,7 +54,8 @@ def race(contenders: Mapping[str, Callable[[], object]], turns: int, warmup: int
     return out
 
 
-def _synchronize() -> None:
+def synchronize() -> None:
+    """Wait for the GPU, where there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -94,9 +97,9 @@ def products_per_second(device: torch.device, side: int = 2048) -> float:
 def _best(function: Callable[[], object], turns: int = 9) -> float:
     seconds = []
     for _ in range(turns):
-        _synchronize()
+        synchronize()
         start = time.perf_counter()
         function()
-        _synchronize()
+        synchronize()
         seconds.append(time.perf_counter() - start)
     return min(seconds)

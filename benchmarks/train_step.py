@@ -41,12 +41,12 @@ def training_step(
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
 
     def run() -> None:
-        optimizer.zero_grad()
         casting = torch.autocast(device.type, dtype=autocast) if autocast else contextlib.nullcontext()
         with casting:
             value = loss(model)
         value.backward()
         optimizer.step()
+        optimizer.zero_grad()  # last, so that no step begins with another's gradients in memory
 
     return run
 
@@ -68,11 +68,8 @@ def measure(network: Network, layout: str, arguments: argparse.Namespace) -> dic
         steps[name] = training_step(model, loss, autocast)
     times = race(steps, arguments.turns)
     return {
-        "network": network.name,
         "target": network.target,
         "pixels": network.pixels,
-        "batch": batch,
-        "layout": layout,
         "times": {name: vars(timing) for name, timing in times.items()},
     }
 

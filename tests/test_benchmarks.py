@@ -2,7 +2,10 @@
 
 import argparse
 import copy
+import functools
+import itertools
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,10 +16,11 @@ import convofconv as coc
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import records
+from benchmarks import records, report
 from benchmarks.contenders import CONTENDERS, posters_associate
 from benchmarks.folding import graph
 from benchmarks.timing import race
+from benchmarks.train_step import training_step
 from convofconv.association import Grid, associate
 
 
@@ -47,15 +51,33 @@ def test_a_folded_network_has_the_plain_networks_graph():
 
 
 def test_ratios_are_to_the_first_contender_turn_by_turn(monkeypatch):
-    # First turn backwards: the other one 2 s, plain 1 s; second turn forwards: plain 2 s, the other one 8 s.
-    clock = iter(float(second) for second in (0, 2, 10, 11, 20, 22, 30, 38))
-    monkeypatch.setattr("benchmarks.timing.time.perf_counter", lambda: next(clock))
-    times = race({"plain": lambda: None, "other": lambda: None}, turns=2, warmup=0)
+    """Plain takes 1 s and then 2 s, the other one 2 s and then 8 s, in whatever order."""
+    clock = [0.0]
+
+    def taking(*seconds):
+        left = iter(seconds)
+
+        def run():
+            clock[0] += next(left)
+
+        return run
+
+    monkeypatch.setattr("benchmarks.timing.time.perf_counter", lambda: clock[0])
+    times = race({"plain": taking(1, 2), "other": taking(2, 8)}, turns=2, warmup=0)
     assert times["plain"].ratio == 1
     assert (times["other"].milliseconds, times["other"].ratio) == (5000, 3)
 
 
-def test_a_row_is_measured_once_per_machine(tmp_path, monkeypatch):
+def test_every_contender_follows_every_one_as_often():
+    order = []
+    race({name: functools.partial(order.append, name) for name in "abcd"}, turns=4000, warmup=0)
+    assert all(sorted(order[turn : turn + 4]) == list("abcd") for turn in range(0, len(order), 4))
+    pairs = Counter(itertools.pairwise(order))
+    for x, y in itertools.product("abcd", "abcd"):  # from turn to turn it may be the same one, within a turn not
+        assert abs(pairs[x, y] - (250 if x == y else 250 + 1000)) < 150
+
+
+def test_a_row_is_measured_once_per_machine_and_code(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "FOLDER", tmp_path / "results")
     arguments = argparse.Namespace(device="cpu", turns=3, again=False)
     assert not records.has_record("part", {"width": 64}, arguments)
@@ -65,3 +87,20 @@ def test_a_row_is_measured_once_per_machine(tmp_path, monkeypatch):
     assert not records.has_record("part", {"width": 128}, arguments)
     assert not records.has_record("part", {"width": 64}, argparse.Namespace(device="cpu", turns=3, again=True))
     assert [row["ms"] for row in records.read_records("part")] == [2.0]
+    monkeypatch.setattr(records, "code", lambda: "another")
+    assert not records.has_record("part", {"width": 64}, arguments), "that was other code"
+
+
+def test_the_published_tables_are_those_of_the_records(tmp_path, monkeypatch):
+    published = (report.HERE / "RESULTS.md").read_text()
+    monkeypatch.setattr(report, "HERE", tmp_path)
+    monkeypatch.setattr(report, "FIGURES", tmp_path / "figures")
+    report.main()
+    assert (tmp_path / "RESULTS.md").read_text() == published
+
+
+def test_no_step_begins_with_the_gradients_of_another():
+    """They would be freed in its first moment, and not count in what it takes."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    training_step(model, lambda network: network(torch.ones(1, 3, 5, 5)).sum())()
+    assert all(parameter.grad is None for parameter in model.parameters())

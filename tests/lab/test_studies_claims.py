@@ -240,9 +240,13 @@ def test_every_verdict_that_is_written_down_has_evidence_that_is_there():
 
 def test_the_cost_that_is_told_is_what_the_benchmarks_measured():
     rows = [json.loads(line) for line in (REPOSITORY / "benchmarks/results/train_step.jsonl").read_text().splitlines()]
-    ratios = [row["times"]["ours"]["ratio"] for row in rows if row["compiled"] == "eager"]
-    why = yaml.safe_load(FILE.read_text(encoding="utf-8"))["claims"]["C1-cost"]["why"]
+    why = " ".join(yaml.safe_load(FILE.read_text(encoding="utf-8"))["claims"]["C1-cost"]["why"].split())
+    ratios = [row["times"]["ours"]["ratio"] for row in rows if row["settings"]["compiled"] == "eager"]
     assert f"takes {min(ratios):.2f} to {max(ratios):.2f} times as long" in why
+    released = [row["times"][name]["ratio"] for row in rows for name in row["times"] if name == "ours, released"]
+    assert f"{min(released):.2f} to {max(released):.2f} times with the three norms" in why
+    compiled = [row["times"]["ours"]["ratio"] for row in rows if row["settings"]["compiled"] != "eager"]
+    assert f"compiled, as far as measured, up to {max(compiled):.2f} times" in why
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from ..files import writable_folder
 #: ``metric`` (name of the one that matters), ``test`` (``as_trained`` and ``folded``, numbers by metric),
 #: ``validation`` (numbers of the best epoch), ``best_epoch``, ``history`` (numbers per epoch), ``parameters``
 #: (``as_trained`` and ``folded``), ``largest_difference_after_folding``, ``versions``, ``seconds`` of training and
-#: ``cpu_seconds`` that it took of its process, which do not depend on what else the machine did.
+#: ``cpu_seconds`` that it took of its process, which what else the machine does changes least.
 #: A line of ``kind`` "accept" says that results of ``code`` may stand beside those of ``beside``, and why (``reason``).
 Record = Mapping[str, Any]
 
