@@ -499,4 +499,7 @@ def build_map(build: Callable[[], KernelMap], name: str, conv: Conv) -> KernelMa
         kernel_map = build()
     except ConvOfConvError as error:
         raise type(error)(f"{name or 'the root conv'} ({describe(conv)}): {error}") from error
-    return kernel_map.to(conv.weight.device, conv.weight.dtype).requires_grad_(conv.weight.requires_grad)
+    kind = conv.weight.device, conv.weight.dtype
+    if any((parameter.device, parameter.dtype) != kind for parameter in kernel_map.parameters()):
+        kernel_map = kernel_map.to(*kind)
+    return kernel_map.requires_grad_(conv.weight.requires_grad)
