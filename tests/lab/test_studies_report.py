@@ -388,6 +388,10 @@ def test_tuning_is_shown_and_not_compared(tmp_path):
     assert rows["coc"]["lr=0.3"] == "62.00"
     assert "- net, coc, seed 101, trying lr=0.3: the loss is nan" in text
     assert "13 of 14 runs done, 1 failed, 0 missing" in text
+    edge = "At the edge of what was tried, so that better settings may lie beyond it: "
+    assert f"{edge}lr=0.3 (plain, coc)." in text
+    wider = Tuning({"training.lr": [0.1, 0.3, 0.9]}, (100, 101), {"training.epochs": 1})
+    assert edge not in _report(_study(tuning=wider), records, tmp_path)
     assert _rows(text, ["variant", "n"])["coc"]["n"] == "3"
 
 

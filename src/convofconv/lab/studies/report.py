@@ -12,7 +12,7 @@ from .analysis import CLOCKS, PLAIN, Analysis, Cell, Contrast, Network, analyse
 from .blocks import Blocks
 from .figures import ADJUSTED, CAPTIONS, draw, encode
 from .records import Record
-from .study import Study
+from .study import Study, Tuning
 from .tables import comparisons_csv, runs_csv
 from .wording import NOTHING, between, count, duration, p_is, points, probability, spread, summary_of
 
@@ -275,8 +275,25 @@ def _tuning(study: Study, network: Network) -> str:
     seeds = ", ".join(map(str, study.tuning.seeds))
     return (
         f"Tuning: the validation metric of every setting (mean ± sd over seeds {seeds}), and what the runs above were "
-        "trained with:\n\n" + _table(["variant", *map(_settings, tried), "chosen"], rows)
+        "trained with:\n\n"
+        + _table(["variant", *map(_settings, tried), "chosen"], rows)
+        + _edges(study.tuning, network)
     )
+
+
+def _edges(tuning: Tuning, network: Network) -> str:
+    """Which variants have chosen the least or the most of what was tried."""
+    told = []
+    for key, tried in tuning.grid.items():
+        if len(set(tried)) < 2 or not all(isinstance(value, int | float) for value in tried):
+            continue
+        for end in (min(tried), max(tried)):
+            names = [name for name, cell in network.cells.items() if {key: end} in cell.trained_with([key])]
+            if names:
+                told.append(f"{_settings({key: end})} ({', '.join(names)})")
+    if not told:
+        return ""
+    return f"\n\nAt the edge of what was tried, so that better settings may lie beyond it: {'; '.join(told)}."
 
 
 def _origin(analysis: Analysis) -> Iterator[str]:
