@@ -240,12 +240,13 @@ def memory(records: list[Record]) -> list[str]:
         own = r["settings"]["network"], r["settings"]["layout"], f"{kernels / 1e6:.2f}"
         rows.append((*own, f"{r['plain_peak_bytes'] / 1e6:.0f}", f"{extra / 1e6:.1f}", f"{extra / kernels:.2g}×"))
     header = ["network", "memory format", "converted kernels, MB", "plain step, MB", "more, MB", "per kernel"]
+    beyond = "weights and momentum" if all("code" in r for r in records) else "weights, momentum and gradients"
     return [
         "## Peak memory of a training step",
         table(header, rows),
-        "The peak of a plain step beyond weights and momentum, which are there before it, and what the converted one "
-        "takes more. A group's matrix has (sa² k²)² numbers, so with depthwise kernels, of a single input channel, it "
-        "is far larger than the kernels, and both are a small part of the step.",
+        f"The peak of a plain step beyond {beyond}, and what the converted one takes more. A group's matrix has "
+        "(sa² k²)² numbers, so with depthwise kernels, of a single input channel, it is far larger than the kernels, "
+        "and both are a small part of the step.",
     ]
 
 

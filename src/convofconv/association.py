@@ -219,27 +219,23 @@ def no_autocast(device: torch.device) -> contextlib.AbstractContextManager[objec
 @contextlib.contextmanager
 def no_tf32() -> Iterator[None]:
     """Compute in float32 what is float32: GPUs round convs to TF32 by default, and products where somebody asked."""
+    matmul: Any = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn
-    try:
-        before = torch.get_float32_matmul_precision()
-    except RuntimeError:  # somebody asked by the newer fp32_precision, and torch lets nobody mix the two
-        places: tuple[Any, Any] = (torch.backends.cuda.matmul, cudnn.conv)
-        precisions = [place.fp32_precision for place in places]
+    with contextlib.ExitStack() as undo:
+        # Each in the way that it was last set in, for torch refuses the older one where the newer was used.
         try:
-            for place in places:
-                place.fp32_precision = "ieee"
-            yield
-        finally:
-            for place, precision in zip(places, precisions, strict=True):
-                place.fp32_precision = precision
-        return
-    kept = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
-    try:
-        torch.set_float32_matmul_precision("highest")
-        with cudnn.flags(**kept, allow_tf32=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+            undo.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            torch.set_float32_matmul_precision("highest")
+        except RuntimeError:
+            undo.callback(setattr, matmul, "fp32_precision", matmul.fp32_precision)
+            matmul.fp32_precision = "ieee"
+        try:
+            undo.callback(setattr, cudnn, "allow_tf32", cudnn.allow_tf32)
+            cudnn.allow_tf32 = False
+        except RuntimeError:
+            undo.callback(setattr, cudnn.conv, "fp32_precision", cudnn.conv.fp32_precision)
+            cudnn.conv.fp32_precision = "ieee"
+        yield
 
 
 def _build_shift_basis(grid: Grid, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -21,7 +21,15 @@ from torch.nn.utils import parametrize
 from .association import has_values, no_autocast, no_tf32
 from .caching import cache_kernels, stop_caching
 from .config import Config, resolve_config
-from .errors import ArgumentTypeError, ConfigError, ConversionWarning, ConvOfConvError, SurgeryError, listing
+from .errors import (
+    ArgumentTypeError,
+    ConfigError,
+    ConversionWarning,
+    ConvOfConvError,
+    ShapeError,
+    SurgeryError,
+    listing,
+)
 from .manners import forget, teach, untaught
 from .maps import (
     Conv,
@@ -448,7 +456,8 @@ def _solve(association: SpatialAssociation, in_front: Sequence[nn.Module], weigh
     try:
         for kernel_map in (association, *reversed(in_front)):
             basic = cast(Tensor, cast(Any, kernel_map).right_inverse(basic))
-    except (RuntimeError, ValueError):  # NotImplementedError, and what singular ones raise, are among them
+    # The last two are what singular ones raise.
+    except (NotImplementedError, ShapeError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
         return None
     return basic
 

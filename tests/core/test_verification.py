@@ -179,3 +179,17 @@ def test_verify_and_folding_compute_in_float32_where_tf32_is_allowed(way, x):
             torch.set_float32_matmul_precision(before)
         else:
             matmul.fp32_precision, cudnn.conv.fp32_precision = of_products, of_convs
+
+
+def test_what_somebody_set_by_torchs_newer_way_for_convs_alone_stays():
+    """It must not be asked for by the older one, which torch refuses then."""
+    cudnn = torch.backends.cudnn
+    if not hasattr(cudnn, "conv"):
+        pytest.skip("this torch has no fp32_precision")
+    before = cudnn.conv.fp32_precision
+    cudnn.conv.fp32_precision = "ieee"
+    try:
+        coc.reparameterize(coc.convert(nn.Conv2d(3, 8, 3)))
+        assert cudnn.conv.fp32_precision == "ieee"
+    finally:
+        cudnn.conv.fp32_precision = before

@@ -123,34 +123,39 @@ def test_of_a_network_and_its_moving_average_the_average_is_read(tmp_path, other
     assert all((value == 1).all() for value in network.state_dict().values())
 
 
+def importable(folder, monkeypatch, **modules):
+    """Modules of a user's own, by name."""
+    monkeypatch.syspath_prepend(folder)
+    for name, code in modules.items():
+        (folder / f"{name}.py").write_text(code)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
 def test_summary_builds_networks_that_read_the_values_of_tensors(tmp_path, capsys, monkeypatch):
     """As those with stochastic depth do, whose shares are a linspace."""
-    (tmp_path / "depths.py").write_text(
-        "import torch\nfrom torch import nn\n"
-        "def net():\n    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Dropout(torch.linspace(0, 0.5, 2)[1].item()))\n"
+    importable(
+        tmp_path,
+        monkeypatch,
+        depths="import torch\nfrom torch import nn\n"
+        "def net():\n    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Dropout(torch.linspace(0, 0.5, 2)[1].item()))\n",
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "depths", raising=False)
     code, out, _ = run(capsys, "summary", "depths:net")
     assert code == 0
     assert "SpatialAssociation" in out
 
 
 def test_a_network_of_coc_layers_is_told_folded_and_verified(tmp_path, capsys, monkeypatch):
-    (tmp_path / "layers.py").write_text(
-        "from torch import nn\nfrom convofconv import CoC2d, Config\n"
-        "def net():\n    return nn.Sequential(CoC2d(3, 8, 3, bias=False, config=Config(init='kaiming')))\n"
+    importable(
+        tmp_path,
+        monkeypatch,
+        layers="from torch import nn\nfrom convofconv import CoC2d, Config\n"
+        "def net():\n    return nn.Sequential(CoC2d(3, 8, 3, bias=False, config=Config(init='kaiming')))\n",
+        mixed="from torch import nn\nfrom convofconv import CoC2d\n"
+        "def net():\n    return nn.Sequential(CoC2d(3, 8, 3), nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4))\n",
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "layers", raising=False)
     code, out, _ = run(capsys, "summary", "layers:net")
     assert code == 0
     assert "SpatialAssociation" in out
-    (tmp_path / "mixed.py").write_text(
-        "from torch import nn\nfrom convofconv import CoC2d\n"
-        "def net():\n    return nn.Sequential(CoC2d(3, 8, 3), nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4))\n"
-    )
-    monkeypatch.delitem(sys.modules, "mixed", raising=False)
     assert "Standardization" in run(capsys, "summary", "mixed:net", "--method", "stnd")[1]
     trained = importlib.import_module("layers").net()
     torch.save({"state_dict": trained.state_dict()}, tmp_path / "last.ckpt")
@@ -164,11 +169,8 @@ def test_a_network_of_coc_layers_is_told_folded_and_verified(tmp_path, capsys, m
 
 
 def test_a_detector_with_a_module_of_ones_own(tmp_path, capsys, monkeypatch):
-    (tmp_path / "mine.py").write_text(
-        "from torch import nn\ndef net(width=4):\n    return nn.Sequential(nn.Conv2d(3, width, 3))\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    code = "from torch import nn\ndef net(width=4):\n    return nn.Sequential(nn.Conv2d(3, width, 3))\n"
+    importable(tmp_path, monkeypatch, mine=code)
     code, out, _ = run(capsys, "summary", "mine:net", "--options", '{"width": 8}')
     assert code == 0
     assert "Conv2d 3→8, 3×3" in out

@@ -3,8 +3,6 @@
 import json
 import subprocess
 
-import pytest
-import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_runs import CLASSIFY, command, fit, results
@@ -47,7 +45,6 @@ def test_a_run_of_several_machines_is_evaluated_on_one(tmp_path, capsys):
     assert f"test top1: {results(tmp_path / 'run')['test']['folded']['top1']:.2f}" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has a GPU")
 def test_a_run_in_half_precision_is_evaluated_without_a_gpu(tmp_path, capsys):
     assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
     values = json.loads((tmp_path / "run" / "recipe.json").read_text())

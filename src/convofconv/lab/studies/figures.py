@@ -114,7 +114,8 @@ def _scores(study: Study, networks: Sequence[Network]) -> Figure:
             axes.axvline(plain, color=GREY, linestyle=":")
         axes.set_yticks(range(len(cells)), [cell.variant for cell in cells])
         axes.set_ylim(len(cells) - 0.5, -0.5)
-        axes.set_xlim(_around((score for cell in cells for score in cell.scores().values()), margin=0.1))
+        means = (found for cell in cells if (found := network.mean(cell.variant).mean) is not None)
+        axes.set_xlim(_around((*means, *(score for cell in cells for score in cell.scores().values())), margin=0.1))
         axes.set_xlabel(f"{network.metric}, %")
     return figure
 
@@ -141,10 +142,12 @@ def _curves(study: Study, networks: Sequence[Network]) -> Figure:
 
 
 def _heights(network: Network, curves: Iterable[Sequence[tuple[str, str]]]) -> Iterator[float]:
-    """All scores and all of the paper's points that curves show, plain included."""
+    """All scores and means and all of the paper's points that curves show, plain included."""
     plain = _plain_mean(network)
     for name in {PLAIN, *(name for points in curves for _, name in points)} & set(network.cells):
         yield from network.cells[name].scores().values()
+        if (mean := network.mean(name).mean) is not None:  # adjusted for seeds that it lacks, beside all scores
+            yield mean
         if plain is not None and {PLAIN, name} <= set(network.paper):
             yield plain + network.paper[name] - network.paper[PLAIN]
 
