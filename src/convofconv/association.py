@@ -321,7 +321,9 @@ def _direct_way(x: Tensor, super_kernel: Tensor, grid: Grid, share: Share, resid
     # (batch, channel, cells, offsets) -> (batch, channel, cell, offset, cell, offset, ...) -> images
     interleave = [axis for i in range(2, 2 + d) for axis in (i, i + d)]
     planes = planes.permute(0, 1, *interleave)
-    images = planes.reshape(*planes.shape[:2], *[grid.side * k for k in grid.kernel])
+    images = planes.reshape(*planes.shape[:2], *[grid.side * k for k in grid.kernel]).contiguous()
+    # Through a flat view: on GPUs torch mistakes single pixels with strides of their own for another memory format.
+    images = images.reshape(-1).view(images.shape)
     if share == "both":
         images = images.reshape(-1, 1, *images.shape[2:])
     if share != "none":

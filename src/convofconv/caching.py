@@ -3,7 +3,7 @@
 A conv that is called several times in one forward (a detector's head on every pyramid level) would compute its kernels
 each time, and a network of many narrow convs would spend its time in launching small operations. So while the forward
 of a converted model runs, its kernels are kept: computed at their first use, those of narrow layers of one geometry in
-one go, and dropped when the outermost forward ends, also by an exception.
+one go (on a GPU those of nearly all layers), and dropped when the outermost forward ends, also by an exception.
 
 A kept kernel is used only in the mode it was computed in (gradients, inference, autocast) and while none of its
 parameters has changed (writes through ``parameter.data`` are invisible to torch, and so to us). Inside activation
@@ -38,10 +38,11 @@ from .fused import fused_associate_many
 from .maps import SpatialAssociation
 from .selection import convs, kernel_maps, weight_maps
 
-#: A layer is narrow, and worth computing together with others, up to this size ...
-_NARROW_BYTES = 1 << 18
-#: ... and so many are computed together that their copies stay in the cache.
-_BATCH_BYTES = 1 << 21
+#: A layer is narrow, and worth computing together with others, up to this size, and so many are computed together that
+#: their copies stay in the cache.
+_ON_CPU = (1 << 18, 1 << 21)
+#: Launching an operation on a GPU costs more than what it does to the kernels of any common layer.
+_ELSEWHERE = (1 << 24, 1 << 27)
 #: Classes of what FSDP makes its units of.
 _SHARDING = ("FSDPModule", "FullyShardedDataParallel")
 
@@ -147,18 +148,26 @@ def _saves_elsewhere() -> bool:
 
 # Which convs a model has, and with which others each is computed: looked up once per model, not in every forward.
 # Everything is held weakly: a conv may refer back to its model, through a hook say, and would keep it alive.
+# On the CPU and elsewhere it is not the same ones.
 _Plan = weakref.WeakKeyDictionary[nn.Module, tuple["weakref.ref[nn.Module]", ...]]
-_plans: weakref.WeakKeyDictionary[nn.Module, _Plan] = weakref.WeakKeyDictionary()
+_plans: weakref.WeakKeyDictionary[nn.Module, dict[bool, _Plan]] = weakref.WeakKeyDictionary()
 
 
 def _plan(model: nn.Module) -> _Plan:
-    plan = _plans.get(model)
-    if plan is None or not kernel_maps(next(iter(plan.keys()), model)):  # folded since, through a part of the model
-        plan = _plans[model] = _make_plan(model)
-    return plan
+    plans = _plans.setdefault(model, {})
+    known = next(iter(plans.values()), None)
+    first = None if known is None else next(iter(known.keys()), None)
+    if first is None or not kernel_maps(first):  # folded since, through a part of the model
+        plans.clear()
+        first = next((conv for _, conv in convs(model) if kernel_maps(conv)), None)
+    registered = None if first is None else _registered(first)
+    on_cpu = registered is None or cast(nn.Parameter, registered._parameters["original"]).is_cpu
+    if on_cpu not in plans:
+        plans[on_cpu] = _make_plan(model, *(_ON_CPU if on_cpu else _ELSEWHERE))
+    return plans[on_cpu]
 
 
-def _make_plan(model: nn.Module) -> _Plan:
+def _make_plan(model: nn.Module, narrow: int, at_once: int) -> _Plan:
     plan: _Plan = weakref.WeakKeyDictionary()
     alike: dict[tuple[Grid, bool, int], list[nn.Module]] = defaultdict(list)
     for _, conv in convs(model):
@@ -168,10 +177,10 @@ def _make_plan(model: nn.Module) -> _Plan:
         plan[conv] = (weakref.ref(conv),)
         size = cast(nn.Parameter, registered.original).nbytes
         first = registered[0]
-        if size <= _NARROW_BYTES and _is_plannable(first):
+        if size <= narrow and _is_plannable(first):
             alike[first.grid, first.config.skip, size].append(conv)
     for (_, _, size), several in alike.items():
-        together = max(1, _BATCH_BYTES // size)
+        together = max(1, at_once // size)
         for start in range(0, len(several), together):
             batch = tuple(weakref.ref(conv) for conv in several[start : start + together])
             plan.update(dict.fromkeys(several[start : start + together], batch))
@@ -252,7 +261,7 @@ class _Frame:
         first = [cast(SpatialAssociation, one._modules["0"]) for _, one in batch]
         kernels = fused_associate_many(
             [cast(nn.Parameter, one._parameters["original"]) for _, one in batch],
-            [association.effective_super_kernel().squeeze(0) for association in first],
+            [association.effective_super_kernel() for association in first],
             first[0].grid,
             first[0].config.skip,
         )

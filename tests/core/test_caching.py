@@ -9,6 +9,7 @@ import pytest
 import torch
 from reference import randomize, relative
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint
 
 import convofconv as coc
@@ -437,7 +438,7 @@ def _parametrized(model):
 
 
 def _pruned(model):
-    nn.utils.prune.random_unstructured(coc.kernel_maps(model.body[0])[0], "super_kernel", amount=0.5)
+    prune.random_unstructured(coc.kernel_maps(model.body[0])[0], "super_kernel", amount=0.5)
 
 
 @pytest.mark.parametrize(

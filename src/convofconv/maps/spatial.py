@@ -239,7 +239,7 @@ class SpatialAssociation(KernelMap):
         filters = self._filters(self.super_kernel)
         if not self.config.standardize_super_kernel:
             return filters
-        normal: Tensor = standardize(filters.flatten(0, 1)).unflatten(0, filters.shape[:2])
+        normal = standardize(filters.flatten(0, 1)).view(filters.shape)
         return normal if self.gain is None else self.gain.view(*filters.shape[:2], *[1] * (filters.dim() - 2)) * normal
 
     def _filters(self, kernels: Tensor) -> Tensor:

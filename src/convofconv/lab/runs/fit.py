@@ -312,6 +312,8 @@ def _quiet() -> Iterator[None]:
                 ".*GPU available but not used.*",
                 ".*treespec, LeafSpec.*",
                 ".*all_gather is deprecated.*",
+                # A scaler of half precision leaves the first steps out until its scale fits, the schedule goes on.
+                r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`.*",
             ):
                 warnings.filterwarnings("ignore", message=message)
             yield
