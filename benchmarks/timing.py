@@ -28,8 +28,12 @@ class Timing:
         return f"{self.ratio:.3g} ({self.low:.3g} to {self.high:.3g})"
 
 
-def race(contenders: Mapping[str, Callable[[], object]], turns: int, warmup: int = 2) -> dict[str, Timing]:
+def race(
+    contenders: Mapping[str, Callable[[], object]], turns: int, warmup: int = 2, repeats: int = 1
+) -> dict[str, Timing]:
     """Let contenders take turns; ratios are to the first one, turn by turn.
+
+    A turn is ``repeats`` calls, between which a GPU is not waited for: times are of one of them.
 
     The order is drawn anew for every turn, always the same ones: what a contender finds in the caches is left there by
     whoever was before it, now and then by itself.
@@ -41,10 +45,11 @@ def race(contenders: Mapping[str, Callable[[], object]], turns: int, warmup: int
             for name, contender in orders.sample(list(contenders.items()), len(contenders)):
                 synchronize()
                 start = time.perf_counter()
-                contender()
+                for _ in range(repeats):
+                    contender()
                 synchronize()
                 if turn >= 0:
-                    times[name].append(1000 * (time.perf_counter() - start))
+                    times[name].append(1000 * (time.perf_counter() - start) / repeats)
     reference = next(iter(times.values()))
     out = {}
     for name, mine in times.items():

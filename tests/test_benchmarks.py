@@ -68,6 +68,18 @@ def test_ratios_are_to_the_first_contender_turn_by_turn(monkeypatch):
     assert (times["other"].milliseconds, times["other"].ratio) == (5000, 3)
 
 
+def test_a_turn_of_several_calls_gives_the_time_of_one(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("benchmarks.timing.time.perf_counter", lambda: clock[0])
+    calls = {"plain": 1.0, "other": 3.0}
+
+    def taking(name):
+        clock[0] += calls[name]
+
+    times = race({name: functools.partial(taking, name) for name in calls}, turns=2, warmup=0, repeats=4)
+    assert (times["plain"].milliseconds, times["other"].milliseconds, times["other"].ratio) == (1000, 3000, 3)
+
+
 def test_every_contender_follows_every_one_as_often():
     order = []
     race({name: functools.partial(order.append, name) for name in "abcd"}, turns=4000, warmup=0)

@@ -386,10 +386,11 @@ def super_convolve(
     return (_matmul_way if way == "matmul" else _direct_way)(x, super_kernel, grid, share, residual)
 
 
-def grid_layer_norm(x: Tensor, gain: Tensor, bias: Tensor, grid: Grid, eps: float = 1e-5) -> Tensor:
+def grid_layer_norm(x: Tensor, gain: Tensor, bias: Tensor, grid: Grid, eps: float = 1e-5, layers: int = 1) -> Tensor:
     """LayerNorm over all grids of a layer, one statistic per input channel (released configuration).
 
     The zeros that complete the last group are no kernels: they are not counted in the statistics and stay zeros.
+    The groups may be those of several layers, one layer's behind another's; each has its own statistics.
 
     Shape:
         - x: ``(G, n, ci)``
@@ -399,8 +400,10 @@ def grid_layer_norm(x: Tensor, gain: Tensor, bias: Tensor, grid: Grid, eps: floa
     affine = (tensor.reshape(grid.groups, grid.positions, 1) for tensor in (gain, bias))
     # A row per tap of an existing kernel. Statistics per column are what batch norm computes of a table.
     rows, weight, shift = (from_groups(y, grid).movedim(1, -1).reshape(-1, y.shape[-1]) for y in (x, *affine))
-    wide = rows.to(torch.promote_types(x.dtype, torch.float32))
-    normal = torch.batch_norm(wide, None, None, None, None, True, 0.0, eps, False)
+    wide = rows.to(torch.promote_types(x.dtype, torch.float32)).reshape(layers, -1, grid.channels).movedim(0, 1)
+    columns = wide.reshape(-1, layers * grid.channels)
+    normal = torch.batch_norm(columns, None, None, None, None, True, 0.0, eps, False)
+    normal = normal.reshape(-1, layers, grid.channels).movedim(1, 0).reshape(-1, grid.channels)
     out = torch.addcmul(shift, normal, weight).to(x.dtype)
     return to_groups(out.reshape(grid.shape[0], *grid.kernel, -1).movedim(-1, 1), grid)
 
@@ -414,11 +417,13 @@ def associate(
     skip: bool = True,
     norm: tuple[Tensor, Tensor] | None = None,
     way: Way | None = None,
+    layers: int = 1,
 ) -> Tensor:
     """The spatial association of a layer's kernels, ``α(W) = W + ξ⁻¹(s ∗ ξ(W))`` (poster, steps 0-3).
 
     Several super kernels are applied one after another, with one skip and one norm around the whole stack. Kernels
-    that the last group lacks are zeros before every super convolution.
+    that the last group lacks are zeros before every super convolution. The kernels may be those of several layers,
+    each of them a block of the grid or some.
 
     Shape:
         - weight: ``(co, ci, k_1, ..., k_d)``
@@ -441,7 +446,7 @@ def associate(
     if (dtype := autocast_dtype(weight)) != weight.dtype:
         with no_autocast(weight.device):
             weight, super_kernel = weight.to(dtype), super_kernel.to(dtype)
-            return associate(weight, super_kernel, grid, share=share, skip=skip, norm=norm, way=way)
+            return associate(weight, super_kernel, grid, share=share, skip=skip, norm=norm, way=way, layers=layers)
     common = way == "matmul" and share == "input" and super_kernel.shape[0] == 1 and norm is None
     if common and associates_eagerly():
         from .fused import fused_associate
@@ -456,7 +461,7 @@ def associate(
             x = to_groups(from_groups(x, grid), grid)
         x = super_convolve(x, s, grid, share, way, residual if layer == last and norm is None else None)
     if norm is not None:
-        x = grid_layer_norm(x, *norm, grid)
+        x = grid_layer_norm(x, *norm, grid, layers=layers)
         x = x if residual is None else residual + x
     return match_layout(from_groups(x, grid), weight)
 

@@ -27,16 +27,16 @@ import weakref
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from types import FrameType
-from typing import Any, TypeGuard, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .association import Grid, associates_eagerly, autocasts, is_channels_last
-from .fused import fused_associate_many
-from .maps import SpatialAssociation
+from .association import associates_eagerly, autocasts, is_channels_last
+from .maps import KernelMap
 from .selection import convs, kernel_maps, weight_maps
+from .together import can_be_together, compute_together
 
 #: A layer is narrow, and worth computing together with others, up to this size, and so many are computed together that
 #: their copies stay in the cache.
@@ -154,6 +154,8 @@ _plans: weakref.WeakKeyDictionary[nn.Module, dict[bool, _Plan]] = weakref.WeakKe
 
 
 def _plan(model: nn.Module) -> _Plan:
+    if torch._C._get_tracing_state() is not None:
+        return _make_plan(model, 0, 0)  # together none, for looking at what is alike would be traced
     plans = _plans.setdefault(model, {})
     known = next(iter(plans.values()), None)
     first = None if known is None else next(iter(known.keys()), None)
@@ -169,27 +171,21 @@ def _plan(model: nn.Module) -> _Plan:
 
 def _make_plan(model: nn.Module, narrow: int, at_once: int) -> _Plan:
     plan: _Plan = weakref.WeakKeyDictionary()
-    alike: dict[tuple[Grid, bool, int], list[nn.Module]] = defaultdict(list)
+    alike: dict[tuple[Hashable, int], list[nn.Module]] = defaultdict(list)
     for _, conv in convs(model):
         registered = weight_maps(conv)
         if registered is None or not kernel_maps(conv):
             continue
         plan[conv] = (weakref.ref(conv),)
         size = cast(nn.Parameter, registered.original).nbytes
-        first = registered[0]
-        if size <= narrow and _is_plannable(first):
-            alike[first.grid, first.config.skip, size].append(conv)
-    for (_, _, size), several in alike.items():
+        if size <= narrow and (kind := _kind(registered)) is not None:
+            alike[kind, size].append(conv)
+    for (_, size), several in alike.items():
         together = max(1, at_once // size)
         for start in range(0, len(several), together):
             batch = tuple(weakref.ref(conv) for conv in several[start : start + together])
             plan.update(dict.fromkeys(several[start : start + together], batch))
     return plan
-
-
-def _is_plannable(kernel_map: nn.Module) -> TypeGuard[SpatialAssociation]:
-    # Exactly this class: another one, torch's own for a parametrized super kernel too, may compute something else.
-    return type(kernel_map) is SpatialAssociation and kernel_map.is_common() and kernel_map.grid.blocks == 1
 
 
 class _Sources:
@@ -258,15 +254,10 @@ class _Frame:
         if len(batch) == 1:
             self.kept[conv, mode] = _Kept(registered(), sources)
             return
-        first = [cast(SpatialAssociation, one._modules["0"]) for _, one in batch]
-        kernels = fused_associate_many(
-            [cast(nn.Parameter, one._parameters["original"]) for _, one in batch],
-            [association.effective_super_kernel() for association in first],
-            first[0].grid,
-            first[0].config.skip,
-        )
+        count = len(_maps_together(registered))
+        kernels = compute_together([one for _, one in batch], count)
         for (member, one), kernel in zip(batch, kernels, strict=True):
-            for kernel_map in list(one)[1:] if len(one._modules) > 1 else ():
+            for kernel_map in list(one)[count:] if len(one._modules) > count else ():
                 kernel = kernel_map(kernel)
             self.kept[member, mode] = _Kept(kernel, _Sources(one))
 
@@ -302,24 +293,39 @@ def _registered(conv: nn.Module) -> parametrize.ParametrizationList | None:
     return None if lists is None else cast("parametrize.ParametrizationList | None", lists._modules.get("weight"))
 
 
-def _kind(registered: parametrize.ParametrizationList) -> tuple[Any, ...] | None:
+def _kind(registered: parametrize.ParametrizationList) -> Hashable | None:
     """What layers that are computed together must have in common, ``None`` for one that must be computed alone."""
-    weight, first = registered._parameters["original"], registered._modules["0"]
-    if type(weight) is not nn.Parameter or _has_hooks(weight) or first is None or not _is_plannable(first):
+    weight, kinds = registered._parameters["original"], _maps_together(registered)
+    if not kinds or type(weight) is not nn.Parameter or _has_hooks(weight):
         return None
-    # Something that is not called has no hooks to run; pruning computes the super kernel in one.
-    if first._forward_pre_hooks or first._forward_hooks or first._backward_pre_hooks or first._backward_hooks:
-        return None
-    learns = [weight.requires_grad]
+    learns = []
     for kernel_map in registered._modules.values():
-        for p in first._parameters.values() if len(registered._modules) == 1 else kernel_map.parameters():
+        for p in kernel_map.parameters() if kernel_map._modules else kernel_map._parameters.values():
             # A hook on a parameter must not see the missing gradient of a layer that this forward did not use.
             if p is not None and _has_hooks(p):
                 return None
-            learns.append(p is not None and p.requires_grad)
-    s = cast(Tensor, first._parameters["super_kernel"])
-    same_numbers = (weight.device, weight.dtype, s.device, s.dtype, is_channels_last(weight))
-    return (*same_numbers, first.grid, first.config.skip, *learns)
+            learns.append(None if p is None else (p.requires_grad, p.device, p.dtype))
+    numbers = weight.device, weight.dtype, weight.shape, is_channels_last(weight), weight.requires_grad
+    return (*numbers, *kinds, *learns)
+
+
+def _maps_together(registered: parametrize.ParametrizationList) -> list[Hashable]:
+    """For the first maps of a layer that can be computed together with other layers', what these must share."""
+    found: list[Hashable] = []
+    for kernel_map in registered._modules.values():
+        # Something that is not called has no hooks to run; pruning computes the super kernel in one.
+        hooked = kernel_map is None or (
+            kernel_map._forward_pre_hooks
+            or kernel_map._forward_hooks
+            or kernel_map._backward_pre_hooks
+            or kernel_map._backward_hooks
+        )
+        if hooked or not can_be_together(kernel_map):
+            break
+        if (kind := cast(KernelMap, kernel_map).alike()) is None:
+            break
+        found.append((type(kernel_map), kind))
+    return found
 
 
 def _has_hooks(parameter: nn.Parameter) -> bool:

@@ -6,23 +6,18 @@ the reference and takes every other configuration. What a node of our own saves:
 - operations: on the narrow layers of an HRNet the time goes into launching them, not into arithmetic;
 - memory traffic: kernels of a contiguous layer must be transposed to ``(G, n, ci)`` and back. Done for a few groups at
   a time, the transposed copies stay in the cache and are never allocated at full size;
-- memory: backward needs the kernels and the small matrix ``S``, no copies of the kernels (but for narrow layers that
-  are computed together, which are copied into one).
+- memory: backward needs the kernels and the small matrix ``S``, no copies of the kernels.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .association import (
     Grid,
-    autocast_dtype,
     from_groups,
     is_channels_last,
     match_layout,
@@ -48,20 +43,6 @@ def fused_associate(weight: Tensor, super_kernel: Tensor, grid: Grid, skip: bool
     return out
 
 
-def fused_associate_many(
-    weights: Sequence[Tensor], super_kernels: Sequence[Tensor], grid: Grid, skip: bool
-) -> tuple[Tensor, ...]:
-    """Associate the kernels of several layers of one geometry, dtype, device and memory format in one go.
-
-    Shape:
-        - weights: each ``(co, ci, k_1, ..., k_d)``
-        - super_kernels: each ``(1, G, s_1, ..., s_d)``
-        - result: as ``weights``, under autocast in autocast's dtype
-    """
-    out: tuple[Tensor, ...] = _AssociateMany.apply(grid, skip, autocast_dtype(weights[0]), *weights, *super_kernels)
-    return out
-
-
 class _Associate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, super_kernel: Tensor, grid: Grid, skip: bool) -> Tensor:
@@ -83,74 +64,6 @@ class _Associate(torch.autograd.Function):
     def jvp(ctx: Any, weight_tangent: Tensor | None, super_tangent: Tensor | None, *_: None) -> Tensor:
         weight, super_kernel = ctx.saved_tensors[:2]
         return _jvp(weight, super_kernel, weight_tangent, super_tangent, ctx.grid, ctx.skip)
-
-
-class _AssociateMany(torch.autograd.Function):
-    """Several layers as one: the groups of all of them one behind the other."""
-
-    @staticmethod
-    def forward(ctx: Any, grid: Grid, skip: bool, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
-        layers = len(tensors) // 2
-        with no_autocast(tensors[0].device):  # whose cat takes no halves of the other kind
-            x = _stack(tensors[:layers], grid).to(dtype)
-            matrix = super_matrix(torch.cat(tensors[layers:]).to(dtype), grid)
-        ctx.save_for_backward(x, matrix, *tensors)
-        ctx.save_for_forward(x, matrix, *tensors)
-        ctx.grid, ctx.skip, ctx.layers = grid, skip, layers
-        ctx.set_materialize_grads(False)
-        return _unstack(_apply(matrix, x, skip), tensors[:layers], grid)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, matrix, *tensors = ctx.saved_tensors
-        weights, super_kernels = tensors[: ctx.layers], tensors[ctx.layers :]
-        # A layer that was not used in this forward gets no gradient, as if it had been computed alone.
-        with no_autocast(x.device):  # the forward ran outside of it
-            if torch.is_grad_enabled():  # for derivatives of this derivative
-                pairs: list[tuple[Tensor | None, Tensor | None]] = []
-                for w, s, grad in zip(weights, super_kernels, grads, strict=True):
-                    if grad is None:
-                        pairs.append((None, None))
-                        continue
-                    again = super_matrix(s.to(x.dtype), ctx.grid)
-                    of_w, of_s = _backward(w.to(x.dtype), again, grad, ctx.grid, ctx.skip)
-                    pairs.append((of_w.to(w.dtype), of_s.to(s.dtype).view(s.shape)))
-                return None, None, None, *(pair[0] for pair in pairs), *(pair[1] for pair in pairs)
-            upstream = zip(weights, grads, strict=True)
-            g = _stack([torch.zeros_like(w, dtype=x.dtype) if g is None else g for w, g in upstream], ctx.grid)
-            each_weight = _unstack(_apply(matrix.mT, g, ctx.skip).to(weights[0].dtype), weights, ctx.grid)
-            grad_super = _to_super_kernel(torch.bmm(g, x.mT), ctx.grid).to(super_kernels[0].dtype)
-            each_super = grad_super.view(ctx.layers, *super_kernels[0].shape).unbind()
-        each = [*zip(each_weight, grads, strict=True), *zip(each_super, grads, strict=True)]
-        return None, None, None, *(mine if theirs is not None else None for mine, theirs in each)
-
-    @staticmethod
-    def jvp(ctx: Any, _: None, __: None, ___: None, *tangents: Tensor | None) -> tuple[Tensor, ...]:
-        dtype, layers = ctx.saved_tensors[0].dtype, ctx.layers
-        tensors = [t.to(dtype) for t in ctx.saved_tensors[2:]]
-        tangents = tuple(t if t is None else t.to(dtype) for t in tangents)
-        return tuple(
-            _jvp(tensors[i], tensors[layers + i], tangents[i], tangents[layers + i], ctx.grid, ctx.skip)
-            for i in range(layers)
-        )
-
-
-def _stack(weights: Sequence[Tensor], grid: Grid) -> Tensor:
-    """The groups of several layers, ``(layers · G, n, ci)``."""
-    # Few operations for all layers instead of some for each: on a GPU the time goes into launching them.
-    kernels = torch.cat(list(weights)).movedim(1, -1).reshape(len(weights), grid.shape[0], -1)
-    if grid.missing:
-        kernels = F.pad(kernels, (0, 0, 0, grid.missing))
-    return kernels.view(-1, grid.positions, grid.channels)
-
-
-def _unstack(x: Tensor, weights: Sequence[Tensor], grid: Grid) -> tuple[Tensor, ...]:
-    """Undo :func:`_stack`, in the memory format of ``weights``."""
-    layers = len(weights)
-    kernels = x.view(layers, -1, math.prod(grid.kernel), grid.channels)[:, : grid.shape[0]]
-    if is_channels_last(weights[0]):
-        return kernels.unflatten(2, grid.kernel).movedim(-1, 2).unbind()
-    return kernels.transpose(2, 3).contiguous().view(layers, *grid.shape).unbind()
 
 
 def _whole(weight: Tensor, matrix: Tensor, grid: Grid, skip: bool) -> Tensor:

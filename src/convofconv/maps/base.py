@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -14,6 +14,8 @@ from ..errors import ArgumentTypeError, ConfigError, ShapeError
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 Self = TypeVar("Self", bound="KernelMap")
+#: ``torch.cat`` of tensors of several layers.
+Stack = Callable[[Sequence[Tensor]], Tensor]
 
 
 class KernelMap(nn.Module):
@@ -41,6 +43,28 @@ class KernelMap(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the map's own parameters anew; a map without parameters has nothing to do."""
+
+    def alike(self) -> Hashable | None:
+        """What maps of one class must share to be computed :meth:`together`, ``None`` for one that never is."""
+        return None
+
+    @classmethod
+    def together(cls: type[Self], maps: Sequence[Self], kernels: Tensor, stack: Stack) -> Tensor:
+        """Apply maps that are :meth:`alike`, one per layer, to the kernels of all their layers at once.
+
+        A class without a way of its own to do so has its maps called one by one; what it inherits does not count.
+
+        Args:
+            maps: one per layer.
+            kernels: those of the layers, one layer's behind another's.
+            stack: ``torch.cat`` of one tensor per layer, ``stack([m.gain for m in maps])``. Parameters must go through
+                it, so that layers which are not used get no gradient.
+
+        Shape:
+            - kernels: ``(layers · co, ci / groups, k_1, ..., k_d)``
+            - result: as ``kernels``
+        """
+        raise NotImplementedError(f"{cls.__name__} has no way to compute several layers together")
 
     def settings(self) -> dict[str, object]:
         """What the map's result depends on besides its parameters, as plain JSON values; kept in checkpoints."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..association import is_channels_last, match_layout
 from ..config import Config
 from ..errors import ConfigError, ShapeError
-from .base import Conv, KernelMap
+from .base import Conv, KernelMap, Stack
 
 
 class KernelLayerNorm(KernelMap):
@@ -86,6 +86,19 @@ class KernelLayerNorm(KernelMap):
             x, gain, bias = x.movedim(1, -1), gain.movedim(0, -1), bias.movedim(0, -1)
         out = F.layer_norm(x, x.shape[1:], gain, bias, self.eps).to(weight.dtype)
         return match_layout(out.movedim(-1, 1) if last else out, weight)
+
+    def alike(self) -> Hashable:
+        return self.eps
+
+    @classmethod
+    def together(cls, maps: Sequence[KernelLayerNorm], kernels: Tensor, stack: Stack) -> Tensor:
+        gain, bias = stack([m.norm_weight for m in maps]), stack([m.norm_bias for m in maps])
+        x, last = kernels, is_channels_last(kernels)
+        if last:
+            x, gain, bias = (tensor.movedim(1, -1) for tensor in (x, gain, bias))
+        normal = F.layer_norm(x, x.shape[1:], eps=maps[0].eps).unflatten(0, (len(maps), -1))
+        out = torch.addcmul(bias.unsqueeze(1), normal, gain.unsqueeze(1)).flatten(0, 1).to(kernels.dtype)
+        return match_layout(out.movedim(-1, 1) if last else out, kernels)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.norm_weight.shape[1:])}, eps={self.eps}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from ..association import (
 from ..config import Config, resolve_config
 from ..errors import ConfigError, ShapeError
 from ..grouping import random_order, similar_order
-from .base import Conv, KernelMap, conv_shape
+from .base import Conv, KernelMap, Stack, conv_shape
 from .standardization import standardize
 
 
@@ -224,11 +225,30 @@ class SpatialAssociation(KernelMap):
     def _from_places(self, weight: Tensor) -> Tensor:
         return weight if self.order is None else weight.index_select(0, self.order.argsort())
 
-    def is_common(self) -> bool:
-        """Whether :mod:`convofconv.fused` computes it as it is: consecutive kernels in groups, one super kernel for
-        each, no norm, by matrix product."""
+    def alike(self) -> Hashable | None:
         c = self.config
-        return self.order is None and c.share == "input" and c.depth == 1 and not c.grid_norm and self.way == "matmul"
+        if self.order is not None or c.share != "input":
+            return None
+        return self.grid, self.way, c.depth, c.skip, c.standardize_super_kernel, c.grid_norm
+
+    @classmethod
+    def together(cls, maps: Sequence[SpatialAssociation], kernels: Tensor, stack: Stack) -> Tensor:
+        def by_depth(parameters: Sequence[Tensor]) -> Tensor:  # (depth, layers · m, ...)
+            stacked: Tensor = stack(parameters).unflatten(0, (len(maps), -1))
+            return stacked.movedim(0, 1).flatten(1, 2)
+
+        first, norm = maps[0], None
+        supers = by_depth([m.super_kernel for m in maps])
+        gain = None if first.gain is None else by_depth([cast(Tensor, m.gain) for m in maps])
+        if first.norm_weight is not None:
+            norm = (
+                stack([cast(Tensor, m.norm_weight) for m in maps]),
+                stack([cast(Tensor, m.norm_bias) for m in maps]),
+            )
+        supers = first._effective(supers, gain)
+        # To an association, layers are blocks of output channels that no grid crosses.
+        grid, skip = _grid_of_several(first.grid, len(maps)), first.config.skip
+        return associate(kernels, supers, grid, skip=skip, norm=norm, way=first.way, layers=len(maps))
 
     def effective_super_kernel(self) -> Tensor:
         """The super kernels as they are applied: standardized and scaled where configured.
@@ -236,11 +256,14 @@ class SpatialAssociation(KernelMap):
         Shape:
             ``(depth, *grid.super_shape(share))``
         """
-        filters = self._filters(self.super_kernel)
+        return self._effective(self.super_kernel, self.gain)
+
+    def _effective(self, super_kernel: Tensor, gain: Tensor | None) -> Tensor:
+        filters = self._filters(super_kernel)
         if not self.config.standardize_super_kernel:
             return filters
         normal = standardize(filters.flatten(0, 1)).view(filters.shape)
-        return normal if self.gain is None else self.gain.view(*filters.shape[:2], *[1] * (filters.dim() - 2)) * normal
+        return normal if gain is None else gain.view(*filters.shape[:2], *[1] * (filters.dim() - 2)) * normal
 
     def _filters(self, kernels: Tensor) -> Tensor:
         """Super kernels as filters: dense ones have one axis more, like a convolution's weight."""
@@ -323,6 +346,13 @@ class SpatialAssociation(KernelMap):
             if getattr(c, flag)
         ]
         return ", ".join(parts)
+
+
+@functools.cache
+def _grid_of_several(grid: Grid, layers: int) -> Grid:
+    """The grids of several layers, one layer's behind another's."""
+    shape = (layers * grid.shape[0], *grid.shape[1:])
+    return dataclasses.replace(grid, shape=shape, blocks=layers * grid.blocks)
 
 
 def _super_matrix(super_kernel: Tensor, grid: Grid) -> Tensor:

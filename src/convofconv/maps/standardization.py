@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from ..association import match_layout
 from ..config import Config
 from ..errors import ConfigError
-from .base import Conv, KernelMap
+from .base import Conv, KernelMap, Stack
 
 
 def standardize(weight: Tensor, eps: float = 1e-5) -> Tensor:
@@ -69,6 +70,13 @@ class Standardization(KernelMap):
 
     def forward(self, weight: Tensor) -> Tensor:
         return match_layout(standardize(weight, self.eps), weight)
+
+    def alike(self) -> Hashable:
+        return self.eps
+
+    @classmethod
+    def together(cls, maps: Sequence[Standardization], kernels: Tensor, stack: Stack) -> Tensor:
+        return maps[0](kernels)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         return f"eps={self.eps}"

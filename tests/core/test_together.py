@@ -1,0 +1,235 @@
+"""Layers that are alike are computed as one, and nothing but the number of operations tells."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from reference import randomize, relative
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import convofconv as coc
+from convofconv import caching
+
+RELEASED = coc.PRESETS["released"]
+WAYS = {
+    "coc": ("coc", coc.Config()),
+    "two layers of super kernels": ("coc", coc.Config(depth=2)),
+    "without skip": ("coc", coc.Config(skip=False)),
+    "by convolution": ("coc", coc.Config(grid_side=3, extra_width=6)),
+    "within groups": ("coc", coc.Config(within_conv_groups=True)),
+    "standardized super kernels": ("coc", coc.Config(standardize_super_kernel=True, depth=2)),
+    "released": ("coc", RELEASED),
+    "released and norm": ("coc+norm", RELEASED),
+    "stnd": ("stnd", coc.Config()),
+    "norm": ("norm", coc.Config()),
+    "coc+stnd": ("coc+stnd", coc.Config()),
+    "coc+orth": ("coc+orth", coc.Config()),
+}
+#: Maps of these are computed one by one.
+ALONE = {
+    "shared over output channels": ("coc", coc.Config(share="output")),
+    "shared over both": ("coc", coc.Config(share="both")),
+    "grouped at random": ("coc", coc.Config(grouping="random")),
+    "orth": ("orth", coc.Config()),
+    "doconv": ("doconv", coc.Config()),
+}
+
+
+class Alike(nn.Module):
+    """Four layers of one geometry, of which one is never used, and one of another."""
+
+    def __init__(self, channels: int = 6, groups: int = 1) -> None:
+        super().__init__()
+        self.body = nn.ModuleList(self.layer(channels, groups) for _ in range(4))
+        self.head = nn.Conv2d(channels, 4, 3)
+
+    @staticmethod
+    def layer(channels, groups):
+        conv = nn.Conv2d(channels, channels, 3, padding=1, groups=groups)
+        return nn.Sequential(conv, nn.GroupNorm(2, channels), nn.Tanh())
+
+    def forward(self, x):
+        for layer in self.body[:3]:
+            x = layer(x)
+        return self.head(x)
+
+
+def alone(model):
+    """The same network, every kernel computed at each use."""
+    model = copy.deepcopy(model)
+    model._forward_pre_hooks.clear()
+    model._forward_hooks.clear()
+    return model
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """How many layers were computed together each time."""
+    honest, found = caching.compute_together, []
+
+    def compute_together(several, maps):
+        found.append(len(several))
+        return honest(several, maps)
+
+    monkeypatch.setattr(caching, "compute_together", compute_together)
+    return found
+
+
+def convert(model, method, config):
+    coc.convert(model, method, config)
+    randomize(model)
+    return model
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("way", [*WAYS, *ALONE])
+def test_kernels_and_gradients_are_those_of_layers_alone(way, layout, batches):
+    method, config = (WAYS | ALONE)[way]
+    groups = 2 if config.within_conv_groups else 1
+    model = convert(Alike(groups=groups).double(), method, config).to(memory_format=layout)
+    single, x = alone(model), torch.randn(2, 6, 8, 8, dtype=torch.float64)
+    out, expected = model(x), single(x)
+    assert batches == ([4] if way in WAYS else [])
+    assert relative(out, expected) < 1e-12
+    out.square().sum().backward()
+    expected.square().sum().backward()
+    for (name, mine), theirs in zip(model.named_parameters(), single.parameters(), strict=True):
+        if theirs.grad is None:
+            assert mine.grad is None, name
+        else:
+            assert mine.grad.stride() == theirs.grad.stride(), name
+            assert relative(mine.grad, theirs.grad) < 1e-10, name
+    unused = [p.grad for p in model.body[3].parameters()]
+    assert unused
+    assert all(grad is None for grad in unused)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_second_and_forward_mode_derivatives(way):
+    method, config = WAYS[way]
+    model = convert(Alike(groups=2 if config.within_conv_groups else 1).double(), method, config)
+    single, x = alone(model), torch.randn(2, 6, 8, 8, dtype=torch.float64)
+    found = []
+    for network in (model, single):
+        used = [p for name, p in network.named_parameters() if not name.startswith("body.3")]
+        first = torch.autograd.grad(network(x).square().sum(), used, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), used, allow_unused=True)
+        torch.manual_seed(1)
+        with torch.autograd.forward_ad.dual_level():
+            duals = {
+                name: torch.autograd.forward_ad.make_dual(p.detach(), torch.randn_like(p))
+                for name, p in network.named_parameters()
+                if name == "body.1.0.parametrizations.weight.original"
+            }
+            out = torch.func.functional_call(network, duals, (x,))
+            slope = torch.autograd.forward_ad.unpack_dual(out).tangent
+        found.append([*first, *(torch.zeros(()) if g is None else g for g in second), slope])
+    for mine, theirs in zip(*found, strict=True):
+        assert relative(mine, theirs) < 1e-8 or theirs.abs().max() < 1e-8
+
+
+def test_a_later_backward_comes_to_layers_through_the_gradients_of_an_earlier_one():
+    """The second goes to the first layer's output alone, and to the second layer through what the first one left."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.ModuleList(nn.Sequential(nn.Conv2d(4, 4, 3), nn.GroupNorm(1, 4)) for _ in range(2))
+
+        def forward(self, x):
+            return [layer(x) for layer in self.body]
+
+    model = convert(Two().double(), "coc+stnd", coc.Config())
+    found = []
+    for network in (model, alone(model)):
+        torch.manual_seed(1)
+        a, b = network(torch.randn(2, 4, 6, 6, dtype=torch.float64))
+        weights = [layer[0].parametrizations.weight.original for layer in network.body]
+        (gradient,) = torch.autograd.grad(b.pow(3).sum(), weights[1:], create_graph=True)
+        (gradient.square().sum() + a.square().sum()).backward()
+        found.append([w.grad for w in weights])
+    for mine, theirs in zip(*found, strict=True):
+        assert relative(mine, theirs) < 1e-10
+
+
+class Halved(coc.Standardization):
+    """Computes something else than the class whose way to be computed together it inherits."""
+
+    def forward(self, weight):
+        return super().forward(weight) / 2
+
+
+def test_a_class_inherits_no_way_to_be_computed_together(batches):
+    model = convert(Alike().double(), Halved, coc.Config())
+    x = torch.randn(2, 6, 8, 8, dtype=torch.float64)
+    assert relative(model(x), alone(model)(x)) < 1e-12
+    assert not batches
+
+
+class Shifted(coc.KernelMap):
+    """A map of one's own, with a way to be computed together."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(shape))
+
+    @classmethod
+    def for_conv(cls, conv, config):
+        return cls(conv.weight.shape)
+
+    def forward(self, weight):
+        return weight + self.shift
+
+    def alike(self):
+        return ()
+
+    @classmethod
+    def together(cls, maps, kernels, stack):
+        return kernels + stack([m.shift for m in maps])
+
+
+def test_a_map_of_ones_own_can_be_computed_together(batches):
+    model = convert(Alike().double(), ["coc", Shifted], coc.Config()).double()
+    x = torch.randn(2, 6, 8, 8, dtype=torch.float64)
+    assert relative(model(x), alone(model)(x)) < 1e-12
+    assert batches == [4]
+    plain = coc.reparameterize(model)
+    assert coc.verify(model, plain, x, tolerance=1e-12) < 1e-12
+
+
+def test_wide_layers_are_computed_together_elsewhere_than_on_the_cpu():
+    model = coc.convert(Alike(128))
+    counts = [len(caching._plan(model.to(device))[model.body[0][0]]) for device in ("cpu", "meta")]
+    assert counts == [1, 4]
+
+
+class Operations(TorchDispatchMode):
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.count += 1
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize(
+    ("method", "config", "limit"),
+    [("stnd", "poster", 3), ("coc", "poster", 6), ("coc+stnd", "poster", 7), ("coc+norm", "released", 14)],
+)
+def test_a_step_launches_few_operations_per_layer(method, config, limit):
+    """What a GPU waits for on networks of many narrow layers."""
+
+    def operations(model):
+        x, counter = torch.randn(1, 8, 6, 6), Operations()
+        for _ in range(2):  # the first builds what is kept
+            counter.count = 0
+            with counter:
+                model(x).sum().backward()
+        return counter.count
+
+    layers = 40
+    plain = nn.Sequential(*(Alike.layer(8, 1) for _ in range(layers)))
+    converted = coc.convert(copy.deepcopy(plain), method, config)
+    assert operations(converted) - operations(plain) < limit * layers
