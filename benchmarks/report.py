@@ -39,6 +39,10 @@ what computing kernels by a handful of torch's operations costs at least. Tried 
 kernel into its phases (a quarter of the products for two gathers more), adding the skip inside the matrix, multiplying
 in the weight's own layout, norms over a few channels at a time, huge pages."""
 
+ON_GPUS = """A layer alone is a matter of launching operations from Python here, whatever its size and whatever changes
+its kernels. So in a network layers of one geometry are computed together (`convofconv.together`), and the steps below
+cost less than the sum of their layers."""
+
 INTRODUCTION = """# Speed
 
 Measured by ratio: the contenders of a row take turns in one run, and its ratios are medians over turns, with their
@@ -59,6 +63,7 @@ def main() -> None:
         sections += [f"# {machine}", origin([record for records in mine.values() for record in records])]
         if mine["association"]:
             sections += alone(mine["association"], number)
+            sections += [] if has_no_gpu(machine) else [ON_GPUS]
         if mine["train_step"]:
             sections += steps(mine["train_step"], _floors(mine), number)
         if mine["memory"]:
@@ -171,7 +176,7 @@ def _floors(parts: dict[str, list[Record]]) -> dict[str, float]:
 
 
 def steps(records: list[Record], floors: dict[str, float], number: int) -> list[str]:
-    on_cpu = " threads, " in records[0]["machine"]  # the aims are for two of its cores
+    on_cpu = has_no_gpu(records[0]["machine"])  # the aims are for two of its cores
     text = ["## A whole training step: SGD with momentum, every conv with k ≠ 1 converted, heads included"]
     for (is_compiled, autocast, compiled), group in groupby(sorted(records, key=_run), key=_run):
         run = list(group)
@@ -215,19 +220,26 @@ def steps(records: list[Record], floors: dict[str, float], number: int) -> list[
     return [*text, WHY_NOT_LESS] if on_cpu else text
 
 
+def has_no_gpu(machine: str) -> bool:
+    """Whether figures are of a CPU, whose threads are told."""
+    return " threads, " in machine
+
+
 def draw_steps(records: list[Record], path: Path) -> None:
+    aims = has_no_gpu(records[0]["machine"])
     figure, axis = plt.subplots(figsize=(8, 0.35 * len(records) + 1.2), layout="constrained")
     for at, record in enumerate(records):
         timing = record["times"]["ours"]
         spread = [[timing["ratio"] - timing["low"]], [timing["high"] - timing["ratio"]]]
         last = record["settings"]["layout"] == "channels-last"
         axis.errorbar(timing["ratio"], at, xerr=spread, marker="s" if last else "o", color="C1" if last else "C0")
-        axis.plot(record["target"], at, marker="|", markersize=14, color="black")
+        if aims:
+            axis.plot(record["target"], at, marker="|", markersize=14, color="black")
     axis.axvline(1, color="grey", linewidth=0.8)
     names = [f"{r['settings']['network']}, {r['pixels']} px, {r['settings']['layout']}" for r in records]
     axis.set_yticks(range(len(records)), names)
-    axis.invert_yaxis()
-    axis.set(xlabel="step of the converted network / plain, quartiles; black: aim")
+    axis.set_ylim(len(records) - 0.5, -0.5)
+    axis.set(xlabel="step of the converted network / plain, quartiles" + ("; black: aim" if aims else ""))
     axis.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -3,7 +3,7 @@
 The same result as :func:`convofconv.association.associate` composed of torch's differentiable operations, which stays
 the reference and takes every other configuration. What a node of our own saves:
 
-- operations: on the narrow layers of an HRNet the time goes into launching them, not into arithmetic;
+- operations: on narrow layers the time goes into launching them, not into arithmetic;
 - memory traffic: kernels of a contiguous layer must be transposed to ``(G, n, ci)`` and back. Done for a few groups at
   a time, the transposed copies stay in the cache and are never allocated at full size;
 - memory: backward needs the kernels and the small matrix ``S``, no copies of the kernels.
