@@ -2,7 +2,7 @@
 
 A conv that is called several times in one forward (a detector's head on every pyramid level) would compute its kernels
 each time, and a network of many narrow convs would spend its time in launching small operations. So while the forward
-of a converted model runs, its kernels are kept: computed at their first use, those of narrow layers of one geometry in
+of a converted model runs, its kernels are kept: computed at their first use, those of narrow layers that are alike in
 one go (on a GPU those of nearly all layers), and dropped when the outermost forward ends, also by an exception.
 
 A kept kernel is used only in the mode it was computed in (gradients, inference, autocast) and while none of its
@@ -36,7 +36,7 @@ from torch.nn.utils import parametrize
 from .association import associates_eagerly, autocasts, is_channels_last
 from .maps import KernelMap
 from .selection import convs, kernel_maps, weight_maps
-from .together import can_be_together, compute_together
+from .together import compute_together
 
 #: A layer is narrow, and worth computing together with others, up to this size, and so many are computed together that
 #: their copies stay in the cache.
@@ -163,7 +163,7 @@ def _plan(model: nn.Module) -> _Plan:
         plans.clear()
         first = next((conv for _, conv in convs(model) if kernel_maps(conv)), None)
     registered = None if first is None else _registered(first)
-    on_cpu = registered is None or cast(nn.Parameter, registered._parameters["original"]).is_cpu
+    on_cpu = registered is None or next(registered.parameters()).is_cpu
     if on_cpu not in plans:
         plans[on_cpu] = _make_plan(model, *(_ON_CPU if on_cpu else _ELSEWHERE))
     return plans[on_cpu]
@@ -171,20 +171,20 @@ def _plan(model: nn.Module) -> _Plan:
 
 def _make_plan(model: nn.Module, narrow: int, at_once: int) -> _Plan:
     plan: _Plan = weakref.WeakKeyDictionary()
-    alike: dict[tuple[Hashable, int], list[nn.Module]] = defaultdict(list)
+    alike: dict[Hashable, list[nn.Module]] = defaultdict(list)
     for _, conv in convs(model):
         registered = weight_maps(conv)
         if registered is None or not kernel_maps(conv):
             continue
         plan[conv] = (weakref.ref(conv),)
-        size = cast(nn.Parameter, registered.original).nbytes
-        if size <= narrow and (kind := _kind(registered)) is not None:
-            alike[kind, size].append(conv)
-    for (_, size), several in alike.items():
-        together = max(1, at_once // size)
-        for start in range(0, len(several), together):
-            batch = tuple(weakref.ref(conv) for conv in several[start : start + together])
-            plan.update(dict.fromkeys(several[start : start + together], batch))
+        if registered.original.nbytes <= narrow and (kind := _kind(registered)) is not None:
+            alike[kind].append(conv)
+    for several in alike.values():
+        size = cast(parametrize.ParametrizationList, weight_maps(several[0])).original.nbytes
+        count = max(1, at_once // size)
+        for start in range(0, len(several), count):
+            batch = tuple(weakref.ref(conv) for conv in several[start : start + count])
+            plan.update(dict.fromkeys(several[start : start + count], batch))
     return plan
 
 
@@ -228,7 +228,7 @@ class _Frame:
         self.module, self.plan, self.caller = module, plan, caller
         # FSDP reduces the gradients of a unit when its backward ends, whatever comes back later from a kernel that was
         # computed with another unit's.
-        self.together = not _is_sharded(module)
+        self.may_stack = not _is_sharded(module)
         self.kept: dict[Hashable, _Kept] = {}
 
     def kernel(self, conv: nn.Module) -> Tensor | None:
@@ -250,34 +250,37 @@ class _Frame:
         sources: _Sources,
         mode: Hashable,
     ) -> None:
-        batch = self._batch(conv, mode)
+        batch = self._batch(conv, registered, mode)
         if len(batch) == 1:
             self.kept[conv, mode] = _Kept(registered(), sources)
             return
         count = len(_maps_together(registered))
         kernels = compute_together([one for _, one in batch], count)
         for (member, one), kernel in zip(batch, kernels, strict=True):
-            for kernel_map in list(one)[count:] if len(one._modules) > count else ():
+            for kernel_map in list(one)[count:]:
                 kernel = kernel_map(kernel)
             self.kept[member, mode] = _Kept(kernel, _Sources(one))
 
-    def _batch(self, conv: nn.Module, mode: Hashable) -> list[tuple[nn.Module, parametrize.ParametrizationList]]:
-        """The convs to compute together with this one: those planned for that, if they still are alike."""
-        planned = [member for reference in self.plan[conv] if (member := reference()) is not None]
-        alone = [(conv, cast(parametrize.ParametrizationList, _registered(conv)))]
-        if len(planned) == 1 or not self.together or any((member, mode) in self.kept for member in planned):
-            return alone
-        kind = _kind(alone[0][1])
-        if kind is None or not associates_eagerly():
-            return alone
-        batch, weights = [], set()
-        for member in planned:
-            registered = _registered(member)
-            if registered is None or _kind(registered) != kind:
-                return alone
-            batch.append((member, registered))
-            weights.add(id(registered._parameters["original"]))
-        return batch if len(weights) == len(batch) else alone
+    def _batch(
+        self, conv: nn.Module, registered: parametrize.ParametrizationList, mode: Hashable
+    ) -> list[tuple[nn.Module, parametrize.ParametrizationList]]:
+        """This conv and those to compute together with it: of the ones planned for that, which are still alike."""
+        batch = [(conv, registered)]
+        if len(self.plan[conv]) == 1 or not self.may_stack or not associates_eagerly():
+            return batch
+        if (kind := _kind(registered)) is None:
+            return batch
+        weights = {id(registered._parameters["original"])}
+        for reference in self.plan[conv]:
+            member = reference()
+            if member is None or member is conv or (member, mode) in self.kept:
+                continue
+            one = _registered(member)
+            if one is None or _kind(one) != kind or (weight := id(one._parameters["original"])) in weights:
+                continue
+            weights.add(weight)
+            batch.append((member, one))
+        return batch
 
 
 def _is_sharded(model: nn.Module) -> bool:
@@ -295,11 +298,14 @@ def _registered(conv: nn.Module) -> parametrize.ParametrizationList | None:
 
 def _kind(registered: parametrize.ParametrizationList) -> Hashable | None:
     """What layers that are computed together must have in common, ``None`` for one that must be computed alone."""
-    weight, kinds = registered._parameters["original"], _maps_together(registered)
-    if not kinds or type(weight) is not nn.Parameter or _has_hooks(weight):
+    weight = registered._parameters.get("original")
+    if type(weight) is not nn.Parameter or _has_hooks(weight) or _is_hooked(registered):
+        return None
+    if not (kinds := _maps_together(registered)):
         return None
     learns = []
     for kernel_map in registered._modules.values():
+        assert kernel_map is not None  # a ModuleList has no holes
         for p in kernel_map.parameters() if kernel_map._modules else kernel_map._parameters.values():
             # A hook on a parameter must not see the missing gradient of a layer that this forward did not use.
             if p is not None and _has_hooks(p):
@@ -313,19 +319,20 @@ def _maps_together(registered: parametrize.ParametrizationList) -> list[Hashable
     """For the first maps of a layer that can be computed together with other layers', what these must share."""
     found: list[Hashable] = []
     for kernel_map in registered._modules.values():
-        # Something that is not called has no hooks to run; pruning computes the super kernel in one.
-        hooked = kernel_map is None or (
-            kernel_map._forward_pre_hooks
-            or kernel_map._forward_hooks
-            or kernel_map._backward_pre_hooks
-            or kernel_map._backward_hooks
-        )
-        if hooked or not can_be_together(kernel_map):
-            break
-        if (kind := cast(KernelMap, kernel_map).alike()) is None:
+        assert kernel_map is not None
+        # The class itself must say how, one derived from it may compute something else, and so may a forward of the
+        # map's own; and nothing that is not called has hooks to run, pruning computes the super kernel in one.
+        can = "together" in vars(type(kernel_map)) and "forward" not in vars(kernel_map)
+        if not can or _is_hooked(kernel_map) or (kind := cast(KernelMap, kernel_map).alike()) is None:
             break
         found.append((type(kernel_map), kind))
     return found
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(
+        module._forward_pre_hooks or module._forward_hooks or module._backward_pre_hooks or module._backward_hooks
+    )
 
 
 def _has_hooks(parameter: nn.Parameter) -> bool:

@@ -18,17 +18,12 @@ from .association import no_autocast
 from .maps import KernelMap
 
 
-def can_be_together(kernel_map: object) -> bool:
-    """Whether a map's class itself says how several are computed: one derived from it may compute something else."""
-    return "together" in vars(type(kernel_map))
-
-
-def compute_together(several: Sequence[parametrize.ParametrizationList], maps: int) -> tuple[Tensor, ...]:
+def compute_together(several: Sequence[parametrize.ParametrizationList], count: int) -> tuple[Tensor, ...]:
     """The kernels of several layers behind their first maps.
 
     Args:
         several: what computes each layer's weight; all of one shape, and their first maps alike.
-        maps: how many of the maps to apply.
+        count: of the maps to apply.
     """
     used = [False] * len(several)
 
@@ -37,7 +32,7 @@ def compute_together(several: Sequence[parametrize.ParametrizationList], maps: i
         return out
 
     kernels = stack([cast(Tensor, one._parameters["original"]) for one in several])
-    for index in range(maps):
+    for index in range(count):
         same = [cast(KernelMap, one._modules[str(index)]) for one in several]
         kernels = type(same[0]).together(same, kernels, stack)
     out: tuple[Tensor, ...] = _Part.apply(used, kernels)
@@ -45,22 +40,22 @@ def compute_together(several: Sequence[parametrize.ParametrizationList], maps: i
 
 
 class _Stack(torch.autograd.Function):
-    """``torch.cat``, but that a layer which was never used gets no gradient, as if it had been computed alone."""
+    """``torch.cat``, but that a layer which was not used gets no gradient, as if it had been computed alone."""
 
     @staticmethod
     def forward(ctx: Any, used: list[bool], *tensors: Tensor) -> Tensor:
         ctx.used = used
-        with no_autocast(tensors[0].device):  # whose cat takes no halves of the other kind
-            return torch.cat(tensors)
+        return _cat(tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        parts = grad.unflatten(0, (len(ctx.used), -1)).unbind()
+        # reshape, not unflatten, for which torch has no batching rule in a batched backward
+        parts = grad.reshape(len(ctx.used), -1, *grad.shape[1:]).unbind()
         return None, *(part if used else None for part, used in zip(parts, ctx.used, strict=True))
 
     @staticmethod
-    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor:
-        return torch.cat(_filled(tangents))
+    def jvp(ctx: Any, _: None, *tangents: Tensor) -> Tensor:
+        return _cat(tangents)
 
 
 class _Part(torch.autograd.Function):
@@ -68,26 +63,27 @@ class _Part(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, used: list[bool], kernels: Tensor) -> tuple[Tensor, ...]:
-        ctx.used = used
+        ctx.used, ctx.linked = used, [False] * len(used)
         ctx.set_materialize_grads(False)
-        return tuple(kernels.unflatten(0, (len(used), -1)).unbind())
+        return tuple(kernels.reshape(len(used), -1, *kernels.shape[1:]).unbind())
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[None, Tensor | None]:
         if all(grad is None for grad in grads):
             return None, None
-        # Once used, always: a later backward may come to a layer through the gradients of an earlier one.
-        ctx.used[:] = [used or grad is not None for used, grad in zip(ctx.used, grads, strict=True)]
-        filled = _filled(grads)
-        with no_autocast(filled[0].device):
-            return None, torch.cat(filled)
+        now = [grad is not None for grad in grads]
+        if torch.is_grad_enabled():  # a later backward may come to these layers through the gradients of this one
+            ctx.linked = [before or this for before, this in zip(ctx.linked, now, strict=True)]
+        ctx.used[:] = [before or this for before, this in zip(ctx.linked, now, strict=True)]
+        like = next(grad for grad in grads if grad is not None)
+        return None, _cat([torch.zeros_like(like) if grad is None else grad for grad in grads])
 
     @staticmethod
     def jvp(ctx: Any, _: None, tangent: Tensor) -> tuple[Tensor, ...]:
-        return tuple(tangent.unflatten(0, (len(ctx.used), -1)).unbind())
+        out: tuple[Tensor, ...] = _Part.apply(ctx.used, tangent)
+        return out
 
 
-def _filled(tensors: Sequence[Tensor | None]) -> list[Tensor]:
-    """With zeros for those that are missing, of which at least one is not."""
-    like = next(tensor for tensor in tensors if tensor is not None)
-    return [torch.zeros_like(like) if tensor is None else tensor for tensor in tensors]
+def _cat(tensors: Sequence[Tensor]) -> Tensor:
+    with no_autocast(tensors[0].device):  # whose cat takes no halves of the other kind
+        return torch.cat(list(tensors))

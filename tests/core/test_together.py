@@ -8,10 +8,12 @@ import pytest
 import torch
 from reference import randomize, relative
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import convofconv as coc
 from convofconv import caching
+from convofconv.together import compute_together
 
 RELEASED = coc.PRESETS["released"]
 WAYS = {
@@ -108,7 +110,7 @@ def test_kernels_and_gradients_are_those_of_layers_alone(way, layout, batches):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_second_and_forward_mode_derivatives(way):
+def test_second_and_batched_derivatives(way):
     method, config = WAYS[way]
     model = convert(Alike(groups=2 if config.within_conv_groups else 1).double(), method, config)
     single, x = alone(model), torch.randn(2, 6, 8, 8, dtype=torch.float64)
@@ -117,42 +119,128 @@ def test_second_and_forward_mode_derivatives(way):
         used = [p for name, p in network.named_parameters() if not name.startswith("body.3")]
         first = torch.autograd.grad(network(x).square().sum(), used, create_graph=True)
         second = torch.autograd.grad(sum(g.square().sum() for g in first), used, allow_unused=True)
-        torch.manual_seed(1)
-        with torch.autograd.forward_ad.dual_level():
-            duals = {
-                name: torch.autograd.forward_ad.make_dual(p.detach(), torch.randn_like(p))
-                for name, p in network.named_parameters()
-                if name == "body.1.0.parametrizations.weight.original"
-            }
-            out = torch.func.functional_call(network, duals, (x,))
-            slope = torch.autograd.forward_ad.unpack_dual(out).tangent
-        found.append([*first, *(torch.zeros(()) if g is None else g for g in second), slope])
+        several = network(x).flatten()[:3]
+        batched = torch.autograd.grad(several, used, torch.eye(3).double(), is_grads_batched=True)
+        found.append([*first, *(torch.zeros(()) if g is None else g for g in second), *batched])
     for mine, theirs in zip(*found, strict=True):
         assert relative(mine, theirs) < 1e-8 or theirs.abs().max() < 1e-8
 
 
-def test_a_later_backward_comes_to_layers_through_the_gradients_of_an_earlier_one():
-    """The second goes to the first layer's output alone, and to the second layer through what the first one left."""
+@pytest.mark.parametrize(
+    ("way", "halves"),
+    [
+        *((way, False) for way in ("coc", "two layers of super kernels", "released", "coc+stnd")),
+        *((way, True) for way in ("coc", "two layers of super kernels", "coc+stnd")),
+    ],
+)
+def test_forward_mode_derivatives(way, halves):
+    """Also of halves under autocast of the other kind; with respect to what one map learns."""
+    method, config = WAYS[way]
+    model = convert(Alike(), method, config).to(torch.float16 if halves else torch.float64)
+    layers = [layer[0].parametrizations.weight for layer in model.body]
+    learnt = layers[1][0]
+    value, tangent = learnt.super_kernel.detach(), torch.randn_like(learnt.super_kernel)
+    with torch.autograd.forward_ad.dual_level(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=halves):
+        dual = torch.autograd.forward_ad.make_dual(value, tangent)
+        del learnt.super_kernel
+        learnt.__dict__["super_kernel"] = dual
+        found, expected = (
+            torch.stack([torch.autograd.forward_ad.unpack_dual(kernel).tangent for kernel in kernels])
+            for kernels in (compute_together(layers, len(layers[0])), several_alone(layers))
+        )
+    assert expected[1].any()
+    assert not expected[0].any()
+    assert relative(found, expected) < (0.05 if halves else 1e-12)
 
+
+def several_alone(layers):
+    """With zeros for those that have no tangent."""
+    kernels = [one() for one in layers]
+    unpack = torch.autograd.forward_ad.unpack_dual
+    return [
+        kernel
+        if unpack(kernel).tangent is not None
+        else torch.autograd.forward_ad.make_dual(kernel, torch.zeros_like(kernel))
+        for kernel in kernels
+    ]
+
+
+@pytest.mark.parametrize("second", ["a loss", "a gradient"])
+def test_what_one_loss_does_not_use_gets_no_gradient_of_it(second):
     class Two(nn.Module):
         def __init__(self):
             super().__init__()
             self.body = nn.ModuleList(nn.Sequential(nn.Conv2d(4, 4, 3), nn.GroupNorm(1, 4)) for _ in range(2))
 
         def forward(self, x):
-            return [layer(x) for layer in self.body]
+            return [layer(x).square().sum() for layer in self.body]
 
-    model = convert(Two().double(), "coc+stnd", coc.Config())
-    found = []
-    for network in (model, alone(model)):
-        torch.manual_seed(1)
-        a, b = network(torch.randn(2, 4, 6, 6, dtype=torch.float64))
-        weights = [layer[0].parametrizations.weight.original for layer in network.body]
-        (gradient,) = torch.autograd.grad(b.pow(3).sum(), weights[1:], create_graph=True)
-        (gradient.square().sum() + a.square().sum()).backward()
-        found.append([w.grad for w in weights])
-    for mine, theirs in zip(*found, strict=True):
-        assert relative(mine, theirs) < 1e-10
+    model = convert(Two(), "coc", coc.Config())
+    first, last = model(torch.randn(2, 4, 6, 6))
+    first.backward(retain_graph=True)
+    model.zero_grad()
+    if second == "a loss":
+        last.backward()
+    else:
+        of_last = list(model.body[1].parameters())
+        sum(g.square().sum() for g in torch.autograd.grad(last, of_last, create_graph=True)).backward()
+    assert all(p.grad is None for p in model.body[0].parameters())
+    assert model.body[1][0].parametrizations.weight.original.grad.any()
+
+
+def _prune(layer):
+    prune.l1_unstructured(layer.parametrizations.weight, "original", 0.5)
+
+
+def _hook(layer):
+    layer.parametrizations.weight.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+def _hook_of_map(layer):
+    coc.kernel_maps(layer)[0].register_forward_pre_hook(lambda module, inputs: (inputs[0].sign(),))
+
+
+def _own_forward(layer):
+    kernel_map = coc.kernel_maps(layer)[1]
+    kernel_map.forward = lambda weight: weight.sign()
+
+
+def _own_super_kernel(layer):
+    kernel_map = coc.kernel_maps(layer)[0]
+    kernel_map.effective_super_kernel = lambda: 2 * kernel_map.super_kernel
+
+
+def _freeze(layer):
+    layer.requires_grad_(False)
+
+
+@pytest.mark.parametrize("when", ["before the first forward", "behind it"])
+@pytest.mark.parametrize("change", [_prune, _hook, _hook_of_map, _own_forward, _own_super_kernel, _freeze])
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_layer_that_has_become_another_is_computed_alone_and_the_others_together(which, change, when, batches):
+    model = convert(Alike().double(), "coc+stnd", coc.Config())
+    x = torch.randn(2, 6, 8, 8, dtype=torch.float64)
+    if when == "behind it":
+        model(x)
+        batches.clear()
+    before = model(x)
+    change(model.body[which][0])
+    batches.clear()
+    out = model(x)
+    assert batches == [3]
+    assert change is _freeze or relative(out, before) > 1e-3
+    with coc.no_kernel_cache():
+        assert relative(out, model(x)) < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_norms_keep_their_digits_in_halves(dtype):
+    model = convert(Alike(), "norm", coc.Config()).to(dtype)
+    kernels = [layer[0].parametrizations.weight for layer in model.body]
+    exact = [copy.deepcopy(one).double()() for one in kernels]
+    together = compute_together(kernels, 1)
+    for mine, theirs, truth in zip(together, [one() for one in kernels], exact, strict=True):
+        assert relative(mine.double(), truth) <= 1.01 * relative(theirs.double(), truth)
 
 
 class Halved(coc.Standardization):

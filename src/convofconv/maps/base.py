@@ -45,14 +45,19 @@ class KernelMap(nn.Module):
         """Draw the map's own parameters anew; a map without parameters has nothing to do."""
 
     def alike(self) -> Hashable | None:
-        """What maps of one class must share to be computed :meth:`together`, ``None`` for one that never is."""
+        """What maps of one class must share to be computed :meth:`together`, ``None`` for one that never is.
+
+        The shape of the layers' weights, and the devices and dtypes of everything, are compared besides; everything
+        else that decides the result or the shapes of parameters belongs into it.
+        """
         return None
 
     @classmethod
     def together(cls: type[Self], maps: Sequence[Self], kernels: Tensor, stack: Stack) -> Tensor:
         """Apply maps that are :meth:`alike`, one per layer, to the kernels of all their layers at once.
 
-        A class without a way of its own to do so has its maps called one by one; what it inherits does not count.
+        A class without a way of its own to do so has its maps called one by one; what it inherits does not count. Of
+        what is computed here the result alone may be differentiated.
 
         Args:
             maps: one per layer.
@@ -63,6 +68,22 @@ class KernelMap(nn.Module):
         Shape:
             - kernels: ``(layers · co, ci / groups, k_1, ..., k_d)``
             - result: as ``kernels``
+
+        Examples:
+            >>> class Scale(KernelMap):
+            ...     def __init__(self):
+            ...         super().__init__()
+            ...         self.factor = nn.Parameter(torch.ones(1))
+            ...     def forward(self, weight):
+            ...         return self.factor * weight
+            ...     def alike(self):
+            ...         return ()
+            ...     @classmethod
+            ...     def together(cls, maps, kernels, stack):
+            ...         factors = stack([m.factor for m in maps])
+            ...         return factors.repeat_interleave(len(kernels) // len(maps)).view(-1, 1, 1, 1) * kernels
+            >>> Scale.together([Scale(), Scale()], torch.ones(6, 4, 3, 3), torch.cat).shape
+            torch.Size([6, 4, 3, 3])
         """
         raise NotImplementedError(f"{cls.__name__} has no way to compute several layers together")
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..association import is_channels_last, match_layout
+from ..association import is_channels_last, match_layout, no_autocast
 from ..config import Config
 from ..errors import ConfigError, ShapeError
 from .base import Conv, KernelMap, Stack
@@ -93,11 +93,15 @@ class KernelLayerNorm(KernelMap):
     @classmethod
     def together(cls, maps: Sequence[KernelLayerNorm], kernels: Tensor, stack: Stack) -> Tensor:
         gain, bias = stack([m.norm_weight for m in maps]), stack([m.norm_bias for m in maps])
-        x, last = kernels, is_channels_last(kernels)
+        # In float32 at least, as torch's does inside: gain and bias are not those of one layer.
+        wide = torch.promote_types(kernels.dtype, torch.float32)
+        x, gain, bias = (tensor.to(wide) for tensor in (kernels, gain, bias))
+        last = is_channels_last(kernels)
         if last:
             x, gain, bias = (tensor.movedim(1, -1) for tensor in (x, gain, bias))
-        normal = F.layer_norm(x, x.shape[1:], eps=maps[0].eps).unflatten(0, (len(maps), -1))
-        out = torch.addcmul(bias.unsqueeze(1), normal, gain.unsqueeze(1)).flatten(0, 1).to(kernels.dtype)
+        with no_autocast(kernels.device):
+            normal = F.layer_norm(x, x.shape[1:], eps=maps[0].eps).unflatten(0, (len(maps), -1))
+            out = torch.addcmul(bias.unsqueeze(1), normal, gain.unsqueeze(1)).flatten(0, 1).to(kernels.dtype)
         return match_layout(out.movedim(-1, 1) if last else out, kernels)
 
     def extra_repr(self) -> str:

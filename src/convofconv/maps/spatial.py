@@ -227,7 +227,7 @@ class SpatialAssociation(KernelMap):
 
     def alike(self) -> Hashable | None:
         c = self.config
-        if self.order is not None or c.share != "input":
+        if self.order is not None or c.share != "input" or "effective_super_kernel" in vars(self):
             return None
         return self.grid, self.way, c.depth, c.skip, c.standardize_super_kernel, c.grid_norm
 
