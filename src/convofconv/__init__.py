@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .caching import no_kernel_cache
     from .checkpoint import convert_like
     from .config import PRESETS, Config
+    from .conversion import METHODS, convert
     from .errors import (
         ArgumentTypeError,
         ConfigError,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         SurgeryError,
         VerificationError,
     )
+    from .folding import remove, reparameterize
     from .layers import CoC1d, CoC2d, CoC3d
     from .maps import (
         DepthwiseOverparameterization,
@@ -38,13 +40,13 @@ if TYPE_CHECKING:
     from .penalties import ocnn_penalty, so_penalty, srip_penalty
     from .report import ConvReport, Summary, summary
     from .selection import Selection, kernel_maps
-    from .surgery import METHODS, convert, remove, reparameterize
     from .verification import verify
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "surgery": ("convert", "reparameterize", "remove", "METHODS"),
+    "conversion": ("convert", "METHODS"),
+    "folding": ("reparameterize", "remove"),
     "checkpoint": ("convert_like",),
     "optimization": ("param_groups",),
     "caching": ("no_kernel_cache",),
@@ -74,7 +76,7 @@ _HOME = {
 }
 
 __all__ = [
-    # surgery
+    # models
     "convert",
     "summary",
     "reparameterize",

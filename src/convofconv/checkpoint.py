@@ -10,10 +10,11 @@ from typing import Any, TypeVar, cast
 from torch import Tensor, nn
 
 from .caching import cache_kernels
+from .conversion import build_map, warn_of_optimizers
 from .errors import ArgumentTypeError, ConfigError, SurgeryError, listing
 from .maps import Conv, KernelMap, read_settings
+from .registration import register_all
 from .selection import describe, kernel_maps, obstacle, refuse_wrapped
-from .surgery import build_map, register_all, warn_of_optimizers
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 

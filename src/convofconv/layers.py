@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 from torch import nn
 
 from .config import Config, resolve_config
+from .conversion import Method, maps_for
 from .maps import Conv
-from .surgery import Method, maps_for, register
+from .registration import register
 
 
 class _Associated:

@@ -59,6 +59,13 @@ def forget(conv: nn.Module) -> None:
         del hooks[key]
 
 
+def give_own_class(conv: nn.Module, members: Mapping[str, Any]) -> None:
+    """Give a parametrized conv a class that no copy of it shares, with these members."""
+    cls = type(conv)
+    members = {name: value for name, value in members.items() if name not in ("__dict__", "__weakref__")}
+    conv.__class__ = type(cls.__name__, cls.__bases__, members)
+
+
 @contextmanager
 def as_plain(conv: nn.Module) -> Iterator[nn.Parameter]:
     """Let a converted conv be a conv of its original class, with the basic kernels as its weight, for a moment."""

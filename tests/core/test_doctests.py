@@ -32,7 +32,8 @@ CORE = [
     "penalties",
     "report",
     "selection",
-    "surgery",
+    "conversion",
+    "folding",
     "verification",
 ]
 

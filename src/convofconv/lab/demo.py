@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .. import Config, ConfigError, __version__
-from ..surgery import maps_for
+from ..conversion import maps_for
 from .demo_data import Data, load_data
 from .demo_figures import curves, kernels
 from .demo_settings import DemoSettings

@@ -331,7 +331,7 @@ class Recipe:
         except ConvOfConvError as error:
             raise ConfigError(f"association: {error}") from error
         if self.method != "plain":
-            from ..surgery import maps_for  # here, for it imports torch, and coc --help imports this file
+            from ..conversion import maps_for  # here, for it imports torch, and coc --help imports this file
 
             try:
                 maps_for(self.method, config)

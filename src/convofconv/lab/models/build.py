@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
+from ...conversion import convert, maps_for
 from ...errors import ConfigError
 from ...maps import SpatialAssociation
 from ...selection import Selection
-from ...surgery import convert, maps_for
 from ..recipe import DETECTION_TASKS, Recipe
 from .classifier import build_classifier
 from .detector import build_detector

@@ -21,8 +21,8 @@ from torch import nn
 from torchvision.models.detection import MaskRCNN, RetinaNet
 
 from ... import __version__
+from ...folding import reparameterize
 from ...selection import convs, kernel_maps
-from ...surgery import reparameterize
 from ...verification import verify
 from ..checkpoints import write_state_dict
 from ..files import write_atomic

@@ -1,4 +1,4 @@
-"""Surgery on models: :func:`convert` registers kernel maps on convs, :func:`reparameterize` folds them into plain ones.
+"""Conversion: :func:`convert` registers kernel maps on convs.
 
 A converted conv keeps its class, forward and arguments; only its ``weight`` is now computed, by the maps in
 ``conv.parametrizations.weight``. Nothing else about the model is recorded: what is converted can always be read off it.
@@ -6,31 +6,26 @@ A converted conv keeps its class, forward and arguments; only its ``weight`` is 
 
 from __future__ import annotations
 
-import copy
 import fnmatch
 import functools
 import gc
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from .association import has_values, no_autocast, no_tf32
-from .caching import cache_kernels, stop_caching
+from .caching import cache_kernels
 from .config import Config, resolve_config
 from .errors import (
     ArgumentTypeError,
     ConfigError,
     ConversionWarning,
     ConvOfConvError,
-    ShapeError,
     SurgeryError,
     listing,
 )
-from .manners import forget, teach, untaught
 from .maps import (
     Conv,
     DepthwiseOverparameterization,
@@ -40,14 +35,13 @@ from .maps import (
     SpatialAssociation,
     Standardization,
 )
+from .registration import register_all
 from .selection import (
-    Selection,
     Where,
     check_patterns,
     convs,
     describe,
     followed_by_norm,
-    kernel_maps,
     looks_trained,
     obstacle,
     parse_where,
@@ -124,141 +118,6 @@ def convert(model: ModelT, method: Method = "coc", config: Configs = "poster", w
     cache_kernels(model)
     warn_of_optimizers(plan)
     return model
-
-
-def reparameterize(model: ModelT, inplace: bool = False, where: Where | None = None) -> ModelT:
-    """Fold every kernel map into its conv: plain convs of the original class, with the original state-dict keys.
-
-    Kernels are computed in float32 at least and cast back. A model without kernel maps comes back as it is.
-
-    Args:
-        model: a converted model, not wrapped or compiled.
-        inplace: fold ``model`` itself; its parameters keep their identity, so an optimizer goes on with them. Otherwise
-            a copy is folded and the original can be trained on.
-        where: which converted convs to fold, as in :func:`convert`; by default all of them.
-
-    Raises:
-        ArgumentTypeError: ``model`` is no module.
-        SurgeryError: the model is wrapped or compiled, a weight also carries a parametrization of another library, or
-            ``where`` takes one of two tied convs.
-
-    Source: poster, "Before testing, step (1~3) are calculated in advance only once".
-
-    Examples:
-        >>> plain = reparameterize(convert(nn.Sequential(nn.Conv2d(3, 8, 3))))
-        >>> list(plain.state_dict())
-        ['0.weight', '0.bias']
-    """
-    model = _check_converted(model, "reparameterize", inplace)
-    chosen = _converted(model, where)
-    # All kernels before any assignment: tied convs share one weight, and each would otherwise apply α once more.
-    kernels = {id(registered.original): _effective_weight(registered) for _, registered in chosen}
-    for conv, registered in chosen:
-        weight = cast(nn.Parameter, registered.original)
-        weight.data = kernels[id(weight)]
-        _unparametrize(conv, weight)
-    stop_caching(model)
-    return model
-
-
-def remove(model: ModelT, inplace: bool = False, where: Where | None = None) -> ModelT:
-    """Drop every kernel map and go back to the basic kernels, as they are without any association.
-
-    Args:
-        model: a converted model, not wrapped or compiled.
-        inplace: change ``model`` itself instead of a copy.
-        where: which converted convs, as in :func:`convert`; by default all of them.
-
-    Raises:
-        ArgumentTypeError, SurgeryError: as :func:`reparameterize`.
-
-    Examples:
-        >>> conv = nn.Conv2d(3, 8, 3)
-        >>> torch.equal(remove(convert(conv, config=Config(init="kaiming"))).weight, conv.weight)
-        False
-    """
-    model = _check_converted(model, "remove", inplace)
-    for conv, registered in _converted(model, where):
-        _unparametrize(conv, cast(nn.Parameter, registered.original))
-    stop_caching(model)
-    return model
-
-
-def _check_converted(model: ModelT, caller: str, inplace: bool) -> ModelT:
-    if not isinstance(model, nn.Module):
-        raise ArgumentTypeError(f"{caller} takes an nn.Module, got {type(model).__name__}")
-    refuse_wrapped(model)
-    return model if inplace else copy.deepcopy(model)
-
-
-def _converted(model: nn.Module, where: Where | None) -> list[tuple[Conv, parametrize.ParametrizationList]]:
-    """The converted convs that ``where`` takes, with what is registered on their weights."""
-    reason_to_skip = parse_where(model, Selection(pointwise=True, predictions=True) if where is None else where)
-    chosen: list[tuple[Conv, parametrize.ParametrizationList]] = []
-    left: dict[int, str] = {}
-    for name, conv in convs(model):
-        registered = weight_maps(conv)
-        if registered is None or not kernel_maps(conv):
-            continue
-        if reason_to_skip(name, conv):
-            left[id(registered.original)] = name
-            continue
-        if "original" not in registered._parameters:
-            raise SurgeryError(
-                f"{name or 'the root conv'}: its basic kernels are computed by something else (pruning, another "
-                "parametrization); make that permanent first, with torch.nn.utils.prune.remove or "
-                "torch.nn.utils.parametrize.remove_parametrizations of conv.parametrizations.weight"
-            )
-        if foreign := [type(m).__name__ for m in registered if not isinstance(m, KernelMap)]:
-            raise SurgeryError(
-                f"{name or 'the root conv'}: its weight also carries {listing(foreign)}, which convofconv did not "
-                "register; fold first and register that afterwards, or make all of it permanent: "
-                'torch.nn.utils.parametrize.remove_parametrizations(conv, "weight")'
-            )
-        chosen.append((conv, registered))
-    for _, registered in chosen:
-        if id(registered.original) in left:
-            raise SurgeryError(
-                f"{left[id(registered.original)]} is tied to a conv that `where` takes; take both or neither"
-            )
-    return chosen
-
-
-@torch.inference_mode(False)  # what it gives becomes a parameter, which shall go on to learn
-@torch.no_grad()
-def _effective_weight(registered: parametrize.ParametrizationList) -> Tensor:
-    """Apply the maps in float32 at least, and cast back."""
-    original = cast(nn.Parameter, registered.original)
-    wide = torch.promote_types(original.dtype, torch.float32)
-    registered = registered if wide == original.dtype else copy.deepcopy(registered).to(wide)
-    with no_autocast(original.device), no_tf32():
-        effective: Tensor = registered()
-        return effective.to(original.dtype)
-
-
-def _unparametrize(conv: nn.Module, weight: nn.Parameter) -> None:
-    """Put ``weight`` back as a plain parameter.
-
-    torch's own remove_parametrizations deletes the property from the class, which copies of the module share: they
-    would lose their weight. So the class stays as it is and only this module leaves it.
-    """
-    lists = cast(nn.ModuleDict, conv.parametrizations)
-    if len(lists) == 1:
-        cls = parametrize.type_before_parametrizations(conv)
-        conv.__class__ = vars(cls).get("plain_class", cls)  # CoC2d becomes Conv2d, a class of the user's stays
-        del conv._modules["parametrizations"]
-    else:  # something else of the conv, its bias say, carries another parametrization: keep that one
-        _give_own_class(conv, untaught(type(conv)))
-        del lists["weight"]
-    forget(conv)
-    conv._parameters = {"weight": weight, **conv._parameters}  # in front, where every conv has it
-
-
-def _give_own_class(conv: nn.Module, members: Mapping[str, Any]) -> None:
-    """Give a parametrized conv a class that no copy of it shares, with these members."""
-    cls = type(conv)
-    members = {name: value for name, value in members.items() if name not in ("__dict__", "__weakref__")}
-    conv.__class__ = type(cls.__name__, cls.__bases__, members)
 
 
 def _parse_method(method: Method) -> list[type[KernelMap]]:
@@ -381,105 +240,6 @@ def _with_kernel_norm(map_types: Sequence[type[KernelMap]], config: Config) -> l
         if map_type is SpatialAssociation and config.kernel_norm and KernelLayerNorm not in map_types:
             out.append(KernelLayerNorm)
     return out
-
-
-def register_all(plan: Sequence[tuple[str, Conv, list[KernelMap]]], start: bool = True) -> None:
-    """Register the maps of every conv; convs with the same weight have the same maps and the same start.
-
-    Args:
-        plan: name, conv and maps.
-        start: begin as the maps' configurations ask for; otherwise a checkpoint is about to be loaded.
-    """
-    begun: set[int] = set()
-    for name, conv, maps in plan:
-        weight = cast(nn.Parameter, conv.weight)
-        solved = weight.detach().clone() if id(weight) in begun and has_values(weight) else None
-        begun.add(id(weight))
-        for kernel_map in maps:
-            register(conv, kernel_map, name, start)
-        if solved is not None:  # for already, by way of another conv
-            weight.data.copy_(solved)
-
-
-def register(conv: Conv, kernel_map: KernelMap, name: str, start: bool = True) -> None:
-    """Register one map on a conv in the way its start asks for, and teach the conv its manners."""
-    if parametrize.is_parametrized(conv) and not parametrize.is_parametrized(conv, "weight"):
-        # Torch would put the weight's property into the class that it made for the conv's bias and its copies, too.
-        _give_own_class(conv, dict(vars(type(conv))))
-    if isinstance(kernel_map, SpatialAssociation) and kernel_map.config.init != "identity" and start:
-        _register_association(conv, kernel_map, name)
-    else:
-        if isinstance(kernel_map, SpatialAssociation):
-            kernel_map.start_from_identity()  # which takes no solving, whatever it would start from
-        parametrize.register_parametrization(conv, "weight", kernel_map)
-    teach(conv)
-
-
-def _register_association(conv: Conv, association: SpatialAssociation, name: str) -> None:
-    """Register an association that does not start from the identity.
-
-    Of the first map of a weight torch takes ``right_inverse(weight)`` for basic kernels, of others it takes nothing.
-    """
-    weight, in_front = _clone_of_weight(conv), list(weight_maps(conv) or ())
-    solves = association.config.init == "solve" and _solvable(conv, association, name)
-    if solves and not in_front:
-        parametrize.register_parametrization(conv, "weight", association)
-        return
-    basic = _solve(association, in_front, weight) if solves else None
-    if solves and basic is None:
-        warnings.warn(
-            f"{name or 'the root conv'} ({describe(conv)}): a map in front of the association has no inverse, so this "
-            "layer's association starts from the identity",
-            ConversionWarning,
-            stacklevel=4,
-        )
-    if basic is None:
-        association.start_from_identity()
-    parametrize.register_parametrization(conv, "weight", association)
-    if basic is not None or not in_front:
-        registered = cast(parametrize.ParametrizationList, weight_maps(conv))
-        cast(nn.Parameter, registered.original).data.copy_(weight if basic is None else basic)
-    if association.config.init == "kaiming":
-        association.reset_parameters()
-
-
-def _clone_of_weight(conv: Conv) -> Tensor:
-    return conv.weight.detach().clone()  # in a function that writes nothing: others are warned that it has no effect
-
-
-@torch.no_grad()
-def _solve(association: SpatialAssociation, in_front: Sequence[nn.Module], weight: Tensor) -> Tensor | None:
-    """Basic kernels that give the weight through all maps, ``None`` where one has no inverse."""
-    if not all(hasattr(kernel_map, "right_inverse") for kernel_map in in_front):
-        return None
-    basic = weight.clone()
-    try:
-        for kernel_map in (association, *reversed(in_front)):
-            basic = cast(Tensor, cast(Any, kernel_map).right_inverse(basic))
-    # The last two are what singular ones raise.
-    except (NotImplementedError, ShapeError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
-        return None
-    return basic
-
-
-def _solvable(conv: Conv, association: SpatialAssociation, name: str) -> bool:
-    """Whether basic kernels can be solved for without losing more than half of the weight's digits."""
-    if not has_values(conv.weight):
-        return True
-    try:
-        condition = association.condition_number()
-    except NotImplementedError:
-        condition = float("inf")
-    limit = torch.finfo(torch.promote_types(conv.weight.dtype, torch.float32)).eps ** -0.5
-    if condition <= limit:
-        return True
-    warnings.warn(
-        f"{name or 'the root conv'} ({describe(conv)}): the association cannot be solved for basic kernels (condition "
-        f"number {condition:.3g}, limit {limit:.3g}), so this layer starts from the identity",
-        ConversionWarning,
-        stacklevel=5,
-    )
-    return False
 
 
 def warn_of_optimizers(plan: Sequence[tuple[str, Conv, list[KernelMap]]]) -> None:
