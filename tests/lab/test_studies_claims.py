@@ -308,6 +308,10 @@ def test_the_readme_says_what_the_published_reports_found():
                 assert [sizes[0], sizes[-1]] == [left_out[2], left_out[3]], (study, network)
                 continue
             assert ", ".join(f"{name} {differences[name]}" for name in names) == cell.strip(), (study, network)
+
+    def said_of(study: str) -> str:
+        return (REPOSITORY / f"docs/results/{study}-small/report.md").read_text()
+
     reports = [path.read_text() for path in (REPOSITORY / "docs/results").glob("*-small/report.md")]
     tested = sum(len(re.findall(r"\nAgainst \*\*plain\*\* – (?!not tested)", text)) for text in reports)
     assert len(rows) == tested, "a network is not in the README"
@@ -325,6 +329,10 @@ def test_the_readme_says_what_the_published_reports_found():
     assert len(measured) > 9
     partly = {name for name in measured if verdict_of[name] == "direction only"}
     assert f"four are found in part ({', '.join(sorted(partly))}) and none in full" in said
+    tuned = (REPOSITORY / "docs/results/what-helps-tuned/report.md").read_text()
+    own, usual = (re.search(r"\n\| plain \| \d \| ([\d.]+) ±", text)[1] for text in (tuned, said_of("what-helps")))
+    assert f"(plain {own} instead of {usual}), and none was found to differ from the plain network any more" in said
+    assert "\nAgainst **plain** – no difference found: 11 variants.\n" in tuned
     orders = re.findall(r"paper's is (\S+) \(21 variants", "".join(reports))
     assert "Spearman's correlation is {} with ResNet-18 and {} with ShuffleNetV2".format(*orders) in said
     assert {verdict_of[name] for name in measured if name not in partly} == {"not reproduced", "not testable here"}

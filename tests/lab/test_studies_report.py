@@ -299,7 +299,7 @@ def test_failures_alone_are_a_report_too(tmp_path):
     records = [*_records(plain=_PLAIN), *(_failed("coc", seed) for seed in range(3))]
     text = _report(_study(tuning=tuning), records, tmp_path)
     assert _rows(text, ["variant", "n"])["coc"]["n"] == "0 (3 failed)"
-    assert _rows(text, ["variant", "lr=0.1"])["coc"]["chosen"] == "not yet"
+    assert _rows(text, ["variant", "lr=0.1"])["coc"]["trained with"] == "not yet"
     assert "Against **plain** – not tested: coc." in text
 
 
@@ -384,7 +384,7 @@ def test_tuning_is_shown_and_not_compared(tmp_path):
     records[-1] = _failed("coc", 101, stage="tuning", tuned={"training.lr": 0.3})
     text = _report(_study(tuning=tuning), records, tmp_path)
     rows = _rows(text, ["variant", "lr=0.1", "lr=0.3"])
-    assert rows["plain"] == {"lr=0.1": "60.50 ± 0.71", "lr=0.3": "62.50 ± 0.71", "chosen": "lr=0.3"}
+    assert rows["plain"] == {"lr=0.1": "60.50 ± 0.71", "lr=0.3": "62.50 ± 0.71", "trained with": "lr=0.3"}
     assert rows["coc"]["lr=0.3"] == "62.00"
     assert "- net, coc, seed 101, trying lr=0.3: the loss is nan" in text
     assert "13 of 14 runs done, 1 failed, 0 missing" in text
@@ -392,13 +392,20 @@ def test_tuning_is_shown_and_not_compared(tmp_path):
     assert f"{edge}lr=0.3 (plain, coc)." in text
     wider = Tuning({"training.lr": [0.1, 0.3, 0.9]}, (100, 101), {"training.epochs": 1})
     assert edge not in _report(_study(tuning=wider), records, tmp_path)
+    better = "Better by this table than what these were trained with: "
+    assert better not in text
+    for name, lr, score in (("plain", 0.9, 99), ("coc", 0.9, 50)):  # added later
+        settings = {"stage": "tuning", "tuned": {"training.lr": lr}, "lr": lr}
+        records += [_record(name, seed, score, **settings) for seed in (100, 101)]
+    records.append(_record("coc", 100, 99, stage="tuning", tuned={"training.lr": 0.1}, lr=0.1))
+    assert f"{better}lr=0.9 (plain)." in _report(_study(tuning=wider), records, tmp_path)
     assert _rows(text, ["variant", "n"])["coc"]["n"] == "3"
 
 
 def test_before_tuning_is_done_nothing_is_chosen(tmp_path):
     study = _study(tuning=Tuning({"training.lr": [0.1, 0.3]}, (100,), {}))
     text = _report(study, [_record("coc", 100, 60.0, stage="tuning", tuned={"training.lr": 0.1})], tmp_path)
-    assert _rows(text, ["variant", "lr=0.1"])["coc"] == {"lr=0.1": "59.00", "lr=0.3": "–", "chosen": "not yet"}
+    assert _rows(text, ["variant", "lr=0.1"])["coc"] == {"lr=0.1": "59.00", "lr=0.3": "–", "trained with": "not yet"}
 
 
 def test_where_the_numbers_come_from(tmp_path):

@@ -276,8 +276,9 @@ def _tuning(study: Study, network: Network) -> str:
     return (
         f"Tuning: the validation metric of every setting (mean ± sd over seeds {seeds}), and what the runs above were "
         "trained with:\n\n"
-        + _table(["variant", *map(_settings, tried), "chosen"], rows)
+        + _table(["variant", *map(_settings, tried), "trained with"], rows)
         + _edges(study.tuning, network)
+        + _better(study.tuning, network)
     )
 
 
@@ -294,6 +295,27 @@ def _edges(tuning: Tuning, network: Network) -> str:
     if not told:
         return ""
     return f"\n\nAt the edge of what was tried, so that better settings may lie beyond it: {'; '.join(told)}."
+
+
+def _better(tuning: Tuning, network: Network) -> str:
+    """Which variants are compared with other settings than they would choose now, of those that were added since."""
+    told: dict[str, list[str]] = {}
+    for name, cell in network.cells.items():
+        scores = {_settings(point): network.tuning_scores(name, point) for point in tuning.points()}
+        # A point with a failed run is not chosen.
+        means = {
+            point: one.mean for point, one in scores.items() if one.mean is not None and one.n == len(tuning.seeds)
+        }
+        ours = [means[point] for one in cell.trained_with(list(tuning.grid)) if (point := _settings(one)) in means]
+        if ours and max(ours) < max(means.values()):
+            told.setdefault(max(means, key=lambda point: means[point]), []).append(name)
+    if not told:
+        return ""
+    listed = "; ".join(f"{settings} ({', '.join(names)})" for settings, names in told.items())
+    return (
+        "\n\nSettings were added when variants had been compared. Better by this table than what these were trained "
+        f"with: {listed}."
+    )
 
 
 def _origin(analysis: Analysis) -> Iterator[str]:
