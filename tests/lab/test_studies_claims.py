@@ -252,6 +252,15 @@ def test_the_cost_that_is_told_is_what_the_benchmarks_measured():
             if row["settings"]["compiled"] == "eager" and cpu == here
         ]
         assert words.format(f"{min(ratios):.2f}", f"{max(ratios):.2f}") in why
+    readme = " ".join((REPOSITORY / "README.md").read_text().split())
+    words = "a step of ResNet-50 takes {} times the plain one's and one of FCN-r50 in bfloat16 {} times"
+    told = []
+    for network in ("ResNet-50", "FCN-r50-d8"):
+        on_gpu = [
+            row for row, cpu in zip(rows, on_cpu, strict=True) if not cpu and row["settings"]["network"] == network
+        ]
+        told.append(" to ".join(sorted({f"{row['times']['ours']['ratio']:.2f}" for row in on_gpu})))
+    assert words.format(*told) in readme
     released = [row["times"][name]["ratio"] for row in rows for name in row["times"] if name == "ours, released"]
     assert f"{min(released):.2f} to {max(released):.2f} times with the three norms" in why
     compiled = [row["times"]["ours"]["ratio"] for row in rows if row["settings"]["compiled"] != "eager"]

@@ -298,7 +298,7 @@ def _edges(tuning: Tuning, network: Network) -> str:
 
 
 def _better(tuning: Tuning, network: Network) -> str:
-    """Which variants are compared with other settings than they would choose now, of those that were added since."""
+    """Which variants are compared with other settings than they would choose now: what was chosen once stays."""
     told: dict[str, list[str]] = {}
     for name, cell in network.cells.items():
         scores = {_settings(point): network.tuning_scores(name, point) for point in tuning.points()}
@@ -313,8 +313,8 @@ def _better(tuning: Tuning, network: Network) -> str:
         return ""
     listed = "; ".join(f"{settings} ({', '.join(names)})" for settings, names in told.items())
     return (
-        "\n\nSettings were added when variants had been compared. Better by this table than what these were trained "
-        f"with: {listed}."
+        "\n\nWhat variants were compared with first stays. Better by this table than what these were trained with: "
+        f"{listed}."
     )
 
 
