@@ -33,8 +33,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .association import associates_eagerly, autocasts, is_channels_last
+from .grid import is_channels_last
 from .maps import KernelMap
+from .modes import associates_eagerly, autocasts
 from .selection import convs, kernel_maps, weight_maps
 from .together import compute_together
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .association import no_autocast, no_tf32
 from .caching import stop_caching
 from .errors import ArgumentTypeError, SurgeryError, listing
 from .manners import forget, give_own_class, untaught
 from .maps import Conv, KernelMap
+from .modes import no_autocast, no_tf32
 from .selection import (
     Selection,
     Where,

@@ -16,16 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .association import (
-    Grid,
-    from_groups,
-    is_channels_last,
-    match_layout,
-    no_autocast,
-    shift_basis,
-    super_matrix,
-    to_groups,
-)
+from .association import shift_basis, super_matrix
+from .grid import Grid, from_groups, is_channels_last, match_layout, to_groups
+from .modes import no_autocast
 
 #: Transposed copies are made for as many groups at a time as have kernels of this many bytes (fitted on a CPU).
 _CHUNK_BYTES = 1 << 21

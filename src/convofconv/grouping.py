@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .association import Grid
+from .grid import Grid
 
 
 def random_order(grid: Grid) -> Tensor:

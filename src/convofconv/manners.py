@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .association import has_values
 from .caching import cached_kernel
 from .errors import ConversionWarning, SurgeryError
 from .maps import KernelMap
+from .modes import has_values
 from .selection import kernel_maps, weight_maps
 from .writers import writers
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .association import has_values
 from .errors import ConversionWarning, ShapeError
 from .manners import give_own_class, teach
 from .maps import Conv, KernelMap, SpatialAssociation
+from .modes import has_values
 from .selection import describe, weight_maps
 
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from .association import has_values
 from .errors import ArgumentTypeError, ConfigError, SurgeryError, listing
 from .maps import Conv, KernelMap
+from .modes import has_values
 from .writers import writers_in_forward
 
 #: Names of the layers that torchvision's detectors predict with, kept plain by default: nothing normalises what they

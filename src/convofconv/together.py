@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from .association import no_autocast
 from .maps import KernelMap
+from .modes import no_autocast
 
 
 def compute_together(several: Sequence[parametrize.ParametrizationList], count: int) -> tuple[Tensor, ...]:

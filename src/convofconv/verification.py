@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .association import autocast_dtype, in_float64, no_tf32
 from .errors import ArgumentTypeError, ConfigError, VerificationError
+from .modes import autocast_dtype, in_float64, no_tf32
 
 
 @torch.no_grad()

@@ -16,7 +16,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import convofconv as coc
-from convofconv.association import Grid, associate
+from convofconv.association import associate
+from convofconv.grid import Grid
 
 
 def resnet_like(width: int) -> nn.Sequential:

@@ -13,7 +13,7 @@ from reference import associate_as, randomize, relative
 from torch import nn
 
 import convofconv as coc
-from convofconv.association import Grid
+from convofconv.grid import Grid
 from convofconv.grouping import similar_order
 from convofconv.maps import spatial
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..association import Grid, to_groups
+from ..grid import Grid, to_groups
 from ..maps import SpatialAssociation
 from ..selection import convs, kernel_maps, weight_maps
 from .demo_training import Run

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..association import is_channels_last, match_layout, no_autocast
 from ..config import Config
 from ..errors import ConfigError, ShapeError
+from ..grid import is_channels_last, match_layout
+from ..modes import no_autocast
 from .base import Conv, KernelMap, Stack
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..association import match_layout, no_autocast
 from ..config import Config
 from ..errors import ConfigError
+from ..grid import match_layout
+from ..modes import no_autocast
 from .base import Conv, KernelMap
 
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..association import has_values, in_float64, match_layout
 from ..config import Config
 from ..errors import ShapeError
+from ..grid import match_layout
+from ..modes import has_values, in_float64
 from .base import Conv, KernelMap, conv_shape
 
 

@@ -12,21 +12,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..association import (
-    Grid,
-    associate,
-    associates_eagerly,
-    choose_way,
-    from_groups,
-    has_values,
-    in_float64,
-    match_layout,
-    super_convolve,
-    to_groups,
-)
+from ..association import associate, choose_way, super_convolve
 from ..config import Config, resolve_config
 from ..errors import ConfigError, ShapeError
+from ..grid import Grid, from_groups, match_layout, to_groups
 from ..grouping import random_order, similar_order
+from ..modes import associates_eagerly, has_values, in_float64
 from .base import Conv, KernelMap, Stack, conv_shape
 from .standardization import standardize
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..association import match_layout
 from ..config import Config
 from ..errors import ConfigError
+from ..grid import match_layout
 from .base import Conv, KernelMap, Stack
 
 
