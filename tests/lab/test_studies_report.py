@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import doctest
 import importlib
 import itertools
@@ -394,6 +395,10 @@ def test_tuning_is_shown_and_not_compared(tmp_path):
     assert edge not in _report(_study(tuning=wider), records, tmp_path)
     better = "Better by this table than what these were trained with: "
     assert better not in text
+    luck = "Settings were chosen by one run each"
+    assert luck not in text
+    one_seed = dataclasses.replace(tuning, seeds=(100,))
+    assert luck in _report(_study(tuning=one_seed), records, tmp_path)
     for name, lr, score in (("plain", 0.9, 99), ("coc", 0.9, 50)):  # added later
         settings = {"stage": "tuning", "tuned": {"training.lr": lr}, "lr": lr}
         records += [_record(name, seed, score, **settings) for seed in (100, 101)]

@@ -272,14 +272,23 @@ def _tuning(study: Study, network: Network) -> str:
         chosen = "; ".join(_settings(values) for values in cell.trained_with(list(study.tuning.grid)))
         scores = [spread(network.tuning_scores(name, point)) for point in tried]
         rows.append([name, *scores, chosen or "not yet"])
-    seeds = ", ".join(map(str, study.tuning.seeds))
+    seeds = study.tuning.seeds
+    of = f"mean ± sd over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"one run each, of seed {seeds[0]}"
+    luck = "" if len(seeds) > 1 else f"\n\n{_BY_ONE_RUN}"
     return (
-        f"Tuning: the validation metric of every setting (mean ± sd over seeds {seeds}), and what the runs above were "
-        "trained with:\n\n"
+        f"Tuning: the validation metric of every setting ({of}), and what the runs above were trained with:\n\n"
         + _table(["variant", *map(_settings, tried), "trained with"], rows)
+        + luck
         + _edges(study.tuning, network)
         + _better(study.tuning, network)
     )
+
+
+_BY_ONE_RUN = (
+    "Settings were chosen by one run each: which of two is better is luck where their scores lie closer together than "
+    "runs scatter. Intervals and p-values know nothing of that: a difference between variants that were trained with "
+    "different settings may come from the settings."
+)
 
 
 def _edges(tuning: Tuning, network: Network) -> str:
