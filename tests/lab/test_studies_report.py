@@ -398,7 +398,10 @@ def test_tuning_is_shown_and_not_compared(tmp_path):
     luck = "Settings were chosen by one run each"
     assert luck not in text
     one_seed = dataclasses.replace(tuning, seeds=(100,))
-    assert luck in _report(_study(tuning=one_seed), records, tmp_path)
+    alone = _report(_study(tuning=one_seed), records, tmp_path)
+    assert luck in alone
+    assert "every setting (mean ± sd over seeds 100, 101; with epochs=1), and what" in text
+    assert "every setting (one run each, of seed 100; with epochs=1), and what" in alone
     for name, lr, score in (("plain", 0.9, 99), ("coc", 0.9, 50)):  # added later
         settings = {"stage": "tuning", "tuned": {"training.lr": lr}, "lr": lr}
         records += [_record(name, seed, score, **settings) for seed in (100, 101)]

@@ -275,8 +275,9 @@ def _tuning(study: Study, network: Network) -> str:
     seeds = study.tuning.seeds
     of = f"mean ± sd over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"one run each, of seed {seeds[0]}"
     luck = "" if len(seeds) > 1 else f"\n\n{_BY_ONE_RUN}"
+    apart = f"; with {_settings(dict(study.tuning.settings))}" if study.tuning.settings else ""
     return (
-        f"Tuning: the validation metric of every setting ({of}), and what the runs above were trained with:\n\n"
+        f"Tuning: the validation metric of every setting ({of}{apart}), and what the runs above were trained with:\n\n"
         + _table(["variant", *map(_settings, tried), "trained with"], rows)
         + luck
         + _edges(study.tuning, network)
