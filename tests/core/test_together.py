@@ -29,14 +29,17 @@ WAYS = {
     "norm": ("norm", coc.Config()),
     "coc+stnd": ("coc+stnd", coc.Config()),
     "coc+orth": ("coc+orth", coc.Config()),
+    "orth": ("orth", coc.Config()),
+    "doconv": ("doconv", coc.Config()),
+    "coc+doconv": ("coc+doconv", coc.Config()),
+    "orth of grouped convs": ("orth", coc.Config(within_conv_groups=True)),
+    "doconv of grouped convs": ("doconv", coc.Config(within_conv_groups=True)),
 }
 #: Maps of these are computed one by one.
 ALONE = {
     "shared over output channels": ("coc", coc.Config(share="output")),
     "shared over both": ("coc", coc.Config(share="both")),
     "grouped at random": ("coc", coc.Config(grouping="random")),
-    "orth": ("orth", coc.Config()),
-    "doconv": ("doconv", coc.Config()),
 }
 
 
@@ -304,7 +307,14 @@ class Operations(TorchDispatchMode):
 
 @pytest.mark.parametrize(
     ("method", "config", "limit"),
-    [("stnd", "poster", 3), ("coc", "poster", 6), ("coc+stnd", "poster", 7), ("coc+norm", "released", 14)],
+    [
+        ("stnd", "poster", 3),
+        ("coc", "poster", 6),
+        ("coc+stnd", "poster", 7),
+        ("coc+norm", "released", 14),
+        ("orth", "poster", 8),
+        ("doconv", "poster", 5),
+    ],
 )
 def test_a_step_launches_few_operations_per_layer(method, config, limit):
     """What a GPU waits for on networks of many narrow layers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from ..config import Config
 from ..errors import ConfigError
 from ..grid import match_layout
 from ..modes import no_autocast
-from .base import Conv, KernelMap
+from .base import Conv, KernelMap, Stack
 
 
 class Orthogonalization(KernelMap):
@@ -65,10 +66,20 @@ class Orthogonalization(KernelMap):
         return cls(**settings)
 
     def forward(self, weight: Tensor) -> Tensor:
+        return self._by_groups(weight, self.groups)
+
+    def alike(self) -> Hashable:
+        return self.iterations, self.scale, self.groups
+
+    @classmethod
+    def together(cls, maps: Sequence[Orthogonalization], kernels: Tensor, stack: Stack) -> Tensor:
+        return maps[0]._by_groups(kernels, len(maps) * maps[0].groups)
+
+    def _by_groups(self, weight: Tensor, groups: int) -> Tensor:
         # Newton's iteration squares rounding errors: at least float32, also under autocast; TF32 where that is allowed.
         with no_autocast(weight.device):
             rows = weight.to(torch.promote_types(weight.dtype, torch.float32)).flatten(1)
-            rows = rows.unflatten(0, (self.groups, -1))  # (groups, kernels, numbers)
+            rows = rows.unflatten(0, (groups, -1))  # (groups, kernels, numbers)
             out = self._orthogonalize(rows - rows.mean(-1, keepdim=True))
         return match_layout(out.to(weight.dtype).reshape(weight.shape), weight)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from ..config import Config
 from ..errors import ShapeError
 from ..grid import match_layout
 from ..modes import has_values, in_float64
-from .base import Conv, KernelMap, conv_shape
+from .base import Conv, KernelMap, Stack, conv_shape
 
 
 class DepthwiseOverparameterization(KernelMap):
@@ -74,9 +74,15 @@ class DepthwiseOverparameterization(KernelMap):
         nn.init.zeros_(self.depthwise_kernel)
 
     def forward(self, weight: Tensor) -> Tensor:
-        by_channel = self._to_channels(weight)
-        # The identity stays outside the matrix: I + D would round a small D away in half precision.
-        return self._from_channels(by_channel + by_channel @ self.depthwise_kernel, weight)
+        self._check(weight)
+        return _mix(weight, self.depthwise_kernel, self.groups)
+
+    def alike(self) -> Hashable:
+        return self.groups
+
+    @classmethod
+    def together(cls, maps: Sequence[DepthwiseOverparameterization], kernels: Tensor, stack: Stack) -> Tensor:
+        return _mix(kernels, stack([one.depthwise_kernel for one in maps]), len(maps) * maps[0].groups)
 
     @torch.no_grad()
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -85,29 +91,40 @@ class DepthwiseOverparameterization(KernelMap):
         Raises:
             ShapeError: ``I + D`` is singular.
         """
+        self._check(weight)
         if not has_values(weight) or not self.depthwise_kernel.any():
             return weight
         mixing = in_float64(self.depthwise_kernel)
         mixing = mixing + torch.eye(mixing.shape[-1], dtype=mixing.dtype, device=mixing.device)
-        basic, info = torch.linalg.solve_ex(mixing, in_float64(self._to_channels(weight)), left=False)
+        basic, info = torch.linalg.solve_ex(mixing, in_float64(_to_channels(weight, self.groups)), left=False)
         if info.any():
             raise ShapeError(
                 "the over-parameterization is singular: no basic kernels give this weight; "
                 "call reset_parameters() of the map to start from the identity"
             )
-        return self._from_channels(basic.to(weight), weight)
+        return _from_channels(basic.to(weight), weight, self.groups)
 
-    def _to_channels(self, weight: Tensor) -> Tensor:
-        """``(ci, co / groups, k)``: what every input channel of the layer meets."""
+    def _check(self, weight: Tensor) -> None:
         if weight.shape[1:] != self.kernel_shape or weight.shape[0] % self.groups:
             divided = f" and numbers of them that {self.groups} divides" if self.groups > 1 else ""
             raise ShapeError(f"this map is for kernels {self.kernel_shape}{divided}, got {tuple(weight.shape)}")
-        grouped: Tensor = weight.flatten(2).unflatten(0, (self.groups, -1))
-        return grouped.transpose(1, 2).flatten(0, 1)
-
-    def _from_channels(self, by_channel: Tensor, weight: Tensor) -> Tensor:
-        grouped = by_channel.unflatten(0, (self.groups, -1)).transpose(1, 2)
-        return match_layout(grouped.reshape(weight.shape), weight)
 
     def extra_repr(self) -> str:
         return f"{self.kernel_shape}" + (f", groups={self.groups}" if self.groups > 1 else "")
+
+
+def _mix(weight: Tensor, depthwise_kernel: Tensor, groups: int) -> Tensor:
+    by_channel = _to_channels(weight, groups)
+    # The identity stays outside the matrix: I + D would round a small D away in half precision.
+    return _from_channels(by_channel + by_channel @ depthwise_kernel, weight, groups)
+
+
+def _to_channels(weight: Tensor, groups: int) -> Tensor:
+    """``(ci, co / groups, k)``: what every input channel of the layer meets."""
+    grouped: Tensor = weight.flatten(2).unflatten(0, (groups, -1))
+    return grouped.transpose(1, 2).flatten(0, 1)
+
+
+def _from_channels(by_channel: Tensor, weight: Tensor, groups: int) -> Tensor:
+    grouped = by_channel.unflatten(0, (groups, -1)).transpose(1, 2)
+    return match_layout(grouped.reshape(weight.shape), weight)
