@@ -91,9 +91,9 @@ class DepthwiseOverparameterization(KernelMap):
         Raises:
             ShapeError: ``I + D`` is singular.
         """
-        self._check(weight)
         if not has_values(weight) or not self.depthwise_kernel.any():
             return weight
+        self._check(weight)
         mixing = in_float64(self.depthwise_kernel)
         mixing = mixing + torch.eye(mixing.shape[-1], dtype=mixing.dtype, device=mixing.device)
         basic, info = torch.linalg.solve_ex(mixing, in_float64(_to_channels(weight, self.groups)), left=False)
