@@ -30,7 +30,7 @@ lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-wheel-test: $(READY) ## build the wheel and run the core's tests against it in an environment of its own
+wheel-test: $(READY) ## build the wheel and try it in an environment of its own
 	BIN=$(abspath $(BIN)) bash .ci/wheel-test
 
 docs: $(READY) ## build the documentation into site/

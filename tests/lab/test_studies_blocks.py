@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import doctest
 import math
 
 import numpy as np
@@ -14,7 +13,6 @@ pytest.importorskip("lightning", reason="needs the extra [lab]")
 
 from statsmodels.formula import api as formula
 
-from convofconv.lab.studies import blocks
 from convofconv.lab.studies.blocks import Blocks
 from convofconv.lab.studies.statistics import ALPHA, Comparison, Summary, compare
 
@@ -45,12 +43,6 @@ def _simulate(random, effects, spreads=None, seed_effect=1.0):
 def _assert_share(hits, expected):
     """A share of random events agrees with its probability within four standard errors of a binomial count."""
     assert abs(np.mean(hits) - expected) < 4 * math.sqrt(expected * (1 - expected) / len(hits))
-
-
-def test_docstring_examples():
-    result = doctest.testmod(blocks)
-    assert result.attempted
-    assert not result.failed
 
 
 def test_two_variants_are_compared_by_the_paired_t_test():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import doctest
-import importlib
 import itertools
 import json
 import random
@@ -128,13 +126,6 @@ def _csv(path):
 
 def _bytes(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-@pytest.mark.parametrize("name", ["wording", "figures"])
-def test_docstring_examples(name):
-    result = doctest.testmod(importlib.import_module(f"convofconv.lab.studies.{name}"))
-    assert result.attempted
-    assert not result.failed
 
 
 def test_the_tables_have_the_numbers_worked_by_hand(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 
 import numpy as np
@@ -49,12 +48,6 @@ def _assert_share(hits, expected):
     """A share of random events agrees with its probability within four standard errors of a binomial count."""
     error = math.sqrt(expected * (1 - expected) / len(hits))
     assert abs(np.mean(hits) - expected) < 4 * error
-
-
-def test_docstring_examples():
-    result = doctest.testmod(statistics, optionflags=doctest.ELLIPSIS)
-    assert result.attempted
-    assert not result.failed
 
 
 def test_a_summary_by_hand():
