@@ -13,98 +13,28 @@ import pytest
 
 pytest.importorskip("lightning", reason="needs the extra [lab]")
 
-from figure_texts import check_texts
+from made_up_runs import (
+    COC_SCORES,
+    PLAIN_SCORES,
+    POOLED_SCORES,
+    made_failure,
+    made_record,
+    made_records,
+    made_study,
+    many_runs,
+)
 
 from convofconv.errors import ConfigError
 from convofconv.lab.studies.analysis import PLAIN, analyse
-from convofconv.lab.studies.figures import CAPTIONS, draw, spread_out
+from convofconv.lab.studies.figures import CAPTIONS, draw
 from convofconv.lab.studies.report import write_report
-from convofconv.lab.studies.study import Study, Tuning
+from convofconv.lab.studies.study import Tuning
 from convofconv.lab.studies.wording import summary_of
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("drawn_only")]
 
-_PLAIN, _COC = [70.0, 71.0, 72.0], [71.0, 73.0, 75.0]
 _FIGURES = {f"{name}.{ending}" for name in CAPTIONS for ending in ("png", "svg")}
 _TABLES = {"report.md", "runs.csv", "comparisons.csv"}
-
-
-def _study(**changes):
-    variants = changes.pop("variants", ("plain", "coc"))
-    values = {
-        "name": "example",
-        "budget": "small",
-        "title": "An example",
-        "question": "Does it help?",
-        "about": "Made up.",
-        "networks": {"net": {"recipe": "none"}},
-        "variants": {name: {} for name in variants},
-        "seeds": dict.fromkeys(variants, (0, 1, 2)),
-        "against": ("plain",),
-        **changes,
-    }
-    return Study(**values)
-
-
-def _record(
-    variant, seed, score, network="net", metric="top1", stage="final", tuned=None, lr=0.1, test_split="", **changes
-):
-    tried = [f"{key.rpartition('.')[2]}={value}" for key, value in (tuned or {}).items()]
-    values = {metric: score, "second": score / 2}
-    history = [{"epoch": epoch, "loss": 1 / epoch, metric: score - 10 / epoch} for epoch in (1, 2, 3)]
-    return {
-        "kind": "run",
-        "run": "/".join([network, variant, *tried, f"seed{seed}"]),
-        "network": network,
-        "variant": variant,
-        "seed": seed,
-        "stage": stage,
-        "tuned": tuned or {},
-        "recipe": {"method": variant, "training": {"lr": lr}, "data": {"val_split": "val", "test_split": test_split}},
-        "code": "c0de",
-        "versions": {"convofconv": "0.1", "git_commit": None, "torch": "2.9"},
-        "status": "done",
-        "metric": metric,
-        "test": {"as_trained": {metric: score + 0.5}, "folded": values},
-        "validation": {metric: score - 1},
-        "device": "cpu",
-        "best_epoch": 3,
-        "history": history,
-        "parameters": {"as_trained": 12, "folded": 10},
-        "largest_difference_after_folding": 1e-6,
-        "seconds": 100.0,
-        "cpu_seconds": 90.0,
-        **changes,
-    }
-
-
-def _failed(variant, seed, reason="the loss is nan", **changes):
-    record = _record(variant, seed, 0.0, **changes)
-    keep = ("kind", "run", "network", "variant", "seed", "stage", "tuned", "code", "versions")
-    return {**{key: record[key] for key in keep}, "recipe": {}, "status": "failed", "reason": reason}
-
-
-def _records(**scores):
-    scores = scores or {"plain": _PLAIN, "coc": _COC}
-    return [_record(name, seed, score) for name, several in scores.items() for seed, score in enumerate(several)]
-
-
-def _many():
-    """Ten variants × five seeds × two networks, scores by chance, with curves and the paper's figures."""
-    names = ["plain", "221", "121", "421", "821", "201", "221 without skip", "221 without dilat", "naive", "coc+stnd"]
-    chance = random.Random(0)
-    study = _study(
-        variants=names,
-        seeds=dict.fromkeys(names, tuple(range(5))),
-        networks={"one": {"recipe": "none"}, "two": {"recipe": "none"}},
-        paper={"one": {name: {"top1": 55 + number / 10} for number, name in enumerate(names[:6])}},
-        curves={"side": {"1": "121", "2": "221", "4": "421", "8": "821"}, "width": {"0": "201", "2": "221"}},
-    )
-    records = [
-        _record(name, seed, round(chance.gauss(70, 1), 2), network, seconds=chance.gauss(100, 2))
-        for network, name, seed in itertools.product(study.networks, names, range(5))
-    ]
-    return study, records
 
 
 def _report(study, records, folder):
@@ -131,7 +61,7 @@ def _bytes(folder):
 def test_the_tables_have_the_numbers_worked_by_hand(tmp_path):
     """Differences 1, 2, 3; see the statistics' tests. One comparison, so that Holm changes nothing."""
     paper = {"net": {"plain": {"top1": 55.36}, "coc": {"top1": 57.27}}}
-    text = _report(_study(paper=paper), _records(), tmp_path)
+    text = _report(made_study(paper=paper), made_records(), tmp_path)
     rows = _rows(text, ["variant", "n"])
     assert list(rows) == ["plain", "coc"]
     assert rows["coc"] == {
@@ -165,54 +95,54 @@ def test_the_tables_have_the_numbers_worked_by_hand(tmp_path):
 def test_a_network_says_how_it_was_trained_and_what_a_constant_answer_scores(tmp_path):
     paper = {"theirs": {"plain": {"top1": 55.36}, "coc": {"top1": 57.27}}}
     networks = {"net": {"recipe": "none", "floor": 10, "paper": "theirs"}}
-    study = _study(networks=networks, paper=paper, source="made up.")
-    text = _report(study, _records(), tmp_path)
+    study = made_study(networks=networks, paper=paper, source="made up.")
+    text = _report(study, made_records(), tmp_path)
     assert "chose the epoch too. That flatters, most of all scores that change much from epoch to epoch. " in text
     assert " Trained with lr=0.1. The same answer everywhere scores 10.00.\n" in text
     assert "not scores. They are made up.\n" in text
-    untold = _report(_study(networks=networks, paper=paper), _records(), tmp_path)
+    untold = _report(made_study(networks=networks, paper=paper), made_records(), tmp_path)
     assert "not scores.\n" in untold
     (row,) = _csv(tmp_path / "comparisons.csv")
     assert row["p_unpaired"] == "0.220881"
-    differently = [*_records(plain=_PLAIN), _record("coc", 0, 71.0, lr=0.2)]
+    differently = [*made_records(plain=PLAIN_SCORES), made_record("coc", 0, 71.0, lr=0.2)]
     assert "Trained with" not in _report(study, differently, tmp_path)
 
 
 def test_means_that_no_common_seed_leads_to_are_left_out(tmp_path):
     """In one model of all runs: plain and a on some seeds, coc on another, which may be a better seed."""
-    study = _study(variants=("plain", "a", "coc"), pooled=True, curves={"side": {"1": "a", "2": "coc"}})
-    scores = {"plain": _PLAIN[:2], "a": [70.5, 71.3]}
-    text = _report(study, [*_records(**scores), _record("coc", 2, 75.0)], tmp_path)
+    study = made_study(variants=("plain", "a", "coc"), pooled=True, curves={"side": {"1": "a", "2": "coc"}})
+    scores = {"plain": PLAIN_SCORES[:2], "a": [70.5, 71.3]}
+    text = _report(study, [*made_records(**scores), made_record("coc", 2, 75.0)], tmp_path)
     means = {name: row["adjusted mean (95 % CI)"] for name, row in _rows(text, ["variant", "n"]).items()}
     assert means == dict.fromkeys(("plain", "a", "coc"), "–")
-    joined = _report(study, [*_records(**scores), _record("a", 2, 72.0), _record("coc", 2, 75.0)], tmp_path)
+    joined = _report(study, [*made_records(**scores), made_record("a", 2, 72.0), made_record("coc", 2, 75.0)], tmp_path)
     assert "–" not in [row["adjusted mean (95 % CI)"] for row in _rows(joined, ["variant", "n"]).values()]
 
 
 def test_runs_that_do_not_say_what_computed_them_are_counted(tmp_path):
-    records = _records()
-    assert "- computed on cpu: 6 runs" in _report(_study(), records, tmp_path)
+    records = made_records()
+    assert "- computed on cpu: 6 runs" in _report(made_study(), records, tmp_path)
     del records[0]["device"]
-    text = _report(_study(), records, tmp_path)
+    text = _report(made_study(), records, tmp_path)
     assert "- computed on cpu: 5 runs\n- by older code, that did not record what it computed on: 1 run" in text
-    assert "by older code" not in _report(_study(), [*records[1:], _failed("plain", 0)], tmp_path), (
+    assert "by older code" not in _report(made_study(), [*records[1:], made_failure("plain", 0)], tmp_path), (
         "failed runs have none"
     )
 
 
 def test_secondary_metrics_and_times_are_beside_the_main_one(tmp_path):
     records = [
-        _record(name, seed, score, seconds=seconds * (1 + seed), cpu_seconds=cpu)
-        for name, scores, seconds, cpu in (("plain", _PLAIN, 100, 90), ("coc", _COC, 150, 99))
+        made_record(name, seed, score, seconds=seconds * (1 + seed), cpu_seconds=cpu)
+        for name, scores, seconds, cpu in (("plain", PLAIN_SCORES, 100, 90), ("coc", COC_SCORES, 150, 99))
         for seed, score in enumerate(scores)
     ]
-    coc = _rows(_report(_study(), records, tmp_path), ["variant", "n"])["coc"]
+    coc = _rows(_report(made_study(), records, tmp_path), ["variant", "n"])["coc"]
     assert (coc["second"], coc["CPU time, × plain"]) == ("36.50 ± 1.00", "1.10 ± 0.00")
 
 
 def test_every_run_is_a_row_with_every_number(tmp_path):
-    records = [*_records(plain=_PLAIN, coc=_COC[:1]), _failed("coc", 1)]
-    write_report(_study(), records, tmp_path)
+    records = [*made_records(plain=PLAIN_SCORES, coc=COC_SCORES[:1]), made_failure("coc", 1)]
+    write_report(made_study(), records, tmp_path)
     rows = _csv(tmp_path / "runs.csv")
     assert [(row["variant"], row["seed"], row["status"]) for row in rows] == [
         *(("plain", str(seed), "done") for seed in range(3)),
@@ -225,8 +155,8 @@ def test_every_run_is_a_row_with_every_number(tmp_path):
 
 @pytest.mark.usefixtures("rendered")
 def test_the_same_records_give_the_same_bytes_in_any_order(tmp_path):
-    study, records = _many()
-    records += [_record("gone", seed, 50.0, "one") for seed in range(3)]
+    study, records = many_runs()
+    records += [made_record("gone", seed, 50.0, "one") for seed in range(3)]
     records = [{**record, "code": "c0de" if record["seed"] else "01d"} for record in records]
     records += [{"kind": "accept", "code": code, "beside": "c0de", "reason": "a comment"} for code in "bad"]
     write_report(study, records, tmp_path / "once")
@@ -242,8 +172,11 @@ def test_the_same_records_give_the_same_bytes_in_any_order(tmp_path):
 
 
 def test_a_partial_study_says_what_is_missing_and_why(tmp_path):
-    records = [*_records(plain=_PLAIN, coc=_COC[:1]), _failed("coc", 1, "the loss is nan at batch 3")]
-    text = _report(_study(), records, tmp_path)
+    records = [
+        *made_records(plain=PLAIN_SCORES, coc=COC_SCORES[:1]),
+        made_failure("coc", 1, "the loss is nan at batch 3"),
+    ]
+    text = _report(made_study(), records, tmp_path)
     assert "4 of 6 runs done, 1 failed, 1 missing" in text
     assert "partial" in text
     assert "- net, coc, seed 1: the loss is nan at batch 3" in text
@@ -254,27 +187,27 @@ def test_a_partial_study_says_what_is_missing_and_why(tmp_path):
 
 
 def test_a_complete_study_is_not_called_partial(tmp_path):
-    text = _report(_study(), _records(), tmp_path)
+    text = _report(made_study(), made_records(), tmp_path)
     assert "6 of 6 runs done, 0 failed, 0 missing" in text
     assert "partial" not in text
 
 
 def test_a_run_that_was_done_after_a_failure_counts(tmp_path):
-    text = _report(_study(), [_failed("coc", 1), *_records()], tmp_path)
+    text = _report(made_study(), [made_failure("coc", 1), *made_records()], tmp_path)
     assert "6 of 6 runs done, 0 failed" in text
 
 
 def test_nothing_done_is_a_report_too_and_drops_old_figures(tmp_path):
-    write_report(_study(), _records(), tmp_path)
+    write_report(made_study(), made_records(), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == _TABLES | {f for f in _FIGURES if "curves" not in f}
-    text = _report(_study(), [], tmp_path)
+    text = _report(made_study(), [], tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == _TABLES
     assert "0 of 6 runs done" in text
     assert "No run is done yet" in text
 
 
 def test_one_network_one_seed(tmp_path):
-    text = _report(_study(seeds={"plain": (0,), "coc": (0,)}), _records(plain=[70.0], coc=[71.5]), tmp_path)
+    text = _report(made_study(seeds={"plain": (0,), "coc": (0,)}), made_records(plain=[70.0], coc=[71.5]), tmp_path)
     assert _rows(text, ["variant", "n"])["coc"] == {
         "n": "1",
         "top1, mean ± sd": "71.50",
@@ -288,58 +221,47 @@ def test_one_network_one_seed(tmp_path):
 def test_failures_alone_are_a_report_too(tmp_path):
     """The variant's runs that did not even start have no recipe."""
     tuning = Tuning({"training.lr": [0.1]}, (100,), {})
-    records = [*_records(plain=_PLAIN), *(_failed("coc", seed) for seed in range(3))]
-    text = _report(_study(tuning=tuning), records, tmp_path)
+    records = [*made_records(plain=PLAIN_SCORES), *(made_failure("coc", seed) for seed in range(3))]
+    text = _report(made_study(tuning=tuning), records, tmp_path)
     assert _rows(text, ["variant", "n"])["coc"]["n"] == "0 (3 failed)"
     assert _rows(text, ["variant", "lr=0.1"])["coc"]["trained with"] == "not yet"
     assert "Against **plain** – not tested: coc." in text
 
 
 def test_without_plain_there_is_no_cost_and_no_line(tmp_path):
-    study = _study(variants=("stnd", "coc"), against=("stnd",), curves={"one": {"1": "coc"}})
-    text = _report(study, _records(stnd=_PLAIN, coc=_COC), tmp_path)
+    study = made_study(variants=("stnd", "coc"), against=("stnd",), curves={"one": {"1": "coc"}})
+    text = _report(study, made_records(stnd=PLAIN_SCORES, coc=COC_SCORES), tmp_path)
     assert _rows(text, ["variant", "common seeds"])["coc"]["− stnd"] == "+2.00"
     assert {path.name for path in tmp_path.iterdir()} == _TABLES | {f for f in _FIGURES if "cost" not in f}
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])
 def test_costs_are_by_the_clock_on_gpus_and_where_cpu_times_are_missing(on_gpu, tmp_path):
-    records = [record | {"seconds": 100.0 + 50 * (record["variant"] == "coc")} for record in _records()]
+    records = [record | {"seconds": 100.0 + 50 * (record["variant"] == "coc")} for record in made_records()]
     last = records[-1]
     records[-1] = last | {"device": "cuda"} if on_gpu else {key: last[key] for key in last if key != "cpu_seconds"}
-    (axes,) = draw("cost", analyse(_study(), records)).axes
+    (axes,) = draw("cost", analyse(made_study(), records)).axes
     assert axes.get_xlabel() == "training time, × plain"
-    rows = _rows(_report(_study(), records, tmp_path), ["variant", "n"])
+    rows = _rows(_report(made_study(), records, tmp_path), ["variant", "n"])
     assert rows["coc"]["time, × plain"] == "1.50 ± 0.00"
     assert "CPU time, × plain" not in rows["coc"]
 
 
 def test_a_variant_without_common_seeds_is_drawn_and_not_compared(tmp_path):
-    records = [_record("plain", 0, 70.0), _record("coc", 1, 71.0)]
-    assert "Against **plain** – not tested: coc." in _report(_study(), records, tmp_path)
-
-
-def test_intervals_of_two_seeds_do_not_dwarf_the_scores(tmp_path):
-    """With two seeds an interval is nine times as wide as they are apart."""
-    study = _study(curves={"one": {"1": "coc"}})
-    analysis = analyse(study, _records(plain=[70.0, 71.0], coc=[71.0, 73.0]))
-    (scores,) = draw("scores", analysis).axes
-    assert scores.get_xlim() == pytest.approx((69.7, 73.3))
-    assert draw("curves", analysis).axes[0].get_ylim() == pytest.approx((69.7, 73.3))
-    for axes in draw("cost", analysis).axes:
-        assert axes.get_ylim() == pytest.approx((-0.45, 1.95))  # a gain of 1.5 and plain's 0
+    records = [made_record("plain", 0, 70.0), made_record("coc", 1, 71.0)]
+    assert "Against **plain** – not tested: coc." in _report(made_study(), records, tmp_path)
 
 
 def test_networks_have_their_own_variants_metrics_and_families(tmp_path):
-    study = _study(
+    study = made_study(
         variants=("plain", "coc", "stnd"),
         networks={"net": {"recipe": "none"}, "fcn": {"recipe": "none", "variants": ["plain", "coc"]}},
         against=("plain", "stnd"),
     )
-    records = _records(plain=_PLAIN, coc=_COC, stnd=[70.5, 71.0, 73.0])
+    records = made_records(plain=PLAIN_SCORES, coc=COC_SCORES, stnd=[70.5, 71.0, 73.0])
     records += [
-        _record(name, seed, score / 2, "fcn", "mIoU")
-        for name, scores in (("plain", _PLAIN), ("coc", _COC))
+        made_record(name, seed, score / 2, "fcn", "mIoU")
+        for name, scores in (("plain", PLAIN_SCORES), ("coc", COC_SCORES))
         for seed, score in enumerate(scores)
     ]
     write_report(study, records, tmp_path)
@@ -358,8 +280,8 @@ def test_networks_have_their_own_variants_metrics_and_families(tmp_path):
 
 def test_p_values_are_corrected_over_the_family(tmp_path):
     """Of two comparisons, the smaller p counts twice."""
-    study = _study(variants=("plain", "coc", "stnd"))
-    write_report(study, _records(plain=_PLAIN, coc=_COC, stnd=[70.9, 71.5, 72.3]), tmp_path)
+    study = made_study(variants=("plain", "coc", "stnd"))
+    write_report(study, made_records(plain=PLAIN_SCORES, coc=COC_SCORES, stnd=[70.9, 71.5, 72.3]), tmp_path)
     coc, stnd = _csv(tmp_path / "comparisons.csv")
     smaller, larger = sorted((coc, stnd), key=lambda row: float(row["p"]))
     assert float(smaller["p_holm"]) == pytest.approx(2 * float(smaller["p"]), rel=1e-5)
@@ -368,13 +290,13 @@ def test_p_values_are_corrected_over_the_family(tmp_path):
 
 def test_tuning_is_shown_and_not_compared(tmp_path):
     tuning = Tuning({"training.lr": [0.1, 0.3]}, (100, 101), {"training.epochs": 1})
-    records = [_record(name, seed, 70.0 + seed, lr=0.3) for name in ("plain", "coc") for seed in range(3)]
+    records = [made_record(name, seed, 70.0 + seed, lr=0.3) for name in ("plain", "coc") for seed in range(3)]
     records += [
-        _record(name, seed, 60 + 10 * lr + seed - 100, stage="tuning", tuned={"training.lr": lr}, lr=lr)
+        made_record(name, seed, 60 + 10 * lr + seed - 100, stage="tuning", tuned={"training.lr": lr}, lr=lr)
         for name, lr, seed in itertools.product(("plain", "coc"), (0.1, 0.3), (100, 101))
     ]
-    records[-1] = _failed("coc", 101, stage="tuning", tuned={"training.lr": 0.3})
-    text = _report(_study(tuning=tuning), records, tmp_path)
+    records[-1] = made_failure("coc", 101, stage="tuning", tuned={"training.lr": 0.3})
+    text = _report(made_study(tuning=tuning), records, tmp_path)
     rows = _rows(text, ["variant", "lr=0.1", "lr=0.3"])
     assert rows["plain"] == {"lr=0.1": "60.50 ± 0.71", "lr=0.3": "62.50 ± 0.71", "trained with": "lr=0.3"}
     assert rows["coc"]["lr=0.3"] == "62.00"
@@ -383,37 +305,37 @@ def test_tuning_is_shown_and_not_compared(tmp_path):
     edge = "At the edge of what was tried, so that better settings may lie beyond it: "
     assert f"{edge}lr=0.3 (plain, coc)." in text
     wider = Tuning({"training.lr": [0.1, 0.3, 0.9]}, (100, 101), {"training.epochs": 1})
-    assert edge not in _report(_study(tuning=wider), records, tmp_path)
+    assert edge not in _report(made_study(tuning=wider), records, tmp_path)
     better = "Better by this table than what these were trained with: "
     assert better not in text
     luck = "Settings were chosen by one run each"
     assert luck not in text
     one_seed = dataclasses.replace(tuning, seeds=(100,))
-    alone = _report(_study(tuning=one_seed), records, tmp_path)
+    alone = _report(made_study(tuning=one_seed), records, tmp_path)
     assert luck in alone
     assert "every setting (mean ± sd over seeds 100, 101; with epochs=1), and what" in text
     assert "every setting (one run each, of seed 100; with epochs=1), and what" in alone
     for name, lr, score in (("plain", 0.9, 99), ("coc", 0.9, 50)):  # added later
         settings = {"stage": "tuning", "tuned": {"training.lr": lr}, "lr": lr}
-        records += [_record(name, seed, score, **settings) for seed in (100, 101)]
-    records.append(_record("coc", 100, 99, stage="tuning", tuned={"training.lr": 0.1}, lr=0.1))
-    assert f"{better}lr=0.9 (plain)." in _report(_study(tuning=wider), records, tmp_path)
+        records += [made_record(name, seed, score, **settings) for seed in (100, 101)]
+    records.append(made_record("coc", 100, 99, stage="tuning", tuned={"training.lr": 0.1}, lr=0.1))
+    assert f"{better}lr=0.9 (plain)." in _report(made_study(tuning=wider), records, tmp_path)
     assert _rows(text, ["variant", "n"])["coc"]["n"] == "3"
 
 
 def test_before_tuning_is_done_nothing_is_chosen(tmp_path):
-    study = _study(tuning=Tuning({"training.lr": [0.1, 0.3]}, (100,), {}))
-    text = _report(study, [_record("coc", 100, 60.0, stage="tuning", tuned={"training.lr": 0.1})], tmp_path)
+    study = made_study(tuning=Tuning({"training.lr": [0.1, 0.3]}, (100,), {}))
+    text = _report(study, [made_record("coc", 100, 60.0, stage="tuning", tuned={"training.lr": 0.1})], tmp_path)
     assert _rows(text, ["variant", "lr=0.1"])["coc"] == {"lr=0.1": "59.00", "lr=0.3": "–", "trained with": "not yet"}
 
 
 def test_where_the_numbers_come_from(tmp_path):
-    records = [*_records(), _record("gone", 0, 50.0)]
+    records = [*made_records(), made_record("gone", 0, 50.0)]
     records += [{"kind": "accept", "code": "01d", "beside": "c0de", "reason": "only a comment"}] * 2
     records[0] = {**records[0], "code": "01d"}
-    text = _report(_study(), records, tmp_path)
+    text = _report(made_study(), records, tmp_path)
     assert "coc study run example --budget small\ncoc study report example --budget small" in text
-    own = _report(_study(file="my studies/example.yaml"), records, tmp_path)
+    own = _report(made_study(file="my studies/example.yaml"), records, tmp_path)
     assert "coc study run 'my studies/example.yaml' --budget small\n" in own
     assert "- code `01d`: 1 run\n- code `c0de`: 5 runs\n" in text
     assert "- convofconv 0.1, torch 2.9: 6 runs" in text
@@ -432,37 +354,33 @@ def test_where_the_numbers_come_from(tmp_path):
 )
 def test_the_report_says_what_was_scored_on(tmp_path, split, said):
     assert said in _report(
-        _study(), [_record("plain", seed, 70.0 + seed, test_split=split) for seed in (0, 1)], tmp_path
+        made_study(), [made_record("plain", seed, 70.0 + seed, test_split=split) for seed in (0, 1)], tmp_path
     )
 
 
 def test_a_metric_that_only_some_records_have_is_no_obstacle(tmp_path):
-    records = _records()
+    records = made_records()
     records[0]["test"]["folded"]["third"] = 1.0
-    assert "third" in _report(_study(), records, tmp_path)
+    assert "third" in _report(made_study(), records, tmp_path)
 
 
 def test_different_metrics_of_one_network_are_refused():
-    records = [_record("plain", 0, 70.0), _record("coc", 0, 40.0, metric="mIoU")]
+    records = [made_record("plain", 0, 70.0), made_record("coc", 0, 40.0, metric="mIoU")]
     with pytest.raises(ConfigError, match="runs of net have different metrics, top1 and mIoU"):
-        analyse(_study(), records)
+        analyse(made_study(), records)
 
 
 def test_what_is_found_is_bold_and_many_names_are_counted(tmp_path):
     same = {f"v{number}": [70.1 + number, 70.9 - number, 72.1] for number in range(10)}
-    study = _study(variants=("plain", "up", *same))
-    text = _report(study, _records(plain=_PLAIN, up=[75.0, 76.001, 77.0], **same), tmp_path)
+    study = made_study(variants=("plain", "up", *same))
+    text = _report(study, made_records(plain=PLAIN_SCORES, up=[75.0, 76.001, 77.0], **same), tmp_path)
     assert _rows(text, ["variant", "common seeds"])["up"]["p (Holm)"] == "**< 0.001**"
     assert "Against **plain** – better: up; no difference found: 10 variants." in text
 
 
-#: Variants 0, 1, 5 above seeds 70, 80, 110; noise 1, −1, 0 / 0, 1, −1 / −1, 0, 1: squares of 6, 4 degrees of freedom.
-_BLOCKS = {"plain": [71.0, 79.0, 110.0], "coc": [71.0, 82.0, 110.0], "stnd": [74.0, 85.0, 116.0]}
-
-
 def test_a_pooled_study_has_adjusted_means_and_spreads(tmp_path):
-    study = _study(variants=tuple(_BLOCKS), pooled=True)
-    text = _report(study, _records(**_BLOCKS), tmp_path)
+    study = made_study(variants=tuple(POOLED_SCORES), pooled=True)
+    text = _report(study, made_records(**POOLED_SCORES), tmp_path)
     coc = _rows(text, ["variant", "n"])["coc"]
     assert coc["adjusted mean (95 % CI)"] == "87.67 (85.70 to 89.63)"  # ± 2.776 · √(1.5 / 3)
     assert coc["spread"] == "1.22"
@@ -474,7 +392,7 @@ def test_a_pooled_study_has_adjusted_means_and_spreads(tmp_path):
     assert "Means are adjusted" in text
     assert "paired t-test" not in text
     assert {row["degrees_of_freedom"] for row in _csv(tmp_path / "comparisons.csv")} == {"4"}
-    own = _report(_study(variants=tuple(_BLOCKS)), _records(**_BLOCKS), tmp_path)
+    own = _report(made_study(variants=tuple(POOLED_SCORES)), made_records(**POOLED_SCORES), tmp_path)
     assert "paired t-test" in own
     assert "scatter by" not in own
     assert "adjusted" not in own
@@ -483,7 +401,7 @@ def test_a_pooled_study_has_adjusted_means_and_spreads(tmp_path):
 def test_a_pooled_study_judges_by_all_of_its_runs():
     """In its report, and in the page of claims and the figures, which ask a network for its comparisons."""
     own, pooled = (
-        analyse(_study(variants=tuple(_BLOCKS), pooled=pooled), _records(**_BLOCKS)).networks[0]
+        analyse(made_study(variants=tuple(POOLED_SCORES), pooled=pooled), made_records(**POOLED_SCORES)).networks[0]
         for pooled in (False, True)
     )
     assert pooled.contrasts["stnd", "plain"].comparison == pooled.comparisons("plain")["stnd"] == pooled.gain("stnd")
@@ -496,88 +414,18 @@ def test_the_order_of_the_papers_variants_is_compared(tmp_path):
     names = [PLAIN, *map(str, range(10))]
     paper = {"net": {name: {"top1": 50.0 + place} for place, name in enumerate(names[:10])}}
     scores = {name: [70.0 + place, 72.0 + place] for place, name in enumerate([names[1], names[0], *names[2:9]])}
-    study = _study(variants=names, seeds=dict.fromkeys(names, (0, 1)), paper=paper)
+    study = made_study(variants=names, seeds=dict.fromkeys(names, (0, 1)), paper=paper)
     # The tenth has no run yet, the eleventh is not in the paper.
-    assert "Order:" not in _report(study, _records(**scores, **{"9": [1.0, 2.0]}), tmp_path)
-    text = _report(study, _records(**scores, **{"8": [60.0, 61.0], "9": [1.0, 2.0]}), tmp_path)
+    assert "Order:" not in _report(study, made_records(**scores, **{"9": [1.0, 2.0]}), tmp_path)
+    text = _report(study, made_records(**scores, **{"8": [60.0, 61.0], "9": [1.0, 2.0]}), tmp_path)
     # Places 1, 2, …, 10 of theirs are 3, 2, 4, …, 10, 1 of ours: ρ = 1 − 6 · (4 + 0 + 7 · 1 + 81) / 990
     assert "Order: Spearman's rank correlation of our means with the paper's is +0.44 (10 variants, p = 0.20)." in text
-
-
-def test_figures_of_a_pooled_study_show_adjusted_means():
-    """stnd lacks the high third seed: its own mean is far below plain's, the adjusted one above."""
-    records = _records(**{**_BLOCKS, "stnd": _BLOCKS["stnd"][:2]})
-    study = _study(variants=tuple(_BLOCKS), pooled=True, curves={"one": {"1": "plain", "2": "stnd"}})
-    analysis = analyse(study, records)
-    (network,) = analysis.networks
-    plain, stnd = network.mean("plain"), network.mean("stnd")
-    assert network.cells["stnd"].summary().mean < plain.mean < stnd.mean
-    for name, axis in (("scores", 0), ("curves", 1)):
-        axes = draw(name, analysis).axes[0]
-        bars = [bar for bar in axes.containers if getattr(bar, "has_xerr", False) or getattr(bar, "has_yerr", False)]
-        ends = [segment[:, axis] for bar in bars for segment in bar.lines[2][0].get_segments()]
-        for mean in (plain, stnd):
-            assert any(end == pytest.approx(mean.interval) for end in ends), (name, mean)
-        (line,) = (line for line in axes.lines if line.get_linestyle() == ":")
-        assert set(line.get_data()[axis]) == {plain.mean}
 
 
 def test_a_family_in_a_line():
     variants = ("plain", "up", "down", "same", "none")
     high, low = [80.0, 81.1, 82.0], [60.0, 61.1, 62.0]
-    records = _records(plain=_PLAIN, up=high, down=low, same=[70.2, 70.9, 72.0])
-    (network,) = analyse(_study(variants=variants), records).networks
+    records = made_records(plain=PLAIN_SCORES, up=high, down=low, same=[70.2, 70.9, 72.0])
+    (network,) = analyse(made_study(variants=variants), records).networks
     expected = "Against **plain** – better: up; worse: down; no difference found: same; not tested: none."
     assert summary_of(network, "plain") == expected
-
-
-def test_figures_show_the_means_and_the_papers_differences():
-    study, records = _many()
-    analysis = analyse(study, records)
-    one = analysis.networks[0]
-    plain = one.cells["plain"].summary().mean
-    scores = draw("scores", analysis)
-    assert [label.get_text() for label in scores.axes[0].get_yticklabels()] == list(study.variants)
-    (line,) = (line for line in scores.axes[0].lines if line.get_linestyle() == ":")
-    assert set(line.get_xdata()) == {plain}
-    side, *_, side_below, _, _ = draw("curves", analysis).axes  # two rows of three
-    assert [label.get_text() for label in side_below.get_xticklabels()] == ["1", "2", "4", "8"]
-    drawn = {line.get_label(): list(line.get_ydata()) for line in side.lines}
-    papers = drawn["paper: difference to its plain, from ours"]
-    assert papers == pytest.approx([plain + difference for difference in (0.2, 0.1, 0.3, 0.4)])
-    (errorbar,) = side.containers
-    means = [one.cells[name].summary().mean for name in ("121", "221", "421", "821")]
-    assert list(errorbar.lines[0].get_ydata()) == means
-
-
-def test_learning_curves_and_costs_by_hand():
-    """A record learns its score − 10, − 5, − 10/3; coc is above plain by 1, 2, 3, so by 2 in every epoch."""
-    records = [_record("plain", seed, score) for seed, score in enumerate(_PLAIN)]
-    records += [_record("coc", seed, score, seconds=150.0, cpu_seconds=99.0) for seed, score in enumerate(_COC)]
-    analysis = analyse(_study(), records)
-    every, coc = draw("learning", analysis).axes
-    of_coc, of_plain = every.lines
-    assert list(of_plain.get_xdata()) == [1, 2, 3]
-    assert list(of_plain.get_ydata()) == pytest.approx([61, 66, 71 - 10 / 3])
-    assert list(of_coc.get_ydata()) == pytest.approx([63, 68, 73 - 10 / 3])
-    assert list(coc.lines[0].get_ydata()) == pytest.approx([2, 2, 2])
-    band = coc.collections[0].get_paths()[0].vertices[:, 1]
-    assert (band.min(), band.max()) == pytest.approx((1, 3))
-    (axes,) = draw("cost", analysis).axes
-    assert axes.get_xlabel() == "training CPU time, × plain"
-    (point,) = (line for line in axes.lines if line.get_marker() == "o")
-    assert (list(point.get_xdata()), list(point.get_ydata())) == ([pytest.approx(1.1)], [2.0])
-
-
-@pytest.mark.parametrize("name", list(CAPTIONS))
-def test_no_text_in_a_figure_is_clipped_or_lies_on_another(name):
-    assert check_texts(draw(name, analyse(*_many()))) > 20
-
-
-def test_names_are_spread_out_within_bounds():
-    places = [0.0, 0.0, 0.01, 0.5, 0.99, 1.0]
-    spread = spread_out(places, 0.1)
-    assert all(later - earlier > 0.1 - 1e-9 for earlier, later in itertools.pairwise(spread))
-    assert min(spread) >= 0
-    assert max(spread) <= 1
-    assert spread_out([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
