@@ -5,13 +5,14 @@ each time, and a network of many narrow convs would spend its time in launching 
 of a converted model runs, its kernels are kept: computed at their first use, those of narrow layers that are alike in
 one go (on a GPU those of nearly all layers), and dropped when the outermost forward ends, also by an exception.
 
-A kept kernel is used only in the mode it was computed in (gradients, inference, autocast) and while none of its
-parameters has changed (writes through ``parameter.data`` are invisible to torch, and so to us). Inside activation
+A kept kernel is used only in the mode it was computed in (gradients, inference, autocast, CUDA stream), while none of
+its parameters has changed (writes through ``parameter.data`` are invisible to torch, and so to us) and until something
+was backpropagated through it: a forward may be a whole step, of several losses one after the other. Inside activation
 checkpointing, ``torch.func`` and ``torch.compile`` nothing is kept: the first must save the same tensors when it runs
 again, the others trace.
 
-What comes back through kernels that were computed together, or once for several uses, comes back once: two losses of
-one forward that are backpropagated one after the other need :func:`no_kernel_cache`, or ``retain_graph=True``.
+What comes back through kernels that were computed together, or once for several uses, comes back once: two losses
+that are both computed before the first is backpropagated need :func:`no_kernel_cache`, or ``retain_graph=True``.
 
 ``torch.nn.utils.parametrize.cached()`` does less and asks for more: users write it around every forward, it knows no
 change of mode or parameters inside, and it computes every kernel by itself.
@@ -25,7 +26,7 @@ import sys
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from types import FrameType
 from typing import Any, cast
 
@@ -164,7 +165,9 @@ def _plan(model: nn.Module) -> _Plan:
         plans.clear()
         first = next((conv for _, conv in convs(model) if kernel_maps(conv)), None)
     registered = None if first is None else _registered(first)
-    on_cpu = registered is None or next(registered.parameters()).is_cpu
+    # No parameters are registered in the replicas of DataParallel and inside the first FSDP, where nothing is kept.
+    parameter = None if registered is None else next(registered.parameters(), None)
+    on_cpu = parameter is None or parameter.is_cpu
     if on_cpu not in plans:
         plans[on_cpu] = _make_plan(model, *(_ON_CPU if on_cpu else _ELSEWHERE))
     return plans[on_cpu]
@@ -214,12 +217,28 @@ class _Sources:
         self.state = state
 
 
+class _Graph:
+    """What one computation of kernels gave autograd: freed, maybe, once something came back through one of them."""
+
+    __slots__ = ("is_spent",)
+
+    def __init__(self, kernels: Iterable[Tensor]) -> None:
+        self.is_spent = False
+        # The hook knows no kernel: with one, it would keep alive what it hangs on.
+        for node in {kernel.grad_fn for kernel in kernels} - {None}:
+            cast(Any, node).register_prehook(self._spend)
+
+    def _spend(self, _: object) -> None:
+        self.is_spent = True
+
+
 @dataclasses.dataclass(slots=True)
 class _Kept:
-    """A kernel and what it was computed from."""
+    """A kernel, what it was computed from, and what it would be backpropagated through."""
 
     kernel: Tensor
     sources: _Sources
+    graph: _Graph
 
 
 class _Frame:
@@ -239,7 +258,7 @@ class _Frame:
             return None
         mode = _mode(original.device)
         kept, sources = self.kept.get((conv, mode)), _Sources(registered)
-        if kept is None or kept.sources.state != sources.state:
+        if kept is None or kept.graph.is_spent or kept.sources.state != sources.state:
             self._compute(conv, registered, sources, mode)
             kept = self.kept[conv, mode]
         return kept.kernel
@@ -253,14 +272,17 @@ class _Frame:
     ) -> None:
         batch = self._batch(conv, registered, mode)
         if len(batch) == 1:
-            self.kept[conv, mode] = _Kept(registered(), sources)
+            kernel = registered()
+            self.kept[conv, mode] = _Kept(kernel, sources, _Graph([kernel]))
             return
         count = len(_maps_together(registered))
-        kernels = compute_together([one for _, one in batch], count)
-        for (member, one), kernel in zip(batch, kernels, strict=True):
+        kernels = list(compute_together([one for _, one in batch], count))
+        for index, (_, one) in enumerate(batch):
             for kernel_map in list(one)[count:]:
-                kernel = kernel_map(kernel)
-            self.kept[member, mode] = _Kept(kernel, _Sources(one))
+                kernels[index] = kernel_map(kernels[index])
+        graph = _Graph(kernels)
+        for (member, one), kernel in zip(batch, kernels, strict=True):
+            self.kept[member, mode] = _Kept(kernel, _Sources(one), graph)
 
     def _batch(
         self, conv: nn.Module, registered: parametrize.ParametrizationList, mode: Hashable
@@ -274,7 +296,9 @@ class _Frame:
         weights = {id(registered._parameters["original"])}
         for reference in self.plan[conv]:
             member = reference()
-            if member is None or member is conv or (member, mode) in self.kept:
+            if member is None or member is conv:
+                continue
+            if (kept := self.kept.get((member, mode))) is not None and not kept.graph.is_spent:
                 continue
             one = _registered(member)
             if one is None or _kind(one) != kind or (weight := id(one._parameters["original"])) in weights:
@@ -342,4 +366,6 @@ def _has_hooks(parameter: nn.Parameter) -> bool:
 
 def _mode(device: torch.device) -> Hashable:
     dtype = torch.get_autocast_dtype(device.type) if autocasts(device) else None
-    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), dtype
+    # What another stream computed may not be there yet.
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else None
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), dtype, stream

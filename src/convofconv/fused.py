@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .association import shift_basis, super_matrix
 from .grid import Grid, from_groups, is_channels_last, match_layout, to_groups
@@ -49,9 +50,10 @@ class _Associate(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         weight, super_kernel, matrix = ctx.saved_tensors
         with no_autocast(weight.device):  # the forward ran outside of it
-            if torch.is_grad_enabled():  # for derivatives of this derivative
+            again = torch.is_grad_enabled() or any(map(_has_tangent, (weight, super_kernel, grad)))
+            if again:  # the matrix of the forward is no function of the super kernel to autograd
                 matrix = super_matrix(super_kernel, ctx.grid)
-            return *_backward(weight, matrix, grad, ctx.grid, ctx.skip), None, None
+            return *_backward(weight, matrix, grad, ctx.grid, ctx.skip, again), None, None
 
     @staticmethod
     def jvp(ctx: Any, weight_tangent: Tensor | None, super_tangent: Tensor | None, *_: None) -> Tensor:
@@ -74,10 +76,12 @@ def _forward(weight: Tensor, matrix: Tensor, grid: Grid, skip: bool) -> Tensor:
     return out
 
 
-def _backward(weight: Tensor, matrix: Tensor, grad: Tensor, grid: Grid, skip: bool) -> tuple[Tensor, Tensor]:
+def _backward(
+    weight: Tensor, matrix: Tensor, grad: Tensor, grid: Grid, skip: bool, again: bool
+) -> tuple[Tensor, Tensor]:
     back, chunks = matrix.mT, _chunks(weight, grid)
     # What is differentiated again, and what runs for many upstream gradients at once, is not written in place.
-    if chunks is None or torch.is_grad_enabled() or _is_batched(grad):
+    if chunks is None or again or _is_batched(grad):
         g = to_groups(grad, grid)
         grad_matrix = torch.bmm(g, to_groups(weight, grid).mT)
         grad_weight = match_layout(from_groups(_apply(back, g, skip), grid), weight)
@@ -123,6 +127,11 @@ def _chunks(weight: Tensor, grid: Grid) -> list[tuple[slice, slice]] | None:
         return None
     starts = range(0, grid.groups, groups)
     return [(slice(i * grid.cells, (i + groups) * grid.cells), slice(i, i + groups)) for i in starts]
+
+
+def _has_tangent(tensor: Tensor) -> bool:
+    """Whether forward-mode differentiation goes through a tensor: through a backward, for second derivatives."""
+    return forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def _is_batched(grad: Tensor) -> bool:

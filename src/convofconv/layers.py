@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from .config import Config, resolve_config
@@ -18,10 +19,17 @@ class _Associated:
     #: What :func:`convofconv.reparameterize` makes of the layer.
     plain_class: ClassVar[type[Conv]]
 
-    def __init__(self, *args: Any, method: Method = "coc", config: Config | str = "poster", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        method: Method = "coc",
+        config: Config | str = "poster",
+        device: torch.device | str | int | None = None,  # named, for torch.nn.utils.skip_init looks whether it is
+        **kwargs: Any,
+    ) -> None:
         resolved = resolve_config(config)
         map_types = maps_for(method, resolved)
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **kwargs if device is None else {"device": device, **kwargs})
         conv: Any = self
         for kernel_map in [map_type.for_conv(conv, resolved) for map_type in map_types]:
             register(conv, kernel_map, type(self).__name__)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .caching import cached_kernel
-from .errors import ConversionWarning, SurgeryError
+from .errors import ArgumentTypeError, ConversionWarning, ShapeError, SurgeryError
 from .maps import KernelMap
 from .modes import has_values
 from .selection import kernel_maps, weight_maps
@@ -109,9 +109,16 @@ def _refuse_pickling(self: nn.Module) -> None:
 
 def _set_weight(setter: Any) -> Any:
     def set_weight(self: nn.Module, value: Tensor) -> None:
+        original = cast(nn.Parameter, cast(parametrize.ParametrizationList, weight_maps(self)).original)
+        wanted = f"a tensor of shape {tuple(original.shape)} and {original.dtype}"
+        if not isinstance(value, Tensor):
+            raise ArgumentTypeError(f"the weight of this converted conv takes {wanted}, got {type(value).__name__}")
+        if value.shape != original.shape or value.dtype != original.dtype:
+            found = f"{tuple(value.shape)} and {value.dtype}"
+            raise ShapeError(f"the weight of this converted conv takes {wanted}, got {found}")
         try:
             # A copy: an association that is the identity would hand the caller's own tensor to the optimizer.
-            setter(self, value.detach().clone() if isinstance(value, Tensor) else value)
+            setter(self, value.detach().clone())
         except RuntimeError as error:  # NotImplementedError is one
             names = " + ".join(type(kernel_map).__name__ for kernel_map in kernel_maps(self))
             raise SurgeryError(
@@ -142,10 +149,9 @@ def _warn_of_writing(getter: Any) -> Any:
                         ConversionWarning,
                         stacklevel=2,
                     )
-            if (kernel := cached_kernel(self)) is not None:
-                return kernel
         try:
-            return cast(Tensor, getter(self))
+            kernel = None if torch.compiler.is_compiling() else cached_kernel(self)
+            return cast(Tensor, getter(self)) if kernel is None else kernel
         except AttributeError as error:  # would be taken for a missing `weight`
             raise SurgeryError(f"a kernel map of this conv failed: {error}") from error
 
@@ -161,15 +167,20 @@ def _accept_plain(
     if registered is None or prefix + "weight" not in state_dict:
         return
     weight = state_dict.pop(prefix + "weight")
-    if local_metadata.get("assign_to_params_buffers"):
+    assigned = local_metadata.get("assign_to_params_buffers", False)
+    if assigned:
         for kernel_map in kernel_maps(module):
-            if not all(map(has_values, (*kernel_map.parameters(), *kernel_map.buffers()))):
-                kernel_map.to_empty(device=weight.device).reset_parameters()  # nothing else would give them values
+            # What the checkpoint lacks follows what it has, in device and dtype.
+            if all(map(has_values, (*kernel_map.parameters(), *kernel_map.buffers()))):
+                kernel_map.to(weight.device, weight.dtype)
+            else:  # nothing else would give them values
+                kernel_map.to_empty(device=weight.device).to(weight.dtype).reset_parameters()
     for name, value in registered.state_dict(prefix=prefix + _MAPS).items():
         state_dict.setdefault(name, value)
     state_dict[prefix + _MAPS + "original"] = weight
     original = cast(nn.Parameter, registered.original)
-    if weight.shape == original.shape and has_values(original) and _changes(registered, weight.to(original)):
+    comparable = weight.shape == original.shape and has_values(original)
+    if comparable and _changes(registered, weight if assigned else weight.to(original)):
         warnings.warn(
             "plain kernels were loaded as basic kernels into a converted model whose maps are not the identity, "
             "so it now computes something else than the network they came from. Load plain checkpoints before "

@@ -36,7 +36,7 @@ def param_groups(
         multipliers: from patterns of parameter names to factors on ``lr``; the first pattern that matches counts.
 
     Returns:
-        Groups with ``params``, ``weight_decay``, maybe ``lr``, and a ``name`` that says what is in them.
+        Groups with ``params``, ``weight_decay``, maybe ``lr``, and a ``name`` of its own that says what is in it.
 
     Raises:
         ArgumentTypeError: ``model`` is no module.
@@ -87,7 +87,11 @@ def param_groups(
         if rate is not None:
             group["lr"] = rate
     order = list(decays)
-    return sorted(groups.values(), key=lambda group: order.index(group["name"]))
+    kinds_of_groups = [kind for kind, _ in groups]
+    for (kind, rate), group in groups.items():
+        if kinds_of_groups.count(kind) > 1:  # Lightning's LearningRateMonitor takes every name once
+            group["name"] = f"{kind}, lr={rate}"
+    return [groups[key] for key in sorted(groups, key=lambda key: order.index(key[0]))]
 
 
 def _kinds(model: nn.Module) -> dict[int, str]:

@@ -224,7 +224,7 @@ def _norm_channels(module: nn.Module) -> int | None:
     scale = getattr(module, "weight", None)
     if isinstance(scale, Tensor) and not is_lazy(scale):
         return scale.numel()
-    return getattr(module, "num_features", None)
+    return getattr(module, "num_features", getattr(module, "num_channels", None))  # GroupNorm has the latter
 
 
 def looks_trained(model: nn.Module) -> bool:

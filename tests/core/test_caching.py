@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -491,3 +493,68 @@ def test_losses_of_one_forward_one_after_the_other(x):
         loss.backward()
     for p, expected in zip(model.parameters(), together, strict=True):
         assert relative(p.grad, expected) < 1e-6
+
+
+class Steps(nn.Module):
+    """Whole steps in one forward, as Lightning's manual optimization under DDP makes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Siamese()
+
+    def forward(self, parts):
+        for part in parts:
+            self.net(part).square().sum().backward()
+
+
+@pytest.mark.parametrize("method", ["coc", "coc+orth", ["coc", Counting]])
+def test_several_steps_in_one_forward(method, x):
+    model = coc.convert(Steps(), method)
+    randomize(model)
+    parts = [x, 2 * x]
+    expected = [gradients(model.net, part) for part in parts]
+    model.zero_grad()
+    model(parts)
+    for name, parameter in model.net.named_parameters():
+        found = [grads[name] for grads in expected if grads[name] is not None]
+        assert (parameter.grad is None) == (not found), name
+        assert not found or relative(parameter.grad, sum(found)) < 1e-6
+
+
+@counts
+@pytest.mark.parametrize("how", ["backward", "dropped"])
+def test_kernels_are_freed_with_their_results(how, counted, x):
+    """Without the garbage collector: what is hung on a graph must not hold it."""
+    kernels = []
+    for conv in (counted.head, *counted.body):
+        conv.register_forward_hook(lambda conv, *_: kernels.append(weakref.ref(conv.weight)))
+    gc.disable()
+    try:
+        out = counted(x)
+        assert all(kernel() is not None for kernel in kernels)
+        if how == "backward":
+            out.square().sum().backward()
+        del out
+        assert len(kernels) == 7
+        assert all(kernel() is None for kernel in kernels)
+    finally:
+        gc.enable()
+
+
+@counts
+def test_in_replicas_without_registered_parameters_nothing_is_kept(counted, x):
+    """As DataParallel makes them for several GPUs: the parameters are attributes of copies of the modules."""
+    replicas = {id(module): module._replicate_for_data_parallel() for module in counted.modules()}
+    for module in counted.modules():
+        replica = replicas[id(module)]
+        for name, child in module._modules.items():
+            replica._modules[name] = replicas[id(child)]
+            setattr(replica, name, replicas[id(child)])
+        for name, parameter in module._parameters.items():
+            setattr(replica, name, None if parameter is None else parameter * 1)
+    before = calls(counted)
+    out = replicas[id(counted)](x)
+    assert relative(out, alone(counted)(x)) < 1e-6
+    assert calls(counted) == before
+    out.sum().backward()
+    assert counted.head.parametrizations.weight.original.grad.any()

@@ -1,4 +1,4 @@
-"""DDP and FSDP2 with two processes on the CPU give what one process gives."""
+"""DDP and both FSDPs with two processes on the CPU give what one process gives."""
 
 from __future__ import annotations
 
@@ -72,6 +72,29 @@ def fsdp(rank: int) -> dict[str, torch.Tensor]:
     if rank == 0:
         bare.load_state_dict(full)
     return coc.reparameterize(bare).state_dict()
+
+
+def first_fsdp(rank: int) -> dict[str, torch.Tensor]:
+    """FullyShardedDataParallel, whose default leaves its modules without registered parameters."""
+    from torch.distributed.fsdp import FullStateDictConfig, FullyShardedDataParallel, StateDictType
+
+    found = {}
+    for keeps_parameters in (False, True):
+        model = build()
+        model = FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=keeps_parameters)
+        with pytest.raises(coc.SurgeryError, match="already wrapped in FullyShardedDataParallel"):
+            coc.reparameterize(model)
+        train(model, [x.chunk(2)[rank] for x in batches()])
+        with FullyShardedDataParallel.state_dict_type(
+            model, StateDictType.FULL_STATE_DICT, FullStateDictConfig(rank0_only=False)
+        ):
+            state = model.state_dict()
+        bare = coc.convert(Net(), "coc+stnd")
+        bare.load_state_dict(state)
+        found[keeps_parameters] = coc.reparameterize(bare).state_dict()
+    for name, value in found[False].items():
+        assert torch.equal(value, found[True][name]), name
+    return found[False]
 
 
 class Chain(nn.Module):
@@ -164,7 +187,7 @@ def worker(rank: int, job: str, port: int, queue) -> None:
         world_size=2,
         timeout=datetime.timedelta(seconds=120),
     )
-    jobs = {"ddp": ddp, "fsdp": fsdp, "alike": fsdp_of_layers_alike, "meta": fsdp_from_meta}
+    jobs = {"ddp": ddp, "fsdp": fsdp, "first fsdp": first_fsdp, "alike": fsdp_of_layers_alike, "meta": fsdp_from_meta}
     state = jobs[job](rank)
     if rank == 0:
         queue.put({name: value.numpy() for name, value in state.items()})
@@ -190,7 +213,7 @@ def by_two_processes(job: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "job", ["ddp", pytest.param("fsdp", marks=needs_streams), pytest.param("alike", marks=needs_streams)]
+    "job", ["ddp", "first fsdp", *(pytest.param(job, marks=needs_streams) for job in ("fsdp", "alike"))]
 )
 def test_two_processes_equal_one(job):
     found = by_two_processes(job)

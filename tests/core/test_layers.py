@@ -40,6 +40,9 @@ def test_layers_take_every_method_and_configuration_whatever_follows():
     assert coc.CoC2d(4, 8, 3, dtype=torch.float64).weight.dtype == torch.float64
     with torch.device("meta"):
         assert coc.CoC2d(4, 8, 3).weight.is_meta
+    assert coc.CoC2d(4, 8, 3, device="meta").weight.is_meta
+    skipped = torch.nn.utils.skip_init(coc.CoC2d, 4, 8, 3)
+    assert {parameter.device.type for parameter in skipped.parameters()} == {"cpu"}
 
 
 def test_a_subclass_of_a_layer_keeps_its_forward():

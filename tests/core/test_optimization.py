@@ -53,6 +53,11 @@ def test_rates_and_multipliers():
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
     assert rates[id(model[4].weight)] == rates[id(model[4].bias)] == 10.0
     assert rates[id(model[0].bias)] == 0.1
+    names = [group["name"] for group in groups]
+    assert names == [
+        *("weights, lr=0.1", "weights, lr=10.0", "norms and biases, lr=0.1", "norms and biases, lr=10.0"),
+        "super kernels",
+    ]
 
 
 @pytest.mark.parametrize(

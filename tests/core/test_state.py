@@ -312,6 +312,19 @@ def test_a_meta_model_takes_over_a_checkpoint(config, x):
         assert torch.equal(model(x), plain(x))
 
 
+@pytest.mark.parametrize("method", ["coc", "doconv", "norm"])
+@pytest.mark.parametrize("on_meta", [True, False])
+@pytest.mark.filterwarnings("ignore:plain kernels were loaded")  # into a norm of kernels
+def test_what_a_checkpoint_lacks_follows_its_dtype(method, on_meta, x):
+    """A plain checkpoint in half precision, assigned, makes a network in half precision, as of a plain network."""
+    state = small_net().bfloat16().state_dict()
+    with torch.device("meta" if on_meta else "cpu"):
+        model = coc.convert(small_net(), method).eval()
+    model.load_state_dict(state, assign=True)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert model(x.bfloat16()).dtype == torch.bfloat16
+
+
 def test_torchs_own_way_of_removing_parametrizations_gives_plain_convs(x):
     model = coc.convert(small_net().eval())
     randomize(model)
@@ -357,6 +370,23 @@ def test_assigning_a_tensor_solves_for_the_basic_kernels():
     model = coc.convert(small_net(), "stnd")
     with pytest.raises(coc.SurgeryError, match=r"Standardization has no inverse .* Write the basic kernels"):
         model[0].weight = kernels
+
+
+@pytest.mark.parametrize("method", ["coc", "doconv", "stnd"])
+@pytest.mark.parametrize(
+    ("value", "error", "found"),
+    [
+        (torch.randn(5, 3, 3, 3), coc.ShapeError, r"got \(5, 3, 3, 3\) and torch.float32"),
+        (torch.randn(8, 3, 3, 3).half(), coc.ShapeError, r"got \(8, 3, 3, 3\) and torch.float16"),
+        (None, coc.ArgumentTypeError, "got NoneType"),
+    ],
+)
+def test_what_is_no_weight_cannot_be_assigned(method, value, error, found):
+    model = coc.convert(small_net(), method)
+    before = model[0].weight.clone()
+    with pytest.raises(error, match=rf"takes a tensor of shape \(8, 3, 3, 3\) and torch.float32, {found}"):
+        model[0].weight = value
+    assert torch.equal(model[0].weight, before)
 
 
 def test_an_assigned_tensor_is_copied():

@@ -57,6 +57,12 @@ def test_released_adds_the_kernel_norm_where_a_norm_follows():
     assert "no kernel norm: no normalisation layer follows" in coc.summary(model).convs[-1].notes
 
 
+@pytest.mark.parametrize("norm", [nn.GroupNorm(2, 8, affine=False), nn.InstanceNorm2d(8), nn.LayerNorm(8)])
+def test_norms_without_a_scale_are_norms_too(norm):
+    model = coc.convert(nn.Sequential(nn.Conv2d(3, 8, 3), norm), "stnd")
+    assert len(coc.kernel_maps(model[0])) == 1
+
+
 @pytest.mark.parametrize(
     ("method", "expected"),
     [
@@ -383,6 +389,7 @@ def test_a_failing_map_is_not_taken_for_a_missing_weight():
             self.calls += 1
             return weight if self.calls < 3 else weight.no_such_thing
 
-    conv = coc.convert(nn.Conv2d(3, 8, 3), Broken)
-    with pytest.raises(coc.SurgeryError, match=r"a kernel map of this conv failed: .*no_such_thing"):
-        _ = conv.weight
+    model = coc.convert(nn.Sequential(nn.Conv2d(3, 8, 3)), Broken)
+    for use in (lambda: model[0].weight, lambda: model(torch.randn(1, 3, 5, 5))):
+        with pytest.raises(coc.SurgeryError, match=r"a kernel map of this conv failed: .*no_such_thing"):
+            use()

@@ -156,6 +156,36 @@ def test_forward_mode_derivatives(way, halves):
     assert relative(found, expected) < (0.05 if halves else 1e-12)
 
 
+@pytest.mark.parametrize("channels", [8, 256], ids=["narrow", "in chunks"])
+def test_forward_mode_derivatives_of_gradients(channels):
+    """Hessian times vector, forward over reverse: against the difference of gradients."""
+    torch.manual_seed(0)
+    model = coc.convert(nn.Sequential(nn.Conv2d(channels, channels, 3), nn.Tanh(), nn.Conv2d(channels, channels, 3)))
+    model = model.double()
+    randomize(model)
+    x = torch.randn(1, channels, 5, 5, dtype=torch.float64)
+    values = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    directions = {name: torch.randn_like(value) for name, value in values.items()}
+
+    def gradient(inputs):
+        out = torch.func.functional_call(model, inputs, (x,)).square().sum()
+        return torch.autograd.grad(out, list(inputs.values()))
+
+    with torch.autograd.forward_ad.dual_level():
+        duals = {
+            name: torch.autograd.forward_ad.make_dual(value.clone().requires_grad_(), directions[name])
+            for name, value in values.items()
+        }
+        found = [torch.autograd.forward_ad.unpack_dual(grad).tangent for grad in gradient(duals)]
+    step = 1e-6
+    ahead, behind = (
+        gradient({name: (value + sign * step * directions[name]).requires_grad_() for name, value in values.items()})
+        for sign in (1, -1)
+    )
+    for name, tangent, after, before in zip(values, found, ahead, behind, strict=True):
+        assert relative(tangent, (after - before) / (2 * step)) < 1e-6, name
+
+
 def several_alone(layers):
     """With zeros for those that have no tangent."""
     kernels = [one() for one in layers]
