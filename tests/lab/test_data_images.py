@@ -69,9 +69,15 @@ def test_transparent_palettes_keep_their_colours(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(open_picture(tmp_path / "picture.png"))[..., 0], RAMP)
 
 
+@pytest.mark.parametrize("ending", ["png", "tiff"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_cameras_pictures_are_turned_upright_where_that_is_asked_for(tmp_path: Path, orientation: int) -> None:
-    """EXIF 2.32, section 4.6.4: where the first row and the first column of the stored picture belong."""
+def test_cameras_pictures_are_turned_upright_where_that_is_asked_for(
+    tmp_path: Path, orientation: int, ending: str
+) -> None:
+    """EXIF 2.32, section 4.6.4: where the first row and the first column of the stored picture belong.
+
+    Pillow turns TIFFs itself when it decodes them.
+    """
     stored = np.arange(6, dtype=np.uint8).reshape(2, 3)
     sides = {1: "top left", 2: "top right", 3: "bottom right", 4: "bottom left"}
     sides |= {5: "left top", 6: "right top", 7: "right bottom", 8: "left bottom"}
@@ -82,9 +88,11 @@ def test_cameras_pictures_are_turned_upright_where_that_is_asked_for(tmp_path: P
     upright = upright[:: -1 if row == "bottom" else 1, :: -1 if column == "right" else 1]
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    Image.fromarray(stored).save(tmp_path / "camera.png", exif=exif)
-    assert np.array_equal(np.asarray(open_picture(tmp_path / "camera.png", upright=True))[..., 0], upright)
-    assert np.array_equal(np.asarray(open_picture(tmp_path / "camera.png"))[..., 0], stored)
+    path = tmp_path / f"camera.{ending}"
+    Image.fromarray(stored).save(path, exif=exif)
+    assert np.array_equal(np.asarray(open_picture(path, upright=True))[..., 0], upright)
+    assert np.array_equal(np.asarray(open_picture(path))[..., 0], stored)
+    assert np.array_equal(open_mask(path, 6), stored)
 
 
 def test_exif_that_cannot_be_read_says_nothing(tmp_path: Path) -> None:
@@ -108,13 +116,16 @@ def test_exif_that_cannot_be_read_says_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "turned"), [((3, 2), False), ((2, 3), True)], ids=["annotated as stored", "annotated upright"]
 )
-def test_a_cameras_picture_is_taken_as_it_was_annotated(tmp_path: Path, size: tuple[int, int], turned: bool) -> None:
+@pytest.mark.parametrize("ending", ["png", "tiff"])
+def test_a_cameras_picture_is_taken_as_it_was_annotated(
+    tmp_path: Path, size: tuple[int, int], turned: bool, ending: str
+) -> None:
     stored = np.arange(6, dtype=np.uint8).reshape(2, 3)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6  # the first row is the right side
-    Image.fromarray(stored).save(tmp_path / "camera.png", exif=exif)
+    Image.fromarray(stored).save(tmp_path / f"camera.{ending}", exif=exif)
     Image.new("L", size).save(tmp_path / "mask.png")
-    picture, _ = open_pair(tmp_path / "camera.png", tmp_path / "mask.png", 2)
+    picture, _ = open_pair(tmp_path / f"camera.{ending}", tmp_path / "mask.png", 2)
     assert np.array_equal(np.asarray(picture)[..., 0], np.rot90(stored, -1) if turned else stored)
 
 

@@ -467,7 +467,13 @@ def test_a_picture_is_never_written_over(runs, here, capsys):
     assert "--out: a result would take the place of the picture in/a.png" in capsys.readouterr().err
     assert Path("in/a.png").read_bytes() == before
     Image.new("L", (3, 3)).save("in/b.bmp")
-    assert predict(runs("classification"), "in/b.bmp", "--out=in") == 0  # takes nothing's place
+    for _ in range(2):  # takes nothing's place, but that of what was drawn before
+        assert predict(runs("classification"), "in/b.bmp", "--out=in") == 0
+    capsys.readouterr()
+    Image.new("L", (3, 3)).save("in/a.bmp")  # a.png lies beside it, and is not asked about
+    assert predict(runs("classification"), "in/a.bmp", "--out=in") == 2
+    assert "--out: a result would take the place of the picture in/a.png" in capsys.readouterr().err
+    assert Path("in/a.png").read_bytes() == before
 
 
 MISTAKES = [

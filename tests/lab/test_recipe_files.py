@@ -66,6 +66,33 @@ def test_a_recipe_for_coc_serves_other_methods_to_compare_with(tmp_path, monkeyp
         assert "preset and association are of the method coc, this is stnd" in capsys.readouterr().err
 
 
+def test_the_folder_of_a_run_stands_for_what_its_recipe_was_trained_as(tmp_path, monkeypatch, capsys):
+    """Also where a recipe for coc was trained with another method."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("method: coc\npreset: released\nassociation: {init: kaiming}\n")
+    options = [option for option in OPTIONS if not option.startswith(("--method", "--association"))]
+    assert main(["fit", "mine.yaml", *options, "--method=plain", "--out=run"]) == 0
+    assert main(["test", "run"]) == 0, capsys.readouterr().err
+    assert main(["fit", "run", "--resume"]) == 0, capsys.readouterr().err
+    assert main(["test", "run", "--preset=lightweight"]) == 2
+    assert "preset and association are of the method coc, this is plain" in capsys.readouterr().err
+
+
+def test_a_dotted_key_changes_one_value(tmp_path):
+    """As on the command line: the others stay, however deep it is."""
+    before = recipe_from("tiny-imagenet50-resnet18-w16", {"data.root": str(tmp_path)}).model.options
+    settings = {"data.root": str(tmp_path), "model.options.drop_path_rate": 0.1}
+    assert recipe_from("tiny-imagenet50-resnet18-w16", settings).model.options == {**before, "drop_path_rate": 0.1}
+    path = tmp_path / "dotted.yaml"
+    path.write_text("data: {classes: 10}\ndata.limit: 7\nmodel.options: {channels: [8, 8, 8, 8]}\n")
+    recipe = recipe_from(str(path), {"model.options.drop_path_rate": 0.1})
+    assert recipe.data.limit == 7
+    assert recipe.model.options == {"channels": [8, 8, 8, 8], "drop_path_rate": 0.1}
+    (tmp_path / "elsewhere").mkdir()
+    path.write_text("data: {name: cifar10}\ndata.root: data\n")
+    assert recipe_from(str(path), {}, data=tmp_path / "elsewhere").data.root == tmp_path / "elsewhere"
+
+
 BROKEN = {
     "": "a recipe has keys and values, this is a NoneType",
     "- a\n": "a recipe has keys and values, this is a list",
@@ -75,6 +102,9 @@ BROKEN = {
     "training: {epoch: 3}\n": "training.epoch: a recipe has no such key; did you mean training.epochs?",
     "trainig: {epochs: 3}\n": "trainig: a recipe has no such key; did you mean training?",
     "5: 3\n": "5: a recipe has no such key",
+    "model: {options: {a: 1}}\nmodel.options: {b: 2}\n": "model.options is given twice",
+    "model.options.a: 1\nmodel.options: {b: 2}\n": "model.options is given twice",
+    "training: 3\ntraining.lr: 1\n": "training.lr: training has keys and values, got 3",
 }
 
 

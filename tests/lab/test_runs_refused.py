@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from PIL import Image
 from tiny_runs import CLASSIFY, fit
 
 from convofconv.cli import main
@@ -46,6 +47,20 @@ MISTAKES = [
     ),
     (["fit", "digits-resnet18", "--model.backbone=resnet19"], "resnet"),
     (["fit", "digits-resnet18", "--training.batch=5000"], "training.batch"),
+    (
+        ["fit", "digits-resnet18", "--model.small_images=false", "--model.options={}", "--training.batch=1"],
+        "training.batch: the network cannot learn from one picture of 28×28 pixels at a time",
+    ),
+    (
+        [
+            *["fit", "digits-resnet18", "--model.small_images=false", "--model.options={}"],
+            *["--model.weights=timm", "--model.backbone=resnet18.tv_in2k"],
+        ],
+        "model.backbone: Invalid pretrained tag (tv_in2k) for resnet18",
+    ),
+    (["fit", "digits-resnet18", "--training.lr=.nan"], "training.lr must be finite, got nan"),
+    (["fit", "digits-resnet18", "--training.clip=.nan"], "training.clip must be finite, got nan"),
+    (["fit", "digits-resnet18", "--data.scale=[1,.inf]"], "data.scale must be finite, got (1.0, inf)"),
     (["fit", "digits-resnet18", f"--training.seed={1 << 63}"], "training.seed must be less than 2^63"),
     (["fit", "digits-resnet18", "--preset=released"], "preset and association are of the method coc, this is plain"),
     (["fit", "digits-resnet18", "--method=stnd", "--association.grid_side=4"], "give --method coc"),
@@ -64,6 +79,36 @@ def test_mistakes_are_told_in_one_line_before_anything_is_trained(arguments, mes
     assert told.startswith("coc: ")
     assert told.count("\n") == 1
     assert message in told
+
+
+def test_a_network_of_one_size_is_refused_for_files_of_any(tmp_path, capsys):
+    """The first picture fits, others may not: known only after an epoch, if it were tried."""
+    for split in ("train", "val"):
+        for name in "ab":
+            (tmp_path / "pictures" / split / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / "pictures" / split / name / "1.png")
+    options = ["--data.name=image_folder", f"--data.root={tmp_path / 'pictures'}", "--data.classes=2"]
+    options += ["--model.backbone=test_vit", "--model.small_images=false", "--model.options={'img_size': 32}"]
+    options += ["--data.crop=[32,32]", "--data.eval_resize=32", "--training.batch=2"]
+    assert fit(["digits-resnet18", *options], tmp_path / "run") == 2
+    told = capsys.readouterr().err
+    assert "cannot take pictures of 33×33 pixels" in told
+    assert "without data.eval_crop it is that of each file" in told
+    assert fit(["digits-resnet18", *options, "--data.eval_crop=32", "--training.epochs=1"], tmp_path / "run") == 0
+
+
+@pytest.mark.parametrize("text", ["{", "3", "{}"])
+def test_damaged_files_of_a_run_are_named(text, tmp_path, capsys):
+    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
+    capsys.readouterr()
+    (tmp_path / "run/results.json").write_text(text)
+    assert main(["test", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"coc: {tmp_path / 'run/results.json'}: damaged, ")
+    assert told.count("\n") == 1
+    (tmp_path / "run/recipe.json").write_text("{")
+    assert fit([*CLASSIFY, "--training.epochs=1", "--resume"], tmp_path / "run") == 2
+    assert capsys.readouterr().err.startswith(f"coc: {tmp_path / 'run/recipe.json'}: damaged, ")
 
 
 def test_a_wrong_value_in_a_recipe_is_named_with_its_file(tmp_path, capsys):

@@ -99,6 +99,23 @@ def test_a_mistake_in_a_variant_is_told_at_once_and_done_when_it_is_mended(tmp_p
     }
 
 
+def test_a_run_that_failed_is_done_when_its_settings_are_mended(tmp_path, capsys):
+    """Without a flag, and the good runs beside it stay."""
+    wrong = tiny_study(tmp_path, variants={"plain": {}, "coc": {"method": "coc", "training.batch": 4000}})
+    with pytest.raises(ConfigError, match="1 of its runs failed"):
+        run_study(wrong, options_in(tmp_path))
+    before = records_of(wrong, tmp_path / "results").read()
+    assert {record["variant"]: bool(record["recipe"]) for record in before} == {"plain": True, "coc": True}
+    mended = tiny_study(tmp_path)
+    run_study(mended, options_in(tmp_path))
+    after = records_of(mended, tmp_path / "results").read()
+    assert after[:2] == before
+    assert [(record["variant"], record["status"]) for record in after[2:]] == [("coc", "done")]
+    other = tiny_study(tmp_path, variants={"plain": {}, "coc": {"method": "coc", "training.batch": 10}})
+    with pytest.raises(ConfigError, match=r"digits/coc/seed0 was run with other settings: training.batch=20 there, 10"):
+        run_study(other, options_in(tmp_path))
+
+
 @pytest.mark.parametrize("through_a_link", [False, True])
 def test_a_record_names_no_folder_of_the_machine(tmp_path, through_a_link):
     (tmp_path / "there").mkdir()

@@ -6,6 +6,7 @@ Values are checked when a recipe is made, before any data is read or network bui
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -55,10 +56,19 @@ def _refuse(key: str, rule: str, got: object) -> ConfigError:
     return ConfigError(f"{key} must be {rule}, got {got!r}")
 
 
+def _check_finite(config: Any, section: str) -> None:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if not all(
+            math.isfinite(one) for one in (value if isinstance(value, tuple) else [value]) if type(one) is float
+        ):
+            raise _refuse(f"{section}.{field.name}", "finite", value)
+
+
 def _at_least(config: object, section: str, bounds: Iterable[tuple[str, float]]) -> None:
     for name, least in bounds:
         value = getattr(config, name)
-        if value < least:
+        if not value >= least:
             raise _refuse(f"{section}.{name}", f"at least {least:g}", value)
 
 
@@ -121,6 +131,7 @@ class DataRecipe:
     def __post_init__(self) -> None:
         if self.root is not None:
             object.__setattr__(self, "root", self.root.expanduser())  # it is frozen for everybody else
+        _check_finite(self, "data")
         sizes = ("resize", "eval_resize", "eval_crop", "padding", "longest", "limit", "workers")
         _at_least(self, "data", [*((name, 0) for name in sizes), ("classes", 2)])
         if min(self.crop) < 1:
@@ -177,6 +188,7 @@ class ModelRecipe:
     pointwise: bool = False
 
     def __post_init__(self) -> None:
+        _check_finite(self, "model")
         if self.output_stride not in (8, 16, 32):
             raise _refuse("model.output_stride", "8, 16 or 32", self.output_stride)
         if not 0 <= self.dropout < 1:
@@ -249,6 +261,7 @@ class TrainingRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _check_finite(self, "training")
         ones = ("epochs", "batch", "eval_batch", "accumulate")
         zeros = ("weight_decay", "min_lr", "warmup_steps", "clip", "checkpoint_steps", "seed", "power", "gamma")
         _at_least(self, "training", [(name, 1) for name in ones] + [(name, 0) for name in zeros])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+#: What takes such a turn back, where it is another one.
+_TURNS_BACK = {6: _TURNS[8], 8: _TURNS[6]}
 
 
 def open_picture(path: str | Path, size: int | None = None, upright: bool = False) -> Image.Image:
@@ -45,11 +49,10 @@ def open_picture(path: str | Path, size: int | None = None, upright: bool = Fals
         ConfigError: the file is no picture, or a broken one.
     """
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             if size is not None:
                 image.draft(None, (2 * size, 2 * size))  # decodes a camera's JPEG far faster
-            if upright:
-                image = _upright(image)
+            image = _turned(image, upright)
             if image.mode in ("F", "I") or image.mode.startswith("I;16"):  # Pillow would clip these at 255
                 image = _to_8_bits(np.asarray(image, dtype=np.float64))
             if image.mode in ("P", "PA"):  # a palette's transparency is lost, with a warning, on the direct way
@@ -60,13 +63,32 @@ def open_picture(path: str | Path, size: int | None = None, upright: bool = Fals
         raise ConfigError(f"{path}: not a readable picture, repair or remove it ({error})") from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as the EXIF orientation says; one that cannot be read says nothing, and is not written anew."""
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # Pillow's reader of these raises nearly anything too
+@contextmanager
+def _open(path: str | Path) -> Iterator[Image.Image]:
+    """Not by its name: Pillow maps uncompressed files to memory then, and scrambles TIFFs that lie on their side."""
+    with open(path, "rb") as file, Image.open(file) as image:
+        yield image
+
+
+def _turned(image: Image.Image, upright: bool) -> Image.Image:
+    """Turned as the EXIF orientation says, or as stored. Pillow itself turns TIFFs, and no others, as it decodes."""
+    orientation = _orientation(image)
+    if orientation not in _TURNS:
         return image
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+    image.load()
+    is_upright = _orientation(image) != orientation
+    if is_upright == upright:
+        return image
+    return image.transpose(_TURNS[orientation] if upright else _TURNS_BACK.get(orientation, _TURNS[orientation]))
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """What EXIF says; that which cannot be read says nothing, and is not written anew."""
+    try:
+        orientation: int | None = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow's reader of these raises nearly anything too
+        return None
+    return orientation
 
 
 def _to_8_bits(values: NDArray[np.float64]) -> Image.Image:
@@ -98,8 +120,8 @@ def open_mask(path: Path, classes: int) -> Mask:
         ConfigError: the file is no such picture, a broken one, or has a number that is neither a class nor void.
     """
     try:
-        with Image.open(path) as image:
-            mode, mask = image.mode, np.array(image)
+        with _open(path) as image:
+            mode, mask = image.mode, np.array(_turned(image, upright=False))
     except Exception as error:
         raise ConfigError(f"{path}: not a readable mask, repair or remove it ({error})") from error
     if mode not in ("P", "L"):

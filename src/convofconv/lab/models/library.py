@@ -94,11 +94,14 @@ def check_normalisation(model: ModelRecipe, data: DataRecipe) -> None:
     """Refuse pictures that are normalised otherwise than those which timm's weights have learnt from.
 
     Raises:
-        ConfigError: the message has the values to put into the recipe.
+        ConfigError: the message has the values to put into the recipe; or timm knows no such weights.
     """
     from timm.models import get_pretrained_cfg
 
-    learnt = get_pretrained_cfg(architecture(model.backbone).removeprefix("timm/"))
+    try:
+        learnt = get_pretrained_cfg(architecture(model.backbone).removeprefix("timm/"))
+    except RuntimeError as error:  # of a tag that timm does not know
+        raise ConfigError(f"model.backbone: {error}") from error
     if learnt is None:
         return
     theirs, ours = (*learnt.mean, *learnt.std), (*data.mean, *data.std)

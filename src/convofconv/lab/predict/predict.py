@@ -88,13 +88,26 @@ def _device(name: str) -> torch.device:
 
 
 def _refuse_overwriting(pictures: Sequence[Path], names: Sequence[str], out: Path) -> None:
-    given = {os.path.realpath(path): path for path in pictures}
+    """Of what lies beside the pictures, replace only what an earlier call has written."""
+    folders = {os.path.realpath(path.parent) for path in pictures}
+    ours = _written_before(out)
+    given = {os.path.realpath(path) for path in pictures}
     for name in names:
-        for ending in (".png", ".mask.png"):
-            if target := given.get(os.path.realpath(out / f"{name}{ending}")):
+        for target in (out / f"{name}.png", out / f"{name}.mask.png"):
+            beside = os.path.realpath(target.parent) in folders and os.path.lexists(target)
+            if os.path.realpath(target) in given or (beside and target not in ours):
                 raise ConfigError(
                     f"--out: a result would take the place of the picture {target}; choose another folder"
                 )
+
+
+def _written_before(out: Path) -> set[Path]:
+    """Drawings and masks that the last call has written to a folder, none if that cannot be told."""
+    try:
+        images = json.loads((out / _NUMBERS[0]).read_text(encoding="utf-8"))["images"]
+        return {out / image[key] for image in images for key in ("drawing", "mask") if key in image}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def _write_pictures(said: Answer, out: Path, name: str) -> dict[str, str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
-import json
 import logging
 import math
 import os
@@ -34,7 +34,7 @@ from ..tasks.module import Training, check_same_classes
 from .checkpoints import AtomicCheckpoints, KeepLastAndBest
 from .data import RunData, SplitData
 from .finish import finish, write_history
-from .folder import RunFolder, begin_run, check_folder, check_same_recipe
+from .folder import RunFolder, begin_run, check_folder, check_same_recipe, read_values
 from .profile import profile
 
 
@@ -71,6 +71,8 @@ def _evaluated_sizes(recipe: Recipe, pictures: EvaluationSet) -> list[tuple[int,
     if recipe.task != "classification":
         return []
     height, width = pictures[0][0].shape[-2:]
+    if recipe.data.name == "image_folder" and not recipe.data.eval_crop:  # files of any size, looked at one by one
+        return [(height, width), (height + 1, width + 1)]
     return [(height, width)]
 
 
@@ -109,8 +111,7 @@ def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
     name = recipe.data.val_split if split == "val" else recipe.data.test_split or recipe.data.val_split
     data = build_evaluation(recipe.data, recipe.task, name)
     if folder.results.exists():
-        learnt = json.loads(folder.results.read_text(encoding="utf-8"))["classes"]
-        check_same_classes(learnt, data.classes)
+        check_same_classes(read_values(folder.results, "classes")["classes"], data.classes)
     training = _training(recipe, data.classes, _evaluated_sizes(recipe, data.pictures))
     state_dict = read_state_dict(folder.model, training.network.state_dict().keys())
     load_weights(training.network, state_dict, f"{folder.model}: not the network of {folder.recipe.name}")
@@ -146,6 +147,9 @@ def _training(
     network = build_network(recipe, len(classes), begun)
     for height, width in dict.fromkeys(sizes):
         _check_takes(network, height, width)
+    at_once = recipe.machine.devices * recipe.machine.nodes * recipe.training.accumulate
+    if recipe.data.crop in sizes and recipe.training.batch == at_once:
+        _check_learns_from_one(network, *recipe.data.crop)
     if recipe.training.channels_last:
         network = network.to(memory_format=torch.channels_last)
     if recipe.training.compile:
@@ -164,9 +168,23 @@ def _check_takes(network: nn.Module, height: int, width: int) -> None:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"model.backbone: the network cannot take pictures of {height}×{width} pixels ({reason}). Their size is "
-            "data.crop in training, and follows from data.eval_resize and data.eval_crop in evaluation"
+            "data.crop in training, and follows from data.eval_resize and data.eval_crop in evaluation; without "
+            "data.eval_crop it is that of each file"
         ) from error
     network.train()
+
+
+@torch.no_grad()
+def _check_learns_from_one(network: nn.Module, height: int, width: int) -> None:
+    """Before anything is trained: batch norm takes no statistics of a single picture's map of 1×1."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            copy.deepcopy(network).train()(torch.zeros(1, 3, height, width))
+    except ValueError as error:
+        raise ConfigError(
+            f"training.batch: the network cannot learn from one picture of {height}×{width} pixels at a time "
+            f"({error}); take more for every process and accumulated batch, or a larger data.crop"
+        ) from error
 
 
 def _launched(machine: MachineRecipe) -> MachineRecipe:

@@ -138,9 +138,28 @@ def check_same_recipe(folder: RunFolder, recipe: Recipe) -> None:
     Raises:
         ConfigError: something differs that decides the result; the message names the keys.
     """
-    theirs = json.loads(folder.recipe.read_text(encoding="utf-8"))
-    if wrong := different_keys(theirs, plain_values(recipe)):
+    if wrong := different_keys(read_values(folder.recipe), plain_values(recipe)):
         raise ConfigError(f"{folder.path} holds a run of another recipe: {listing(wrong)}; choose another --out")
+
+
+def read_values(path: Path, *keys: str) -> dict[str, Any]:
+    """Read a JSON file that a run has written.
+
+    Args:
+        path: of the file.
+        keys: that it must have.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: damaged, no longer readable as JSON ({error}); choose another folder") from error
+    if not isinstance(values, dict) or (missing := [key for key in keys if key not in values]):
+        lacks = f"it has no {listing(missing)}" if isinstance(values, dict) else "it has no keys and values"
+        raise ConfigError(f"{path}: damaged, {lacks}; choose another folder")
+    return values
 
 
 def different_keys(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:

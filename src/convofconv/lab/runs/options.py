@@ -14,7 +14,7 @@ from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namesp
 from ...errors import ConfigError
 from ..files import read_yaml
 from ..recipe import Recipe
-from .folder import RunFolder, check_keys, recipe_of
+from .folder import RunFolder, check_keys, flat, recipe_of
 
 #: Recipes that come with the package.
 FOLDER = Path(__file__).parent.parent / "recipes"
@@ -85,12 +85,29 @@ def read_recipe(path: Path) -> dict[str, Any]:
         ConfigError: it holds something else; the message names the file.
     """
     values = read_yaml(path, "a recipe")
-    values = {key: value for key, value in values.items() if value is not None and key not in _OF_COMMANDS}
+    given = {key: value for key, value in values.items() if value is not None and key not in _OF_COMMANDS}
+    sections = [field.name for field in fields(Recipe)]
+    dotted = [key for key in map(str, given) if "." in key and key.partition(".")[0] in sections]
+    values = {key: value for key, value in given.items() if key not in dotted}
     try:
+        for key in dotted:
+            if key in flat(values) or any(known.startswith(f"{key}.") for known in flat(values)):
+                raise ConfigError(f"{key} is given twice")
+            _put(values, key, given[key])
         check_keys(values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return values
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value of a dotted key in nested values."""
+    *sections, entry = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{key}: {section} has keys and values, got {values!r}")
+    values[entry] = value
 
 
 def recipe_from(name: str, settings: Mapping[str, Any], data: Path | None = None) -> Recipe:
@@ -107,8 +124,7 @@ def recipe_from(name: str, settings: Mapping[str, Any], data: Path | None = None
     """
     values = read_recipe(find_recipe(name))
     for key, value in settings.items():
-        section, _, entry = key.rpartition(".")
-        (values.setdefault(section, {}) if section else values)[entry] = value
+        _put(values, key, value)
     root = Path(values.get("data", {}).get("root") or "")
     if data is not None and root.parts:
         inside = data.joinpath(*root.parts[1:]) if root.parts[0] == "data" else root
@@ -145,8 +161,10 @@ def build_recipe(options: Namespace) -> tuple[str, Recipe]:
     """
     given, path = options.as_dict(), Path(options.recipe[0])
     recipe, default, theirs = recipe_of({field.name: given[field.name] for field in fields(Recipe)}), Recipe(), {}
-    if "coc" in str((file := read_recipe(path)).get("method")).split("+"):
-        theirs = file  # a recipe for coc may be trained with another method, to compare
+    file = read_recipe(path)
+    # A recipe for coc may be trained with another method, to compare; the folder of that run stands for what it was.
+    if path == RunFolder(path.parent).recipe or "coc" in str(file.get("method")).split("+"):
+        theirs = file
     for key in ("preset", "association"):
         wanted = getattr(recipe, key)
         if "coc" not in recipe.method.split("+") and wanted not in (getattr(default, key), theirs.get(key)):

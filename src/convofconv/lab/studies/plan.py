@@ -175,14 +175,20 @@ def choose_settings(study: Study, records: Sequence[Record]) -> dict[tuple[str, 
     return chosen
 
 
-def pending(jobs: Sequence[Job], records: Sequence[Record], retry_failed: bool) -> list[Job]:
+def pending(
+    jobs: Sequence[Job], recipes: Mapping[str, Any], records: Sequence[Record], retry_failed: bool
+) -> list[Job]:
     """The runs that have no record yet, or only one of a failure if that is to be tried again.
 
-    One whose recipe was impossible never began, so that it is not finished either: the recipe may have been mended.
+    A failure of another recipe than now is none of this run: the recipe has been mended. One that was impossible has no
+    recipe in its record, and is none either.
     """
     finished = set()
     for name, record in runs(records).items():
-        if record["status"] == "done" or (record["status"] == "failed" and record["recipe"] and not retry_failed):
+        failed = record["status"] == "failed" and bool(record["recipe"]) and not retry_failed
+        if record["status"] == "done" or (
+            failed and not (name in recipes and different_keys(record["recipe"], recipes[name]))
+        ):
             finished.add(name)
     return [job for job in jobs if job.name not in finished]
 
@@ -206,12 +212,14 @@ def check_records(path: Path, recipes: Mapping[str, Any], records: Sequence[Reco
     """
     accepted = accepted_code(records, code)
     for name, record in runs(records).items():
-        if record["recipe"] and name in recipes and (wrong := different_keys(record["recipe"], recipes[name])):
+        if record["status"] != "done":
+            continue
+        if name in recipes and (wrong := different_keys(record["recipe"], recipes[name])):
             raise ConfigError(
                 f"{path}: {name} was run with other settings: {listing(wrong)}; "
                 "choose another --results, or move the file away to start anew"
             )
-        if record["status"] == "done" and record["code"] not in accepted | {code}:
+        if record["code"] not in accepted | {code}:
             raise ConfigError(
                 f"{path}: {name} was run by other code ({record['code']} at commit {record['versions']['git_commit']}, "
                 f"this is {code}). If the difference cannot change results, say why: --accept-code 'REASON'; "

@@ -180,7 +180,7 @@ def _to_do(study: Study, options: RunOptions, records: Records, tried: set[str])
     check_records(records.path, values, read, code_identity())
     todo = []
     wanted = _wanted(study, options.only)
-    for job in pending(jobs, read, options.retry_failed):
+    for job in pending(jobs, values, read, options.retry_failed):
         if job.name in tried or job.name not in wanted:
             continue
         if job.name in recipes:
