@@ -94,7 +94,8 @@ def convert(model: ModelT, method: Method = "coc", config: Configs = "poster", w
         ArgumentTypeError, ConfigError: an argument is wrong, a pattern matches no conv.
         SurgeryError: nothing can be converted, or the model is wrapped or compiled already.
 
-    Source: poster, "Proposed method"; the released configurations convert every conv with k ≠ 1.
+    Source: poster, "Proposed method"; the released configurations convert every conv with k ≠ 1 of the
+    backbone, no head and no neck.
 
     Examples:
         >>> model = convert(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), "coc+stnd")
@@ -233,12 +234,11 @@ def maps_for(method: Method, config: Config) -> list[type[KernelMap]]:
 
 
 def _with_kernel_norm(map_types: Sequence[type[KernelMap]], config: Config) -> list[type[KernelMap]]:
-    out: list[type[KernelMap]] = []
-    for map_type in map_types:
-        out.append(map_type)
-        # Directly behind the association, whose configuration it is of; where a norm is asked for by name, only there.
-        if map_type is SpatialAssociation and config.kernel_norm and KernelLayerNorm not in map_types:
-            out.append(KernelLayerNorm)
+    out = list(map_types)
+    # Where a norm is asked for by name, only there.
+    if SpatialAssociation in out and config.kernel_norm and KernelLayerNorm not in out:
+        linear = (SpatialAssociation, DepthwiseOverparameterization)
+        out.insert(1 + max(place for place, map_type in enumerate(out) if map_type in linear), KernelLayerNorm)
     return out
 
 

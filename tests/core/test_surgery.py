@@ -67,6 +67,7 @@ def test_norms_without_a_scale_are_norms_too(norm):
     ("method", "expected"),
     [
         ("coc+stnd", ["SpatialAssociation", "KernelLayerNorm", "Standardization"]),
+        ("coc+doconv", ["SpatialAssociation", "DepthwiseOverparameterization", "KernelLayerNorm"]),
         ("coc+norm", ["SpatialAssociation", "KernelLayerNorm"]),
         ("coc+stnd+norm", ["SpatialAssociation", "Standardization", "KernelLayerNorm"]),
         ([coc.SpatialAssociation, coc.KernelLayerNorm], ["SpatialAssociation", "KernelLayerNorm"]),

@@ -80,6 +80,14 @@ def test_a_classifier_is_converted_as_a_whole(convert):
     assert "conv1" in converted(network)
 
 
+def test_of_a_classifying_hrnet_the_neck_stays_plain():
+    """What widens the branches before the pooling is behind the backbone in the paper's library (mmcls)."""
+    for convert, plain_parts in (("backbone", {"incre_modules", "downsamp_modules"}), ("all", set())):
+        network = build_network(Recipe(method="coc", model=ModelRecipe("hrnet_w18_small", convert=convert)), 10)
+        plain = {name.partition(".")[0] for name in spatial(network) - converted(network)}
+        assert plain == plain_parts
+
+
 def test_kernels_are_shared_over_the_whole_networks_forward():
     network = build_network(dataclasses.replace(RECIPES["fcn"], method="coc"), 4)
     hooked = [name for name, module in network.named_modules() if module._forward_pre_hooks]

@@ -73,6 +73,18 @@ def test_figures_show_the_means_and_the_papers_differences():
     assert list(errorbar.lines[0].get_ydata()) == means
 
 
+def test_the_paper_may_have_a_value_of_its_own_at_a_point_of_a_curve():
+    paper = {"net": {"plain": {"top1": 50.0}, "coc": {"top1": 51.0}, "two/1": {"top1": 49.5}}}
+    study = made_study(curves={"one": {"1": "coc"}, "two": {"1": "coc"}}, paper=paper)
+    one, two = draw("curves", analyse(study, made_records())).axes
+    label = "paper: difference to its plain, from ours"
+    (drawn, apart) = (
+        [list(line.get_ydata()) for line in axes.lines if line.get_label() == label] for axes in (one, two)
+    )
+    assert drawn == [[72.0]]  # plain's mean and 1
+    assert apart == [[70.5]]
+
+
 def test_learning_curves_and_costs_by_hand():
     """A record learns its score − 10, − 5, − 10/3; coc is above plain by 1, 2, 3, so by 2 in every epoch."""
     records = [made_record("plain", seed, score) for seed, score in enumerate(PLAIN_SCORES)]

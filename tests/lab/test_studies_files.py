@@ -149,7 +149,8 @@ def test_every_built_in_study_has_possible_recipes(path, tmp_path, monkeypatch):
         for network, settings in study.networks.items():
             assert "paper" not in settings or study.paper_of(network), network
         for rows in study.paper.values():
-            assert set(rows) <= set(written["variants"])
+            points = {f"{title}/{x}" for title, points in study.curves.items() for x in points}
+            assert set(rows) <= set(written["variants"]) | points
         for points in study.curves.values():
             assert set(points.values()) <= set(study.variants)
 

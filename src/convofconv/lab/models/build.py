@@ -19,7 +19,7 @@ from .classifier import build_classifier
 from .detector import build_detector
 from .fcn import build_fcn
 from .library import check_normalisation
-from .weights import backbone_prefix, load_run, read_run
+from .weights import backbone_prefix, load_run, necks, read_run
 
 
 def build_network(recipe: Recipe, classes: int, begun: bool = False) -> nn.Module:
@@ -53,7 +53,11 @@ def build_network(recipe: Recipe, classes: int, begun: bool = False) -> nn.Modul
         load_run(network, weights, classes)
     if recipe.method != "plain":
         prefix = backbone_prefix(network) if recipe.model.convert == "backbone" else ""
-        where = Selection(pointwise=recipe.model.pointwise, include=[f"{prefix}*"] if prefix else [])
+        include, exclude = (
+            [f"{prefix}*"] if prefix else [],
+            necks(network) if recipe.model.convert == "backbone" else [],
+        )
+        where = Selection(pointwise=recipe.model.pointwise, include=include, exclude=exclude)
         # On the whole network, so that kernels are kept and computed together over all of its forward.
         convert(network, recipe.method, recipe.config, where)
     if weights and weights.converted:

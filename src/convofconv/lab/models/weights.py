@@ -92,6 +92,11 @@ def backbone_prefix(network: nn.Module) -> str:
     return "backbone.body." if isinstance(network, RetinaNet | MaskRCNN) else ""
 
 
+def necks(network: nn.Module) -> list[str]:
+    """Patterns of what an HRNet widens its branches with for classification, the neck in the paper's library."""
+    return [f"{name}.*" for name in ("incre_modules", "downsamp_modules", "final_layer") if hasattr(network, name)]
+
+
 def load_run(network: nn.Module, weights: RunWeights, classes: int) -> None:
     """Load the weights of a run: into the backbone of a network for another task, or into a whole classifier.
 

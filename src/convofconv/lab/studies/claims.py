@@ -240,8 +240,9 @@ The paper does not say which of its configurations "CoC" is in its tables, nor h
 here). `coc` is the association of the poster's text, but it starts from what the plain network computes, where the
 authors' super kernels start at random. `released` adds the three norms of the authors' published settings, from our
 start too. `released from kaiming` and, for light-weight networks, `lightweight from kaiming` have those settings, and
-super kernels that start as the authors' do (the basic kernels start as their library's): of all that we ran they are
-closest to what the authors did. Each is judged apart."""
+super kernels that start as the authors' do (but the basic kernels of our ResNets are kaiming-normal, as timm draws
+them, and the authors' kaiming-uniform): of all that we ran they are closest to what the authors did. Each is judged
+apart."""
 
 
 def answer(overview: Mapping[str, Any], evidence: Evidence) -> dict[str, dict[str, Contrast]]:

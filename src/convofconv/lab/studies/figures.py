@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -133,23 +134,31 @@ def _curves(study: Study, networks: Sequence[Network]) -> Figure:
     for row, network in zip(rows, networks, strict=True):
         row[0].set_ylabel(f"{network.label}\n{network.metric}, %")
         for axes, (title, points) in zip(row, titles.items(), strict=True):
-            _curve(axes, network, points, joined=title in study.curves)
-        row[0].set_ylim(_around(_heights(network, titles.values()), margin=0.1))
+            _curve(axes, network, title, points, joined=title in study.curves)
+        row[0].set_ylim(_around(_heights(network, titles), margin=0.1))
     for axes, title in zip(rows[0], titles, strict=True):
         axes.set_title(title, fontsize=10)
     _legend(figure, list(rows.flat), loc="outside lower center", ncols=3)
     return figure
 
 
-def _heights(network: Network, curves: Iterable[Sequence[tuple[str, str]]]) -> Iterator[float]:
+def _heights(network: Network, curves: Mapping[str, Sequence[tuple[str, str]]]) -> Iterator[float]:
     """All scores and means and all of the paper's points that curves show, plain included."""
-    plain = _plain_mean(network)
-    for name in {PLAIN, *(name for points in curves for _, name in points)} & set(network.cells):
+    for name in {PLAIN, *(name for points in curves.values() for _, name in points)} & set(network.cells):
         yield from network.cells[name].scores().values()
         if (mean := network.mean(name).mean) is not None:  # adjusted for seeds that it lacks, beside all scores
             yield mean
-        if plain is not None and {PLAIN, name} <= set(network.paper):
-            yield plain + network.paper[name] - network.paper[PLAIN]
+    for title, points in curves.items():
+        yield from (height for height in _papers(network, title, points) if not math.isnan(height))
+
+
+def _papers(network: Network, title: str, points: Sequence[tuple[str, str]]) -> list[float]:
+    """The paper's points of a curve, some of them on this curve alone: by their difference to its plain, from ours."""
+    plain, theirs = _plain_mean(network), network.paper
+    if plain is None or PLAIN not in theirs:
+        return [math.nan] * len(points)
+    values = (theirs.get(f"{title}/{x}", theirs.get(name, math.nan)) for x, name in points)
+    return [plain + value - theirs[PLAIN] for value in values]
 
 
 def _legend(figure: Figure, panels: Sequence[Any], **where: Any) -> None:
@@ -159,14 +168,15 @@ def _legend(figure: Figure, panels: Sequence[Any], **where: Any) -> None:
     figure.legend(handles.values(), handles, **where)
 
 
-def _curve(axes: Any, network: Network, points: Sequence[tuple[str, str]], joined: bool) -> None:
+def _curve(axes: Any, network: Network, title: str, points: Sequence[tuple[str, str]], joined: bool) -> None:
     plain = _plain_mean(network)
     if plain is not None:
         axes.axhline(plain, color=GREY, linestyle=":", label=PLAIN)
         if PLAIN in network.paper:
-            shifted = [plain + network.paper.get(name, float("nan")) - network.paper[PLAIN] for _, name in points]
             style = "s-" if joined else "s"
-            axes.plot(range(len(points)), shifted, style, color=_PAPER, ms=6, label=_PAPER_LABEL)
+            axes.plot(
+                range(len(points)), _papers(network, title, points), style, color=_PAPER, ms=6, label=_PAPER_LABEL
+            )
     cells = network.cells
     found = [x for x, (_, name) in enumerate(points) if name in cells and network.mean(name).mean is not None]
     if found:

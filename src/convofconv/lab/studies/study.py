@@ -96,7 +96,8 @@ class Study:
         seeds: by variant.
         against: variants that all others are compared with.
         tuning: settings that every variant chooses for itself; ``None`` for none.
-        paper: the paper's figures by row and variant: numbers by metric.
+        paper: the paper's figures by row and variant, numbers by metric; by ``CURVE/X`` where it has another value at a
+            point of a curve.
         source: where the paper's figures are from.
         curves: variants that are points of one curve, by the curve's title: names by what stands on its axis.
         pooled: whether comparisons take one spread for all variants of a network.
@@ -168,8 +169,9 @@ def read_study(name: str, budget: str) -> Study:
     if unknown := sorted(set(of_budget) - set(variants)):
         raise ConfigError(f"{path}: budgets.{budget}.variants: {listing(unknown)} is none of {', '.join(variants)}")
     curves, paper = _curves(values.get("curves", {})), _paper(path, values.get("paper", {}))
+    own = {f"{title}/{x}" for title, points in curves.items() for x in points}
     named = itertools.chain(*(points.values() for points in curves.values()), *paper.values())
-    if unknown := sorted(set(named) - set(variants)):
+    if unknown := sorted(set(named) - set(variants) - own):
         raise ConfigError(f"{path}: curves and paper: {listing(unknown)} is none of {', '.join(variants)}")
     variants = {key: variants[key] for key in of_budget}
     everywhere = chosen.get("set", {})
