@@ -157,7 +157,7 @@ def super_convolve(
     return (_matmul_way if way == "matmul" else _direct_way)(x, super_kernel, grid, share, residual)
 
 
-def grid_layer_norm(x: Tensor, gain: Tensor, bias: Tensor, grid: Grid, eps: float = 1e-5, layers: int = 1) -> Tensor:
+def grid_layer_norm(x: Tensor, gain: Tensor, bias: Tensor, grid: Grid, layers: int = 1) -> Tensor:
     """LayerNorm over all grids of a layer, one statistic per input channel (released configuration).
 
     The zeros that complete the last group are no kernels: they are not counted in the statistics and stay zeros.
@@ -173,7 +173,7 @@ def grid_layer_norm(x: Tensor, gain: Tensor, bias: Tensor, grid: Grid, eps: floa
     rows, weight, shift = (from_groups(y, grid).movedim(1, -1).reshape(-1, y.shape[-1]) for y in (x, *affine))
     wide = rows.to(torch.promote_types(x.dtype, torch.float32)).reshape(layers, -1, grid.channels).movedim(0, 1)
     columns = wide.reshape(-1, layers * grid.channels)
-    normal = torch.batch_norm(columns, None, None, None, None, True, 0.0, eps, False)
+    normal = torch.batch_norm(columns, None, None, None, None, True, 0.0, 1e-5, False)
     normal = normal.reshape(-1, layers, grid.channels).movedim(1, 0).reshape(-1, grid.channels)
     out = torch.addcmul(shift, normal, weight).to(x.dtype)
     return to_groups(out.reshape(grid.shape[0], *grid.kernel, -1).movedim(-1, 1), grid)

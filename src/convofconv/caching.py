@@ -48,8 +48,6 @@ _ELSEWHERE = (1 << 24, 1 << 27)
 #: Classes of what FSDP makes its units of.
 _SHARDING = ("FSDPModule", "FullyShardedDataParallel")
 
-_local = threading.local()
-
 
 def cache_kernels(model: nn.Module) -> None:
     """Keep kernels while ``model``'s forward runs."""
@@ -87,7 +85,7 @@ def no_kernel_cache() -> Iterator[None]:
         >>> first.backward()
         >>> second.backward()
     """
-    before = getattr(_local, "computes_anew", False)
+    before = _local.computes_anew
     _local.computes_anew = True
     try:
         yield
@@ -99,12 +97,11 @@ def cached_kernel(conv: nn.Module) -> Tensor | None:
     """The conv's kernel in the forward that is running, or ``None`` where each use computes its own."""
     if torch.compiler.is_compiling():  # from Python between two graphs, where torch.compile starts with this function
         return None
-    frames: list[_Frame] | None = getattr(_local, "frames", None)
-    if not frames or torch._C._are_functorch_transforms_active() or _saves_elsewhere():
+    if not _local.frames or torch._C._are_functorch_transforms_active() or _saves_elsewhere():
         return None
-    if getattr(_local, "computes_anew", False):
+    if _local.computes_anew:
         return None
-    for frame in frames:
+    for frame in _local.frames:
         if conv in frame.plan:
             return frame.kernel(conv) if _is_running(frame) else None
     return None
@@ -117,18 +114,14 @@ def _enter(module: nn.Module, _: Any) -> None:
     if not plan:  # everything was folded through a part of the model
         stop_caching(module)
         return
-    if not hasattr(_local, "frames"):
-        _local.frames = []
     # torch calls no hook after a KeyboardInterrupt: forwards that it ended are still here.
     _local.frames[:] = [frame for frame in _local.frames if _is_running(frame)]
     _local.frames.append(_Frame(module, plan, sys._getframe(1)))
 
 
 def _leave(module: nn.Module, _: Any, __: Any) -> None:
-    if not torch.compiler.is_compiling():
-        frames: list[_Frame] = getattr(_local, "frames", [])
-        if frames and frames[-1].module is module:
-            frames.pop()
+    if not torch.compiler.is_compiling() and _local.frames and _local.frames[-1].module is module:
+        _local.frames.pop()
 
 
 def _is_running(frame: _Frame) -> bool:
@@ -139,7 +132,7 @@ def _is_running(frame: _Frame) -> bool:
     return caller is not None
 
 
-# Before torch 2.7 or so there is no way to ask; then nothing is ever kept, which is slower and always right.
+# Before torch 2.8 there is no way to ask; then nothing is ever kept, which is slower and always right.
 _top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 
 
@@ -306,6 +299,18 @@ class _Frame:
             weights.add(weight)
             batch.append((member, one))
         return batch
+
+
+class _Thread(threading.local):
+    """What belongs to the thread that runs."""
+
+    computes_anew = False
+
+    def __init__(self) -> None:
+        self.frames: list[_Frame] = []
+
+
+_local = _Thread()
 
 
 def _is_sharded(model: nn.Module) -> bool:

@@ -15,19 +15,6 @@ from .errors import ConvOfConvError, VerificationError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-_LAB_PACKAGES = (
-    "jsonargparse",
-    "lightning",
-    "matplotlib",
-    "mlxtend",
-    "pycocotools",
-    "scipy",
-    "tensorboard",
-    "timm",
-    "torchmetrics",
-    "torchvision",
-    "tqdm",
-)
 #: Commands whose first argument is a recipe.
 _RECIPE_COMMANDS = ("fit", "validate", "test")
 
@@ -59,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(f"{error} (see coc --help, coc COMMAND --help)")
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing not in _LAB_PACKAGES:
+        if missing == __package__:  # a mistake of ours
             raise
         return _complain(f"the package {missing} is missing; in a clone, run: pip install '.[lab]'")
     return 0

@@ -97,6 +97,7 @@ class Config:
         """Return a copy with some fields changed, checked like a new one.
 
         Raises:
+            ArgumentTypeError: a new value is of the wrong type.
             ConfigError: a field of that name does not exist, or the new value is impossible.
         """
         known = {field.name for field in dataclasses.fields(self)}

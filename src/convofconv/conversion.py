@@ -1,7 +1,8 @@
 """Conversion: :func:`convert` registers kernel maps on convs.
 
-A converted conv keeps its class, forward and arguments; only its ``weight`` is now computed, by the maps in
-``conv.parametrizations.weight``. Nothing else about the model is recorded: what is converted can always be read off it.
+A converted conv stays an instance of its class, with its forward and arguments; only its ``weight`` is now computed, by
+the maps in ``conv.parametrizations.weight``. Nothing else about the model is recorded: what is converted can always be
+read off it.
 """
 
 from __future__ import annotations

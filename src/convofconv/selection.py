@@ -49,7 +49,14 @@ def weight_maps(module: nn.Module) -> parametrize.ParametrizationList | None:
 
 
 def kernel_maps(module: nn.Module) -> tuple[KernelMap, ...]:
-    """The kernel maps on a module's weight, in the order of their application; none for other modules."""
+    """The kernel maps on a module's weight, in the order of their application; none for other modules.
+
+    Examples:
+        >>> from convofconv import convert
+        >>> model = convert(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), "coc+stnd")
+        >>> [type(kernel_map).__name__ for kernel_map in kernel_maps(model[0])], kernel_maps(model[1])
+        (['SpatialAssociation', 'Standardization'], ())
+    """
     return tuple(m for m in weight_maps(module) or () if isinstance(m, KernelMap))
 
 

@@ -32,6 +32,7 @@ def verify(model: nn.Module, plain: nn.Module, inputs: object, tolerance: float 
 
     Raises:
         ArgumentTypeError: an argument is of the wrong type, or the models put out no tensors.
+        ConfigError: ``tolerance`` is negative.
         VerificationError: the outputs differ by more than ``tolerance`` or in structure; the message names the first
             layer, in the order of execution, whose outputs do.
 

@@ -37,7 +37,7 @@ def test_the_public_face_is_complete_documented_and_has_examples():
             continue
         assert inspect.getdoc(public), name
         small = inspect.isclass(public) and (issubclass(public, Exception) or name in ("Summary", "ConvReport"))
-        if not small and name != "kernel_maps":
+        if not small:
             assert ">>>" in inspect.getdoc(public), f"{name} has no example"
     with pytest.raises(AttributeError, match="no attribute 'converts'"):
         coc.converts  # noqa: B018

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("jsonargparse")
 
 from convofconv import ConfigError, __version__, cli
-from convofconv.lab.demo_settings import DemoSettings
+from convofconv.lab.demo.settings import DemoSettings
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -97,7 +97,7 @@ def test_missing_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_options_reach_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    demo = pytest.importorskip("convofconv.lab.demo")
+    demo = pytest.importorskip("convofconv.lab.demo.run")
     seen: list[DemoSettings] = []
     monkeypatch.setattr(demo, "run_demo", seen.append)
     given = ["--data", str(tmp_path), "--methods", "plain, coc", "--train-images", "50", "--size=16"]

@@ -19,9 +19,10 @@ import torch
 from PIL import Image
 
 from convofconv import ConfigError
-from convofconv.lab import demo, demo_data
 from convofconv.lab.data import pictures
-from convofconv.lab.demo_settings import DemoSettings
+from convofconv.lab.demo import data as demo_data
+from convofconv.lab.demo import run as demo
+from convofconv.lab.demo.settings import DemoSettings
 from convofconv.lab.files import write_atomic
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -125,7 +126,7 @@ def test_the_same_settings_give_the_same_results(tmp_path: Path) -> None:
 
 
 def test_methods_start_equal_and_do_not_touch_the_global_random_state(tmp_path: Path) -> None:
-    from convofconv.lab.demo_training import build
+    from convofconv.lab.demo.training import build
 
     before = torch.get_rng_state()
     plain, coc = (build(method, 1, 10, seed=3).eval() for method in ("plain", "coc"))

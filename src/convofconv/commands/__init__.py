@@ -1,7 +1,8 @@
 """The sub-commands of ``coc``, one file for those that belong together.
 
-To add one, write a function that adds its options and one that runs it, and enter both into a table of one. Nothing
-heavy is imported before a sub-command runs, so that ``coc --help`` answers at once.
+To add one, write a function that adds its options and one that runs it, and put a :class:`Command` of both into the
+``COMMANDS`` of one of these files. Nothing heavy is imported before a sub-command runs, so that ``coc --help`` answers
+at once.
 """
 
 from . import checkpoints, demo, runs, studies

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..lab.demo_settings import DemoSettings
+from ..lab.demo.settings import DemoSettings
 from .base import Command, Group
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _demo_options(parser: ArgumentParser) -> None:
 
 
 def _demo(options: Namespace) -> None:
-    from ..lab.demo import run_demo
+    from ..lab.demo.run import run_demo
 
     methods = tuple(name.strip() for name in options.methods.split(","))
     run_demo(DemoSettings(**{**vars(options), "methods": methods}))

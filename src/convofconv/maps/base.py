@@ -145,6 +145,7 @@ def read_settings(extra_state: Tensor) -> dict[str, Any]:
 
 
 def conv_shape(shape: Sequence[int], user: str) -> tuple[int, ...]:
+    """The shape of a conv weight as a tuple; anything else is refused in the name of its user."""
     if not isinstance(shape, Sequence) or not all(isinstance(n, int) for n in shape):
         raise ArgumentTypeError(f"{user} needs the shape of a conv weight, a sequence of ints; got {shape!r}")
     if not 3 <= len(shape) <= 5:

@@ -32,6 +32,9 @@ class KernelLayerNorm(KernelMap):
         - weight: ``(co, ci / groups, k_1, ..., k_d)``
         - result: as ``weight``
 
+    Raises:
+        ShapeError: in the forward, of a weight of another shape.
+
     Examples:
         >>> KernelLayerNorm((3, 3, 3))(torch.randn(8, 3, 3, 3)).mean().abs() < 1e-6
         tensor(True)

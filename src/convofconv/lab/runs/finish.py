@@ -122,6 +122,7 @@ def _count(model: nn.Module) -> int:
 
 
 def versions() -> dict[str, str | None]:
+    """Of what a result may depend on; the commit is ``None`` where this package is in no git repository."""
     import lightning
 
     return {

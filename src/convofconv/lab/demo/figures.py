@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..grid import Grid, to_groups
-from ..maps import SpatialAssociation
-from ..selection import convs, kernel_maps, weight_maps
-from .demo_training import Run
+from ...grid import Grid, to_groups
+from ...maps import SpatialAssociation
+from ...selection import convs, kernel_maps, weight_maps
+from .training import Run
 
 _COLOURS = ("#555555", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # told apart by the colour-blind too
 _MOST_GROUPS = 8

@@ -11,15 +11,15 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from .. import Config, ConfigError, __version__
-from ..conversion import maps_for
-from .demo_data import Data, load_data
-from .demo_figures import curves, kernels
-from .demo_settings import DemoSettings
-from .demo_table import Row, summarize, table
-from .demo_training import Run, build, step_seconds, train
-from .files import writable_folder, write_atomic
-from .progress import progress_bar
+from ... import Config, ConfigError, __version__
+from ...conversion import maps_for
+from ..files import writable_folder, write_atomic
+from ..progress import progress_bar
+from .data import Data, load_data
+from .figures import curves, kernels
+from .settings import DemoSettings
+from .table import Row, summarize, table
+from .training import Run, build, step_seconds, train
 
 
 def run_demo(settings: DemoSettings) -> list[Row]:

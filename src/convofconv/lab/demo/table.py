@@ -6,7 +6,7 @@ import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 
-from .demo_training import Run
+from .training import Run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 from torchvision.transforms import v2
 
-from ..errors import ConfigError, listing
-from .data.pictures import Pictures, Source, digits, find_pictures
-from .demo_settings import DemoSettings
-from .progress import progress_bar
+from ...errors import ConfigError, listing
+from ..data.pictures import Pictures, Source, digits, find_pictures
+from ..progress import progress_bar
+from .settings import DemoSettings
 
 #: The choice and the split of pictures are the same for all trainings, whatever their seeds.
 _CHOICE_SEED = 0

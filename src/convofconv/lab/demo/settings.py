@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from ..errors import ConfigError
+from ...errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)

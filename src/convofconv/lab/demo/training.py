@@ -13,11 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from .. import convert, reparameterize, verify
-from .demo_data import Data
-from .demo_net import small_resnet
+from ... import convert, reparameterize, verify
+from .data import Data
+from .net import small_resnet
 
 _BATCH = 64
+#: Steps of each model that are timed.
+_ROUNDS = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +99,7 @@ def evaluate(model: nn.Module, dataset: TensorDataset) -> float:
     return right / len(dataset)
 
 
-def step_seconds(models: Mapping[str, nn.Module], data: Data, rounds: int = 40) -> dict[str, float]:
+def step_seconds(models: Mapping[str, nn.Module], data: Data) -> dict[str, float]:
     """The median time of one training step of each model.
 
     The models take turns step by step, so that whatever else the machine does slows all of them alike.
@@ -106,7 +108,7 @@ def step_seconds(models: Mapping[str, nn.Module], data: Data, rounds: int = 40) 
     trained = {name: copy.deepcopy(model).train() for name, model in models.items()}
     optimizers = {name: _optimizer(model) for name, model in trained.items()}
     seconds: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(rounds):
+    for _ in range(_ROUNDS):
         for name, model in trained.items():
             start = time.perf_counter()
             _step(model, optimizers[name], images, labels)
