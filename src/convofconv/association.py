@@ -21,7 +21,8 @@ from torch import Tensor
 
 from .config import Share
 from .errors import ShapeError
-from .grid import Grid, from_groups, match_layout, to_groups
+from .grid import Grid, from_groups, to_groups
+from .memory_format import match_layout
 from .modes import associates_eagerly, autocast_dtype, has_values, no_autocast
 
 Way = Literal["matmul", "direct"]

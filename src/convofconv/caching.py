@@ -34,8 +34,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .grid import is_channels_last
 from .maps import KernelMap
+from .memory_format import is_channels_last
 from .modes import associates_eagerly, autocasts
 from .selection import convs, kernel_maps, weight_maps
 from .together import compute_together
@@ -157,7 +157,7 @@ def _plan(model: nn.Module) -> _Plan:
     if first is None or not kernel_maps(first):  # folded since, through a part of the model
         plans.clear()
         first = next((conv for _, conv in convs(model) if kernel_maps(conv)), None)
-    registered = None if first is None else _registered(first)
+    registered = None if first is None else weight_maps(first)
     # No parameters are registered in the replicas of DataParallel and inside the first FSDP, where nothing is kept.
     parameter = None if registered is None else next(registered.parameters(), None)
     on_cpu = parameter is None or parameter.is_cpu
@@ -245,7 +245,7 @@ class _Frame:
         self.kept: dict[Hashable, _Kept] = {}
 
     def kernel(self, conv: nn.Module) -> Tensor | None:
-        registered = _registered(conv)
+        registered = weight_maps(conv)
         original = None if registered is None else registered._parameters.get("original")
         if registered is None or type(original) is not nn.Parameter:  # folded since, or sharded (FSDP)
             return None
@@ -293,7 +293,7 @@ class _Frame:
                 continue
             if (kept := self.kept.get((member, mode))) is not None and not kept.graph.is_spent:
                 continue
-            one = _registered(member)
+            one = weight_maps(member)
             if one is None or _kind(one) != kind or (weight := id(one._parameters["original"])) in weights:
                 continue
             weights.add(weight)
@@ -318,12 +318,6 @@ def _is_sharded(model: nn.Module) -> bool:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return False
     return any(cls.__name__ in _SHARDING for module in model.modules() for cls in type(module).__mro__)
-
-
-def _registered(conv: nn.Module) -> parametrize.ParametrizationList | None:
-    """:func:`weight_maps` without the cost of attributes."""
-    lists = conv._modules.get("parametrizations")
-    return None if lists is None else cast("parametrize.ParametrizationList | None", lists._modules.get("weight"))
 
 
 def _kind(registered: parametrize.ParametrizationList) -> Hashable | None:

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .association import shift_basis, super_matrix
-from .grid import Grid, from_groups, is_channels_last, match_layout, to_groups
+from .grid import Grid, from_groups, to_groups
+from .memory_format import is_channels_last, match_layout
 from .modes import no_autocast
 
 #: Transposed copies are made for as many groups at a time as have kernels of this many bytes (fitted on a CPU).

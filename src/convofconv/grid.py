@@ -154,13 +154,6 @@ class Grid:
         return (*lead[share], *self.size)
 
 
-def is_channels_last(weight: Tensor) -> bool:
-    """Whether input channels are the fastest axis in memory (told by strides, so also for one channel)."""
-    if weight.shape[1] == 1 and weight[0].numel() == 1:
-        return False
-    return weight.stride(1) == 1 and weight.stride(-1) == weight.shape[1]
-
-
 def to_groups(weight: Tensor, grid: Grid) -> Tensor:
     """Flatten every group of kernels, the last one of a block completed with zeros.
 
@@ -173,15 +166,6 @@ def to_groups(weight: Tensor, grid: Grid) -> Tensor:
         x = x.reshape(grid.blocks, grid.block_channels, -1)
         x = F.pad(x, (0, 0, 0, grid.missing))
     return x.reshape(-1, grid.positions, weight.shape[1])
-
-
-def match_layout(out: Tensor, weight: Tensor) -> Tensor:
-    """Give ``out`` the memory format of ``weight``: it decides the layout of the conv's output and its algorithm."""
-    # Through flat views: `contiguous` alone keeps the other format's strides where an axis has length 1.
-    if is_channels_last(weight):
-        by_channel = out.movedim(1, -1).contiguous()
-        return by_channel.reshape(-1).view(by_channel.shape).movedim(-1, 1)
-    return out.contiguous().reshape(-1).view(weight.shape)
 
 
 def from_groups(x: Tensor, grid: Grid) -> Tensor:

@@ -42,10 +42,9 @@ def convs(model: nn.Module) -> Iterator[tuple[str, Conv]]:
 
 def weight_maps(module: nn.Module) -> parametrize.ParametrizationList | None:
     """Everything that is registered on a module's weight, of whatever library, or ``None``."""
-    if not parametrize.is_parametrized(module, "weight"):
-        return None
-    lists = cast(nn.ModuleDict, module.parametrizations)
-    return cast(parametrize.ParametrizationList, lists["weight"])
+    # The modules' own dictionaries: this runs for every conv of every forward, where attributes cost too much.
+    lists = module._modules.get("parametrizations")
+    return None if lists is None else cast("parametrize.ParametrizationList | None", lists._modules.get("weight"))
 
 
 def kernel_maps(module: nn.Module) -> tuple[KernelMap, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..errors import ConfigError, ShapeError
-from ..grid import is_channels_last, match_layout
+from ..memory_format import is_channels_last, match_layout
 from ..modes import no_autocast
 from .base import Conv, KernelMap, Stack
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..errors import ConfigError
-from ..grid import match_layout
+from ..memory_format import match_layout
 from ..modes import no_autocast
 from .base import Conv, KernelMap, Stack
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..errors import ShapeError
-from ..grid import match_layout
+from ..memory_format import match_layout
 from ..modes import has_values, in_float64
 from .base import Conv, KernelMap, Stack, conv_shape
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from ..association import associate, choose_way, super_convolve
 from ..config import Config, resolve_config
 from ..errors import ConfigError, ShapeError
-from ..grid import Grid, from_groups, match_layout, to_groups
+from ..grid import Grid, from_groups, to_groups
 from ..grouping import random_order, similar_order
+from ..memory_format import match_layout
 from ..modes import associates_eagerly, has_values, in_float64
 from .base import Conv, KernelMap, Stack, conv_shape
 from .standardization import standardize
