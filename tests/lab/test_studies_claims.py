@@ -20,7 +20,7 @@ pytest.importorskip("scipy", reason="needs the extra [lab]")
 from figure_texts import check_texts
 
 from convofconv.errors import ConfigError
-from convofconv.lab.studies.analysis import Contrast
+from convofconv.lab.studies.analysis import Contrast, analyse
 from convofconv.lab.studies.blocks import Blocks
 from convofconv.lab.studies.claims import FILE, VERDICTS, Evidence, Finding, answer, verdict, write_claims
 from convofconv.lab.studies.overview import draw_overview
@@ -294,10 +294,10 @@ def test_the_published_page_is_what_the_published_records_say(tmp_path, monkeypa
         assert (REPOSITORY / "docs/results" / figure).is_file()
 
 
-def test_the_readme_says_what_the_published_reports_found():
-    readme = (REPOSITORY / "README.md").read_text()
+def test_the_page_of_results_says_what_the_published_reports_found():
+    page = (REPOSITORY / "docs/results/README.md").read_text()
     row = r"^\| (?!study,)([\w-]+), ([\w -]+) \| [^|]+ \| (\d+) \| ([\d.]+) \| ([\d.]*) ?\|([^|]*)\|([^|]*)\|$"
-    rows = re.findall(row, readme, re.M)
+    rows = re.findall(row, page, re.M)
     assert len(rows) > 6
     for study, network, epochs, plain, constant, *told in rows:
         report = (REPOSITORY / f"docs/results/{study}-small/report.md").read_text()
@@ -323,14 +323,16 @@ def test_the_readme_says_what_the_published_reports_found():
 
     reports = [path.read_text() for path in (REPOSITORY / "docs/results").glob("*-small/report.md")]
     tested = sum(len(re.findall(r"\nAgainst \*\*plain\*\* – (?!not tested)", text)) for text in reports)
-    assert len(rows) == tested, "a network is not in the README"
+    assert len(rows) == tested, "a network is not on the page"
     overview = (REPOSITORY / "docs/claims.md").read_text()
     number = r"([+−][\d.]+)"
-    means = re.findall(rf"{number}(?:\s+points)?\s+\((?:95 % CI )?{number} to {number}\)", readme)
+    means = re.findall(rf"{number}(?:\s+points)?\s+\((?:95 % CI )?{number} to {number}\)", page)
     assert len(means) == 3
+    readme = (REPOSITORY / "README.md").read_text()
+    assert re.findall(rf"\| {number} \| {number} to {number} \|", readme) == means
     for mean, low, high in means:
         assert f"| {mean} | {low} to {high} |" in overview, "a mean over networks"
-    said = " ".join(readme.split())
+    said = " ".join(page.split())
     (median,) = re.findall(r"with a median of ([+−]\d+\.\d+)", said)
     assert re.search(rf"^\| over standardization alone \| .* \| {re.escape(median)} \| \d of \d \|$", overview, re.M)
     verdict_of = dict(re.findall(r"^## (\S+)\n(?:(?!## ).*\n)*?\*\*Verdict: ([^.*]+)", overview, re.M))
@@ -340,8 +342,28 @@ def test_the_readme_says_what_the_published_reports_found():
     assert f"four are found in part ({', '.join(sorted(partly))}) and none in full" in said
     tuned = (REPOSITORY / "docs/results/what-helps-tuned/report.md").read_text()
     own, usual = (re.search(r"\n\| plain \| \d \| ([\d.]+) ±", text)[1] for text in (tuned, said_of("what-helps")))
-    assert f"(plain {own} instead of {usual}), and none was found to differ from the plain network any more" in said
-    assert "\nAgainst **plain** – no difference found: 11 variants.\n" in tuned
+    assert f"the plain network scores {own} % instead of {usual}. Orthogonalization" in said
+    assert f"the plain network scores {own} % on CamVid instead of {usual}," in " ".join(readme.split())
+    against_plain, against_stnd = tuned.split("\nAgainst **")[1:]
+    assert against_plain.startswith("plain** – better: orth; no difference found: 10 variants.\n")
+    assert against_stnd.startswith("stnd** – worse: doconv; no difference found: 10 variants.\n")
+    for variant, section, words in (
+        ("orth", against_plain, "is found better than that by {} (corrected p {}, three seeds), and nothing else is"),
+        ("coc", against_plain, "`coc` differs by {}, and"),
+        ("coc+stnd", against_stnd, "`coc+stnd` from `stnd` by {};"),
+        ("doconv", against_stnd, "DO-Conv is found worse than `stnd`, by {}."),
+    ):
+        cells = re.search(rf"^\| {re.escape(variant)} \|(.*)\|$", section, re.M)[1].split("|")
+        assert words.format(cells[1].strip(), cells[4].strip(" *")) in said, variant
+    assert len(re.findall(r" lr=0.3, batch=4 \|$", tuned, re.M)) == 9
+    study, folder = read_study("what-helps", "tuned"), REPOSITORY / "docs/results/what-helps-tuned"
+    (first,) = analyse(study, Records(folder / "by-six-epochs.jsonl").read()).networks
+    assert not any(contrast.found for contrast in first.contrasts.values())
+    assert f"`orth` neither ({points(first.contrasts['orth', 'plain'].comparison.difference, sign=True)})" in said
+    chosen = runs(Records(folder / "chosen-by-six-epochs.jsonl").read())["camvid/coc+orth/seed0"]
+    here = runs(Records(folder / "records.jsonl").read())["camvid/coc+orth/seed0"]
+    told = "coc+orth scored more ({:.2f} on the validation split, where this seed has {:.2f} here)"
+    assert told.format(*(record["validation"]["mIoU"] for record in (chosen, here))) in study.note
     orders = re.findall(r"paper's is (\S+) \(21 variants", "".join(reports))
     assert "Spearman's correlation is {} with ResNet-18 and {} with ShuffleNetV2".format(*orders) in said
     assert {verdict_of[name] for name in measured if name not in partly} == {"not reproduced", "not testable here"}
