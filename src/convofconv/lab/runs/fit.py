@@ -62,8 +62,8 @@ def run_fit(recipe: Recipe, out: Path, resume: bool, profile_only: bool = False)
 
 def _prepared(recipe: Recipe, begun: bool = False) -> tuple[Training, RunData]:
     sets = build_data(recipe.data, recipe.task, recipe.training.seed)
-    sizes = [] if recipe.task in DETECTION_TASKS else [recipe.data.crop, *_evaluated_sizes(recipe, sets.val)]
-    return _training(recipe, sets.classes, sizes, begun), RunData(recipe, sets)
+    crop = None if recipe.task in DETECTION_TASKS else recipe.data.crop
+    return _training(recipe, sets.classes, _evaluated_sizes(recipe, sets.val), crop, begun), RunData(recipe, sets)
 
 
 def _evaluated_sizes(recipe: Recipe, pictures: EvaluationSet) -> list[tuple[int, int]]:
@@ -140,16 +140,21 @@ def _part() -> None:
 
 
 def _training(
-    recipe: Recipe, classes: Sequence[str], sizes: Iterable[tuple[int, int]], begun: bool = False
+    recipe: Recipe,
+    classes: Sequence[str],
+    evaluated: Iterable[tuple[int, int]],
+    crop: tuple[int, int] | None = None,
+    begun: bool = False,
 ) -> Training:
+    """The network and its training, once it is known to take the sizes that it is evaluated and trained with."""
     if recipe.machine.threads:
         torch.set_num_threads(recipe.machine.threads)
     network = build_network(recipe, len(classes), begun)
-    for height, width in dict.fromkeys(sizes):
+    for height, width in dict.fromkeys([crop, *evaluated] if crop else evaluated):
         _check_takes(network, height, width)
     at_once = recipe.machine.devices * recipe.machine.nodes * recipe.training.accumulate
-    if recipe.data.crop in sizes and recipe.training.batch == at_once:
-        _check_learns_from_one(network, *recipe.data.crop)
+    if crop and recipe.training.batch == at_once:
+        _check_learns_from_one(network, *crop)
     if recipe.training.channels_last:
         network = network.to(memory_format=torch.channels_last)
     if recipe.training.compile:
