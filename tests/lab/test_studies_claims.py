@@ -330,6 +330,8 @@ def test_the_page_of_results_says_what_the_published_reports_found():
     assert len(means) == 3
     readme = (REPOSITORY / "README.md").read_text()
     assert re.findall(rf"\| {number} \| {number} to {number} \|", readme) == means
+    told = re.findall(number, readme.partition("\n## Does it help?")[2].partition("\n## ")[0])
+    assert set(told) <= set(re.findall(number, page)), "a figure of README that is not on the page"
     for mean, low, high in means:
         assert f"| {mean} | {low} to {high} |" in overview, "a mean over networks"
     said = " ".join(page.split())

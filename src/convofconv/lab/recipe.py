@@ -59,9 +59,8 @@ def _refuse(key: str, rule: str, got: object) -> ConfigError:
 def _check_finite(config: Any, section: str) -> None:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if not all(
-            math.isfinite(one) for one in (value if isinstance(value, tuple) else [value]) if type(one) is float
-        ):
+        several = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(one, float) and not math.isfinite(one) for one in several):
             raise _refuse(f"{section}.{field.name}", "finite", value)
 
 

@@ -52,12 +52,10 @@ def build_network(recipe: Recipe, classes: int, begun: bool = False) -> nn.Modul
     if weights and not weights.converted:
         load_run(network, weights, classes)
     if recipe.method != "plain":
-        prefix = backbone_prefix(network) if recipe.model.convert == "backbone" else ""
-        include, exclude = (
-            [f"{prefix}*"] if prefix else [],
-            necks(network) if recipe.model.convert == "backbone" else [],
-        )
-        where = Selection(pointwise=recipe.model.pointwise, include=include, exclude=exclude)
+        prefix, exclude = "", list[str]()
+        if recipe.model.convert == "backbone":
+            prefix, exclude = backbone_prefix(network), necks(network)
+        where = Selection(pointwise=recipe.model.pointwise, include=[f"{prefix}*"] if prefix else [], exclude=exclude)
         # On the whole network, so that kernels are kept and computed together over all of its forward.
         convert(network, recipe.method, recipe.config, where)
     if weights and weights.converted:

@@ -8,7 +8,7 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from filelock import FileLock, Timeout
 from jsonargparse import ArgumentError, ArgumentParser
@@ -156,10 +156,10 @@ def read_values(path: Path, *keys: str) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path}: damaged, no longer readable as JSON ({error}); choose another folder") from error
-    if not isinstance(values, dict) or (missing := [key for key in keys if key not in values]):
-        lacks = f"it has no {listing(missing)}" if isinstance(values, dict) else "it has no keys and values"
-        raise ConfigError(f"{path}: damaged, {lacks}; choose another folder")
-    return values
+    missing = [key for key in keys if key not in values] if isinstance(values, dict) else ["keys and values"]
+    if missing:
+        raise ConfigError(f"{path}: damaged, it has no {listing(missing)}; choose another folder")
+    return cast("dict[str, Any]", values)
 
 
 def different_keys(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:

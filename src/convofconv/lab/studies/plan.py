@@ -185,10 +185,8 @@ def pending(
     """
     finished = set()
     for name, record in runs(records).items():
-        failed = record["status"] == "failed" and bool(record["recipe"]) and not retry_failed
-        if record["status"] == "done" or (
-            failed and not (name in recipes and different_keys(record["recipe"], recipes[name]))
-        ):
+        mended = not record["recipe"] or (name in recipes and different_keys(record["recipe"], recipes[name]))
+        if record["status"] == "done" or (record["status"] == "failed" and not mended and not retry_failed):
             finished.add(name)
     return [job for job in jobs if job.name not in finished]
 
