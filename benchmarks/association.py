@@ -1,7 +1,7 @@
 """The association alone, forward and backward: against its floor and its contenders, and as layers get wider.
 
     python -m benchmarks.association             # records for benchmarks/report.py
-    python -m benchmarks.association --ways      # how the two ways of computing it compare, for the cost rule
+    python -m benchmarks.association --ways      # how the ways of computing it compare, for the cost rule
 
 The floor is the larger of moving five times the weight's bytes (read W, write W'; read its gradient, read W, write W's
 gradient) at the machine's measured bandwidth, nothing of it in a cache, and the floating-point operations of the three
@@ -28,13 +28,18 @@ LAYERS = [(64, 64, 3), (256, 256, 3), (512, 512, 3), (64, 3, 7), (512, 1, 3), (1
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
 SIDES = (1, 2, 3, 4, 6, 8)
 WAYS = [
-    (64, 64, 3, 2),
-    (512, 512, 3, 2),
-    (64, 3, 7, 2),
-    (512, 1, 3, 2),
-    (96, 1, 5, 2),
-    (256, 256, 3, 4),
-    (256, 256, 3, 8),
+    ((64, 64, 3, 3), 2),
+    ((512, 512, 3, 3), 2),
+    ((64, 3, 7, 7), 2),
+    ((512, 1, 3, 3), 2),
+    ((96, 1, 5, 5), 2),
+    ((256, 256, 3, 3), 4),
+    ((256, 256, 3, 3), 8),
+    ((32, 16, 5, 5, 5), 2),
+    ((64, 64, 5, 5, 5), 2),
+    ((256, 256, 5, 5, 5), 2),
+    ((16, 1, 5, 5, 5), 2),
+    ((32, 32, 7, 7, 7), 2),
 ]
 #: Layers on which everything else that changes a kernel is measured too.
 PEERS = ((128, 128, 3), (512, 512, 3))
@@ -78,9 +83,9 @@ def contenders(weight: Tensor, config: coc.Config, peers: bool) -> dict[str, Cal
 
 
 def compare_ways(turns: int) -> None:
-    print("co, ci, k, side: time of the direct way / the matrix product; what choose_way takes")
-    for co, ci, k, side in WAYS:
-        weight = torch.randn(co, ci, k, k)
+    print("weight, side: time of the direct way / that by matrices; what choose_way takes")
+    for shape, side in WAYS:
+        weight = torch.randn(shape)
         grid = Grid.build(weight.shape, side, extra_width=2, dilated=True)
         super_kernel = torch.randn(1, *grid.super_shape("input"), requires_grad=True)
         leaf, upstream = weight.requires_grad_(), torch.randn_like(weight)
@@ -88,8 +93,9 @@ def compare_ways(turns: int) -> None:
         def run(way, leaf=leaf, super_kernel=super_kernel, grid=grid, upstream=upstream):
             torch.autograd.grad(associate(leaf, super_kernel, grid, way=way), (leaf, super_kernel), upstream)
 
-        times = race({way: lambda way=way, run=run: run(way) for way in ("matmul", "direct")}, turns)
-        print(f"{co:4} {ci:4} {k} {side}:  {times['direct']}   {choose_way(grid, 'input')}", flush=True)
+        by_matrices = "index" if len(shape) == 5 else "matmul"
+        times = race({way: lambda way=way, run=run: run(way) for way in (by_matrices, "direct")}, turns)
+        print(f"{'×'.join(map(str, shape))}, {side}:  {times['direct']}   {choose_way(grid, 'input')}", flush=True)
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ def main() -> None:
                 layers += 1
                 moved += 5 * weight.nbytes
                 # Forward, and in backward the products for W and for S; directly, one per tap and number.
-                per_number = association.grid.positions if association.way == "matmul" else association.grid.taps
+                per_number = association.grid.taps if association.way == "direct" else association.grid.positions
                 operations += 3 * 2 * per_number * weight.numel()
         write_record("floors", settings, {"layers": layers, "bytes": moved, "operations": operations}, arguments)
 

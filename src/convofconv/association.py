@@ -11,8 +11,8 @@ literal convolution by cost.
 
 from __future__ import annotations
 
-import functools
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -23,48 +23,67 @@ from .config import Share
 from .errors import ShapeError
 from .grid import Grid, from_groups, to_groups
 from .memory_format import match_layout
-from .modes import associates_eagerly, autocast_dtype, has_values, no_autocast
+from .modes import associates_eagerly, autocast_dtype, has_values, no_autocast, no_inference
 
-Way = Literal["matmul", "direct"]
+#: A product with matrices that are made by a product or by an index, or the literal convolution.
+Way = Literal["matmul", "index", "direct"]
 
 
-def _build_shift_basis(grid: Grid, device: torch.device, dtype: torch.dtype) -> Tensor:
-    axes = []
+def _shifts(grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where the matrices of super kernels are not zero: flat places ``i · n + j``, and the tap that carries j to i."""
+    taps = places = torch.zeros(1, dtype=torch.int64, device=device)
+    cell, offset, tap = grid.positions, math.prod(grid.kernel), grid.taps
     for k, size, dilation, before in zip(grid.kernel, grid.size, grid.dilation, grid.before, strict=True):
-        place = torch.arange(grid.side * k, device=device)
-        shift = torch.arange(size, device=device) * dilation - before
-        moves = place[:, None] + shift[:, None, None] == place  # (tap, to, from)
-        axes.append(moves.to(dtype).view(size, grid.side, k, grid.side, k))
-    basis = functools.reduce(lambda left, right: torch.tensordot(left, right, dims=0), axes)
-    # Per direction the axes are (tap, to cell, to offset, from cell, from offset): sort them by kind.
-    order = [5 * direction + kind for kind in range(5) for direction in range(len(axes))]
-    return basis.permute(order).reshape(grid.taps, grid.positions**2)
+        cell, offset, tap = cell // grid.side, offset // k, tap // size  # strides of this axis
+        # In Python, along one axis: how many there are must be known to tracers too.
+        shifts = [(to, to + t * dilation - before, t) for to in range(grid.side * k) for t in range(size)]
+        inside = [(to, source, t) for to, source, t in shifts if 0 <= source < grid.side * k]
+        i, j, of_tap = torch.tensor(inside, device=device).unbind(1)
+        i, j = (at // k * cell + at % k * offset for at in (i, j))
+        places = (places[:, None] + i * grid.positions + j).reshape(-1)
+        taps = (taps[:, None] + of_tap * tap).reshape(-1)
+    return places, taps
 
 
-_shift_bases: dict[tuple[object, ...], Tensor] = {}
+_shift_tensors: dict[tuple[object, ...], tuple[Tensor, ...]] = {}
+
+
+def _once(
+    build: Callable[[], tuple[Tensor, ...]], key: tuple[object, ...], grid: Grid, like: Tensor
+) -> tuple[Tensor, ...]:
+    """What is the same for all layers of one geometry, built once per device and dtype, those of ``like``."""
+    key = (*key, grid.kernel, grid.side, grid.size, grid.dilation, like.device, like.dtype)
+    tensors = _shift_tensors.get(key) if has_values(like) else None
+    if tensors is None:
+        # No inference tensor, no tracer's fake one and none that autocast has rounded may stay.
+        with no_inference(), no_autocast(like.device):
+            tensors = build()
+        if all(type(tensor) is Tensor for tensor in tensors) and not torch.compiler.is_compiling():
+            _shift_tensors[key] = tensors
+    return tensors
 
 
 def shift_basis(grid: Grid, like: Tensor) -> Tensor:
     """The matrices ``B_t``, one flattened per row: ``B_t[i, j] = 1`` where tap ``t`` carries grid position j to i.
 
-    Layers of one geometry share the tensor: it is built once per device and dtype, those of ``like``.
-
     Shape:
         - result: ``(taps, n²)``
     """
-    device, dtype = like.device, like.dtype
-    key = (grid.kernel, grid.side, grid.size, grid.dilation, device, dtype)
-    basis = _shift_bases.get(key) if has_values(like) else None
-    if basis is None:
-        # No inference tensor, no tracer's fake one and none that autocast has rounded may stay in the cache.
-        with torch.inference_mode(False), torch.no_grad(), no_autocast(device):
-            basis = _build_shift_basis(grid, device, dtype)
-        if type(basis) is Tensor and not torch.compiler.is_compiling():
-            _shift_bases[key] = basis
-    return basis
+
+    def build() -> tuple[Tensor]:
+        places, taps = _shifts(grid, like.device)
+        basis = torch.zeros(grid.taps * grid.positions**2, device=like.device, dtype=like.dtype)
+        basis = basis.index_fill(0, taps * grid.positions**2 + places, 1)
+        return (basis.view(grid.taps, -1),)
+
+    return _once(build, ("basis",), grid, like)[0]
 
 
-def super_matrix(super_kernel: Tensor, grid: Grid) -> Tensor:
+def _shift_places(grid: Grid, like: Tensor) -> tuple[Tensor, ...]:
+    return _once(lambda: _shifts(grid, like.device), ("places",), grid, like)
+
+
+def super_matrix(super_kernel: Tensor, grid: Grid, way: Way) -> Tensor:
     """Write super kernels as matrices on flattened grids, ``S = Σ_t s[t] · B_t``.
 
     Shape:
@@ -72,11 +91,32 @@ def super_matrix(super_kernel: Tensor, grid: Grid) -> Tensor:
         - result: ``(m, n, n)``
     """
     taps = super_kernel.reshape(-1, grid.taps)  # not flatten, for which torch has no batched backward
-    return (taps @ shift_basis(grid, super_kernel)).view(-1, grid.positions, grid.positions)
+    if way == "matmul":
+        matrices = taps @ shift_basis(grid, super_kernel)
+    else:
+        places, of_tap = _shift_places(grid, super_kernel)
+        matrices = taps.new_zeros(len(taps), grid.positions**2).index_copy(1, places, taps.index_select(1, of_tap))
+    return matrices.view(-1, grid.positions, grid.positions)
 
 
-def _matmul_way(x: Tensor, super_kernel: Tensor, grid: Grid, share: Share, residual: Tensor | None) -> Tensor:
-    matrix = super_matrix(super_kernel, grid)
+def super_matrix_adjoint(grad_matrix: Tensor, grid: Grid, way: Way) -> Tensor:
+    """The gradient of super kernels, given that of their matrices: the backward of :func:`super_matrix`.
+
+    Shape:
+        - grad_matrix: ``(m, n, n)``
+        - result: ``(m, s_1, ..., s_d)``
+    """
+    grad = grad_matrix.reshape(-1, grid.positions**2)  # reshape here too
+    if way == "matmul":
+        taps = grad @ shift_basis(grid, grad_matrix).T
+    else:
+        places, of_tap = _shift_places(grid, grad_matrix)
+        taps = grad.new_zeros(len(grad), grid.taps).index_add(1, of_tap, grad.index_select(1, places))
+    return taps.view(-1, *grid.size)
+
+
+def _by_matrix(x: Tensor, super_kernel: Tensor, grid: Grid, share: Share, way: Way, residual: Tensor | None) -> Tensor:
+    matrix = super_matrix(super_kernel, grid, way)
     if share == "output":  # one matrix per input channel, the same for all groups
         out = torch.bmm(matrix, x.permute(2, 1, 0)).permute(2, 1, 0)
         return out if residual is None else residual + out
@@ -85,7 +125,7 @@ def _matmul_way(x: Tensor, super_kernel: Tensor, grid: Grid, share: Share, resid
     return torch.bmm(matrix, x) if residual is None else torch.baddbmm(residual, matrix, x)
 
 
-def _direct_way(x: Tensor, super_kernel: Tensor, grid: Grid, share: Share, residual: Tensor | None) -> Tensor:
+def _directly(x: Tensor, super_kernel: Tensor, grid: Grid, share: Share, residual: Tensor | None) -> Tensor:
     d = len(grid.kernel)
     # torch's conv shares a kernel over the batch: input channels go there if they share one, groups otherwise.
     channel_axis = 0 if share == "input" else 1
@@ -119,24 +159,34 @@ def _direct_way(x: Tensor, super_kernel: Tensor, grid: Grid, share: Share, resid
 # `python -m benchmarks.association --ways`; near the border both ways cost the same.
 _DIRECT_PENALTY = {"input": 60, "output": 25, "both": 150}
 
-# The matrix product needs the shift basis, taps · n² numbers that stay in memory, and reads all of it for every S.
+# The shift basis, taps · n² numbers, stays in memory, and making S reads all of it: where it is larger than this, S is
+# filled in by an index. That costs as much as this many multiplications for each of its n² numbers.
 _MAX_BASIS = 1 << 23
+_FILLING_IN = 100
+# With more numbers than this in all S of a layer, they cost too much memory.
+_MAX_MATRICES = 1 << 26
 
 
 def choose_way(grid: Grid, share: Share) -> Way:
-    """Choose between the matrix product and the literal super convolution by counting multiplications.
+    """Choose between matrix products and the literal super convolution by counting multiplications.
 
     With ``m`` distinct super kernels the product costs ``m·n²·taps`` to build ``S`` and ``G·n²·ci`` to apply it, the
     convolution ``G·n·ci·taps`` of dearer ones. So the convolution wins where matrices are large against the channels
-    that share them: a 7×7 stem (196×196 and 3 channels), a side of 8 (576×576), and, for its memory, kernels of
-    5×5×5 (1000×1000). A dense super kernel is a common convolution already and always takes the direct way.
+    that share them: a 7×7 stem (196×196 and 3 channels), a side of 8 (576×576), kernels of 7×7×7 (2744×2744). For wide
+    layers of 5×5×5 kernels (1000×1000) an index builds ``S``. A dense super kernel is a common convolution already and
+    always takes the direct way.
     """
-    if share == "none" or grid.taps * grid.positions**2 > _MAX_BASIS:
+    if share == "none":
         return "direct"
     matrices = math.prod(grid.super_shape(share)) // grid.taps
+    by_index = grid.taps * grid.positions**2 > _MAX_BASIS
+    if matrices * grid.positions**2 > _MAX_MATRICES:
+        return "direct"
     work = grid.groups * grid.channels
-    product = grid.positions * (matrices * grid.taps + work)
-    return "matmul" if product < _DIRECT_PENALTY[share] * grid.taps * work else "direct"
+    product = grid.positions * (matrices * (_FILLING_IN if by_index else grid.taps) + work)
+    if product >= _DIRECT_PENALTY[share] * grid.taps * work:
+        return "direct"
+    return "index" if by_index else "matmul"
 
 
 def super_convolve(
@@ -155,7 +205,9 @@ def super_convolve(
         - residual: ``(G, n, ci)``, added to the result
         - result: ``(G, n, ci)``
     """
-    return (_matmul_way if way == "matmul" else _direct_way)(x, super_kernel, grid, share, residual)
+    if way == "direct":
+        return _directly(x, super_kernel, grid, share, residual)
+    return _by_matrix(x, super_kernel, grid, share, way, residual)
 
 
 def grid_layer_norm(x: Tensor, gain: Tensor, bias: Tensor, grid: Grid, layers: int = 1) -> Tensor:
@@ -219,11 +271,11 @@ def associate(
         with no_autocast(weight.device):
             weight, super_kernel = weight.to(dtype), super_kernel.to(dtype)
             return associate(weight, super_kernel, grid, share=share, skip=skip, norm=norm, way=way, layers=layers)
-    common = way == "matmul" and share == "input" and super_kernel.shape[0] == 1 and norm is None
+    common = way != "direct" and share == "input" and super_kernel.shape[0] == 1 and norm is None
     if common and associates_eagerly():
         from .fused import fused_associate
 
-        return fused_associate(weight, super_kernel.squeeze(0), grid, skip)
+        return fused_associate(weight, super_kernel.squeeze(0), grid, skip, way)
     basic = x = to_groups(weight, grid)
     # The skip stays outside the matrix: I + S would round a small S away in half precision.
     residual = basic if skip else None

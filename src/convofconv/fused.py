@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .association import shift_basis, super_matrix
+from .association import Way, super_matrix, super_matrix_adjoint
 from .grid import Grid, from_groups, to_groups
 from .memory_format import is_channels_last, match_layout
 from .modes import no_autocast
@@ -26,7 +26,7 @@ from .modes import no_autocast
 _CHUNK_BYTES = 1 << 21
 
 
-def fused_associate(weight: Tensor, super_kernel: Tensor, grid: Grid, skip: bool) -> Tensor:
+def fused_associate(weight: Tensor, super_kernel: Tensor, grid: Grid, skip: bool, way: Way) -> Tensor:
     """Associate kernels with super kernels shared over input channels.
 
     Shape:
@@ -34,32 +34,33 @@ def fused_associate(weight: Tensor, super_kernel: Tensor, grid: Grid, skip: bool
         - super_kernel: ``(G, s_1, ..., s_d)``
         - result: as ``weight``
     """
-    out: Tensor = _Associate.apply(weight, super_kernel, grid, skip)
+    out: Tensor = _Associate.apply(weight, super_kernel, grid, skip, way)
     return out
 
 
 class _Associate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, super_kernel: Tensor, grid: Grid, skip: bool) -> Tensor:
-        matrix = super_matrix(super_kernel, grid)
+    def forward(ctx: Any, weight: Tensor, super_kernel: Tensor, grid: Grid, skip: bool, way: Way) -> Tensor:
+        matrix = super_matrix(super_kernel, grid, way)
         ctx.save_for_backward(weight, super_kernel, matrix)
         ctx.save_for_forward(weight, super_kernel)
-        ctx.grid, ctx.skip = grid, skip
+        ctx.grid, ctx.skip, ctx.way = grid, skip, way
         return _forward(weight, matrix, grid, skip)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         weight, super_kernel, matrix = ctx.saved_tensors
         with no_autocast(weight.device):  # the forward ran outside of it
             again = torch.is_grad_enabled() or any(map(_has_tangent, (weight, super_kernel, grad)))
             if again:  # the matrix of the forward is no function of the super kernel to autograd
-                matrix = super_matrix(super_kernel, ctx.grid)
-            return *_backward(weight, matrix, grad, ctx.grid, ctx.skip, again), None, None
+                matrix = super_matrix(super_kernel, ctx.grid, ctx.way)
+            grad_weight, grad_matrix = _backward(weight, matrix, grad, ctx.grid, ctx.skip, again)
+            return grad_weight, super_matrix_adjoint(grad_matrix, ctx.grid, ctx.way), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, weight_tangent: Tensor | None, super_tangent: Tensor | None, *_: None) -> Tensor:
         weight, super_kernel = ctx.saved_tensors[:2]
-        return _jvp(weight, super_kernel, weight_tangent, super_tangent, ctx.grid, ctx.skip)
+        return _jvp(weight, super_kernel, weight_tangent, super_tangent, ctx.grid, ctx.skip, ctx.way)
 
 
 def _whole(weight: Tensor, matrix: Tensor, grid: Grid, skip: bool) -> Tensor:
@@ -92,7 +93,7 @@ def _backward(
             g = to_groups(grad[kernels], grid)
             torch.bmm(g, to_groups(weight[kernels], grid).mT, out=grad_matrix[groups])
             _write(grad_weight[kernels], _apply(back[groups], g, skip), grid)
-    return grad_weight, _to_super_kernel(grad_matrix, grid)
+    return grad_weight, grad_matrix
 
 
 def _jvp(
@@ -102,19 +103,14 @@ def _jvp(
     super_tangent: Tensor | None,
     grid: Grid,
     skip: bool,
+    way: Way,
 ) -> Tensor:
     out = torch.zeros_like(weight)
     if weight_tangent is not None:
-        out = out + _whole(weight_tangent, super_matrix(super_kernel, grid), grid, skip)
+        out = out + _whole(weight_tangent, super_matrix(super_kernel, grid, way), grid, skip)
     if super_tangent is not None:
-        out = out + _whole(weight, super_matrix(super_tangent, grid), grid, skip=False)
+        out = out + _whole(weight, super_matrix(super_tangent, grid, way), grid, skip=False)
     return out
-
-
-def _to_super_kernel(grad_matrix: Tensor, grid: Grid) -> Tensor:
-    """The gradient of super kernels, given that of their matrices: the backward of :func:`super_matrix`."""
-    # reshape here and elsewhere, not flatten, for which torch has no batching rule in a batched backward
-    return (grad_matrix.reshape(-1, grid.positions**2) @ shift_basis(grid, grad_matrix).T).view(-1, *grid.size)
 
 
 def _apply(matrix: Tensor, x: Tensor, skip: bool) -> Tensor:

@@ -37,6 +37,12 @@ def no_autocast(device: torch.device) -> contextlib.AbstractContextManager[objec
     return torch.autocast(device.type, enabled=False) if autocasts(device) else contextlib.nullcontext()
 
 
+def no_inference() -> contextlib.AbstractContextManager[object]:
+    """Leave inference mode where it is on; elsewhere torch.export would record that gradients are switched on."""
+    leave = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()  # a graph cannot ask for it
+    return torch.inference_mode(False) if leave else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def no_tf32() -> Iterator[None]:
     """Compute in float32 what is float32: GPUs round convs to TF32 by default, and products where somebody asked."""

@@ -12,7 +12,7 @@ from reference import associate as literal
 from reference import relative
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from convofconv.association import associate, choose_way
+from convofconv.association import associate, choose_way, super_matrix, super_matrix_adjoint
 from convofconv.errors import ShapeError
 from convofconv.grid import Grid, super_kernel_axis
 from convofconv.modes import in_float64
@@ -51,7 +51,7 @@ def check(grid, weight, super_kernel, share="input", skip=True, norm=None):
         norm=norm,
         blocks=grid.blocks,
     )
-    for way in ("direct",) if share == "none" else ("matmul", "direct"):
+    for way in ("direct",) if share == "none" else ("matmul", "index", "direct"):
         found = associate(weight, super_kernel, grid, share=share, skip=skip, norm=norm, way=way)
         assert relative(found, expected) < (1e-12 if weight.dtype == torch.float64 else 1e-5), way
         assert weight.numel() == 1 or found.stride() == weight.stride(), way
@@ -119,7 +119,7 @@ def test_random_shapes(case):
     check(grid, weight, super_kernel, share=share, skip=skip)
 
 
-@pytest.mark.parametrize("way", ["matmul", "direct"])
+@pytest.mark.parametrize("way", ["matmul", "index", "direct"])
 @pytest.mark.parametrize("share", ["input", "output", "both"])
 @pytest.mark.parametrize("shape", [(5, 2, 3, 3), (4, 1, 2), (8, 1, 2, 1, 2)])
 def test_gradients_of_first_and_second_order(shape, share, way):
@@ -147,7 +147,7 @@ def test_gradients_of_the_dense_super_kernel():
     assert torch.autograd.gradgradcheck(lambda w, s: associate(w, s, grid, share="none"), inputs)
 
 
-@pytest.mark.parametrize("way", ["matmul", "direct"])
+@pytest.mark.parametrize("way", ["matmul", "index", "direct"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_within_its_bound(dtype, way):
     """|error| ≤ eps · (|W| + α₀(|W|)), with α₀ the association without skip by |s|: two roundings of half an eps."""
@@ -161,7 +161,7 @@ def test_half_precision_is_within_its_bound(dtype, way):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("way", ["matmul", "direct"])
+@pytest.mark.parametrize("way", ["matmul", "index", "direct"])
 def test_autocast(way, dtype):
     """|error| ≤ eps · (|W| + 1.5 α₀(|W|)): W, s and the result are rounded once each, by half an eps."""
     grid, weight, super_kernel = random_case((32, 16, 3, 3), dtype=torch.float32)
@@ -234,8 +234,24 @@ def test_the_cheaper_way_is_chosen_by_cost():
     assert way((64, 3, 7, 7)) == "direct"
     assert way((64, 64, 3, 3), side=8) == "direct"
     assert choose_way(Grid.build((8, 8, 3, 3), 2, 2, True), "none") == "direct"
-    # The matrices that shift a grid by each tap would take 500 MB, for good.
-    assert {way((512, 512, 5, 5, 5)), choose_way(Grid.build((512, 512, 5, 5, 5), 2, 2, True), "both")} == {"direct"}
+    # The matrices that shift a grid by each tap would take 500 MB, for good: they are made by an index instead.
+    assert {way((512, 512, 5, 5, 5)), choose_way(Grid.build((512, 512, 5, 5, 5), 2, 2, True), "both")} == {"index"}
+    assert way((16, 1, 5, 5, 5)) == way((32, 32, 7, 7, 7)) == "direct"
+    assert way((512, 512, 7, 7, 7)) == "direct", "matrices of 2 GB"
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 2, 3), (4, 2, 5, 5), (5, 2, 3), (8, 2, 3, 2, 1)])
+def test_matrices_made_by_an_index_are_those_made_by_a_product(shape):
+    """Both ways and their backwards, which are linear in the super kernel: entry by entry, and sum by sum."""
+    grid, _, super_kernel = random_case(shape, extra=1, side=3)
+    matrices = super_matrix(super_kernel[0], grid, "index")
+    assert torch.equal(matrices, super_matrix(super_kernel[0], grid, "matmul"))
+    upstream = torch.randn_like(matrices)
+    (expected,) = torch.autograd.functional.vjp(lambda s: super_matrix(s, grid, "matmul"), super_kernel[0], upstream)[
+        1:
+    ]
+    for way in ("matmul", "index"):
+        assert relative(super_matrix_adjoint(upstream, grid, way), expected) < 1e-12
 
 
 @pytest.mark.parametrize("first", ["fake", "inference", "autocast"])

@@ -11,7 +11,7 @@ from reference import associate_as, randomize, relative, standardize
 from torch import nn
 
 import convofconv as coc
-from convofconv.association import _shift_bases
+from convofconv.association import _shift_tensors
 
 CONFIGS = {
     "poster": coc.Config(),
@@ -141,9 +141,9 @@ def test_right_inverse_is_one_where_it_exists(config, shape):
 
 def test_solving_leaves_nothing_in_memory():
     association = coc.SpatialAssociation((8, 2, 3, 3, 5), coc.Config(init="kaiming"))
-    before = set(_shift_bases)
+    before = set(_shift_tensors)
     association.right_inverse(torch.randn(8, 2, 3, 3, 5))
-    assert set(_shift_bases) == before
+    assert set(_shift_tensors) == before
 
 
 def test_right_inverse_of_a_singular_association_says_so():
