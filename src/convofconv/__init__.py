@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .caching import no_kernel_cache
     from .checkpoint import convert_like
     from .config import PRESETS, Config
-    from .conversion import METHODS, convert
+    from .conversion import convert
     from .errors import (
         ArgumentTypeError,
         ConfigError,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .folding import remove, reparameterize
     from .layers import CoC1d, CoC2d, CoC3d
     from .maps import (
+        METHODS,
         DepthwiseOverparameterization,
         KernelLayerNorm,
         KernelMap,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "conversion": ("convert", "METHODS"),
+    "conversion": ("convert",),
     "folding": ("reparameterize", "remove"),
     "checkpoint": ("convert_like",),
     "optimization": ("param_groups",),
@@ -56,6 +57,7 @@ _HOME = {
     "verification": ("verify",),
     "config": ("Config", "PRESETS"),
     "maps": (
+        "METHODS",
         "KernelMap",
         "SpatialAssociation",
         "DepthwiseOverparameterization",
@@ -73,6 +75,14 @@ _HOME = {
         "VerificationError",
         "ConversionWarning",
     ),
+}
+
+#: What other libraries call these things.
+_ALSO_CALLED = {
+    **dict.fromkeys(("fold", "fuse", "merge", "deploy", "switch_to_deploy"), "reparameterize"),
+    **dict.fromkeys(("unconvert", "revert", "restore"), "remove"),
+    "check": "verify",
+    "report": "summary",
 }
 
 __all__ = [
@@ -123,7 +133,10 @@ def __getattr__(name: str) -> object:
     for module, names in _HOME.items():
         if name in names:
             return getattr(importlib.import_module(f".{module}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .errors import suggestion
+
+    hint = f"; that is {_ALSO_CALLED[name]} here" if name in _ALSO_CALLED else suggestion(name, __all__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

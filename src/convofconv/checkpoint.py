@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from torch import Tensor, nn
 
 from .caching import cache_kernels
-from .conversion import build_map, warn_of_optimizers
+from .conversion import build_map
 from .errors import ArgumentTypeError, ConfigError, SurgeryError, listing
 from .maps import Conv, KernelMap, read_settings
 from .registration import register_all
@@ -75,7 +75,6 @@ def convert_like(model: ModelT, state_dict: Mapping[str, Any]) -> ModelT:
     register_all(plan, start=False)
     if saved:
         cache_kernels(model)
-    warn_of_optimizers(plan)
     return model
 
 

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, get_args
 
-from .errors import ArgumentTypeError, ConfigError
+from .errors import ArgumentTypeError, ConfigError, listing, suggestion
 
 Share = Literal["input", "output", "both", "none"]
 Init = Literal["identity", "kaiming", "solve"]
 Grouping = Literal["consecutive", "random", "similar"]
+
+_PAPER_NAMES = {"sa": "grid_side", "skp": "extra_width", "sl": "depth", "dilat": "dilated"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Config:
 
     Raises:
         ArgumentTypeError: a value has the wrong type.
-        ConfigError: a value is impossible, alone or together with another.
+        ConfigError: no field has that name, or a value is impossible, alone or together with another.
 
     Examples:
         >>> Config(grid_side=3).replace(skip=True).grid_side
@@ -62,6 +64,15 @@ class Config:
     within_conv_groups: bool = False
     init: Init = "identity"
     grouping: Grouping = "consecutive"
+
+    def __new__(cls, *_: object, **settings: object) -> Config:
+        """Refuse what no field is called, before Python does without saying what there is."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in settings.keys() - set(known):
+            hint = f"; the paper's {name} is {_PAPER_NAMES[name]} here" if name in _PAPER_NAMES else ""
+            hint = hint or suggestion(name, known) or f"; its fields are {listing(known)}"
+            raise ConfigError(f"Config has no field {name}{hint}")
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         for name, least in (("grid_side", 1), ("extra_width", 0), ("depth", 1)):
@@ -100,9 +111,6 @@ class Config:
             ArgumentTypeError: a new value is of the wrong type.
             ConfigError: a field of that name does not exist, or the new value is impossible.
         """
-        known = {field.name for field in dataclasses.fields(self)}
-        if unknown := sorted(set(changes) - known):
-            raise ConfigError(f"Config has no field {', '.join(unknown)}; its fields are {', '.join(sorted(known))}")
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
 

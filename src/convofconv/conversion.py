@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import fnmatch
 import functools
-import gc
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from .caching import cache_kernels
 from .config import Config, resolve_config
@@ -27,15 +27,7 @@ from .errors import (
     SurgeryError,
     listing,
 )
-from .maps import (
-    Conv,
-    DepthwiseOverparameterization,
-    KernelLayerNorm,
-    KernelMap,
-    Orthogonalization,
-    SpatialAssociation,
-    Standardization,
-)
+from .maps import METHODS, Conv, DepthwiseOverparameterization, KernelLayerNorm, KernelMap, SpatialAssociation
 from .registration import register_all
 from .selection import (
     Where,
@@ -43,27 +35,16 @@ from .selection import (
     convs,
     describe,
     followed_by_norm,
+    kernel_maps,
     looks_trained,
     obstacle,
     parse_where,
     refuse_wrapped,
-    weight_maps,
 )
 
 Method = str | type[KernelMap] | Sequence[str | type[KernelMap]]
 Configs = Config | str | Mapping[str, Config | str]
 ModelT = TypeVar("ModelT", bound=nn.Module)
-
-#: The methods by name, in the order in which their maps are applied. Linear maps come first, as behind the others they
-#: would undo what those fix; the association before all, where narrow layers are computed together; and the norm last,
-#: for its gain and bias are to act on the kernels that the layer uses.
-METHODS: dict[str, type[KernelMap]] = {
-    "coc": SpatialAssociation,
-    "doconv": DepthwiseOverparameterization,
-    "stnd": Standardization,
-    "orth": Orthogonalization,
-    "norm": KernelLayerNorm,
-}
 
 
 def convert(model: ModelT, method: Method = "coc", config: Configs = "poster", where: Where | None = None) -> ModelT:
@@ -118,7 +99,6 @@ def convert(model: ModelT, method: Method = "coc", config: Configs = "poster", w
         )
     register_all(plan)
     cache_kernels(model)
-    warn_of_optimizers(plan)
     return model
 
 
@@ -191,7 +171,13 @@ def _plan(
         plan.append((name, conv, shared[id(conv.weight)]))
     if not plan:
         found = f"its convs are {listing(skipped)}" if skipped else "it has no conv layer"
-        raise SurgeryError(f"nothing to convert in this {type(model).__name__}: {found}")
+        again = any(kernel_maps(conv) for _, conv in convs(model))
+        advice = (
+            "; to convert it in another way, go back first: convofconv.reparameterize(model) keeps what the network "
+            "computes, convofconv.remove(model) its basic kernels"
+        )
+        kind = parametrize.type_before_parametrizations(model).__name__
+        raise SurgeryError(f"nothing to convert in this {kind}: {found}{advice if again else ''}")
     _refuse_split_ties(model, plan)
     return plan
 
@@ -241,26 +227,6 @@ def _with_kernel_norm(map_types: Sequence[type[KernelMap]], config: Config) -> l
         linear = (SpatialAssociation, DepthwiseOverparameterization)
         out.insert(1 + max(place for place, map_type in enumerate(out) if map_type in linear), KernelLayerNorm)
     return out
-
-
-def warn_of_optimizers(plan: Sequence[tuple[str, Conv, list[KernelMap]]]) -> None:
-    """An optimizer that holds the kernels already will never see the maps' new parameters."""
-    kernels = {id(weight_maps(conv).original) for _, conv, _ in plan}  # type: ignore[union-attr]
-    new = {id(p) for _, _, maps in plan for kernel_map in maps for p in kernel_map.parameters()}
-    for candidate in gc.get_objects() if new else ():
-        # By type: isinstance would ask proxies and deprecated stand-ins for their __class__.
-        if issubclass(type(candidate), torch.optim.Optimizer):
-            # One whose constructor failed has no groups; a notebook keeps it alive with the traceback.
-            groups = getattr(candidate, "param_groups", ())
-            held = {id(p) for group in groups for p in group.get("params", ())}
-            if held & kernels and not held & new:
-                warnings.warn(
-                    f"a {type(candidate).__name__} was built before the model was converted: it does not train the "
-                    "kernel maps. Build it after converting, or pass it the new parameters with add_param_group",
-                    ConversionWarning,
-                    stacklevel=3,
-                )
-                return
 
 
 def build_map(build: Callable[[], KernelMap], name: str, conv: Conv) -> KernelMap:

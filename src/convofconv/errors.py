@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 
 
@@ -38,3 +39,9 @@ def listing(items: Iterable[object], limit: int = 5) -> str:
     names = [str(item) for item in items]
     more = f", ... ({len(names) - limit} more)" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The known names that a misspelt one is near, as the end of a message; empty where it is near none."""
+    near = difflib.get_close_matches(name, list(known), cutoff=0.6)
+    return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .errors import ConversionWarning, ShapeError
+from .late_conversion import expect_optimizer
 from .manners import give_own_class, teach
-from .maps import Conv, KernelMap, SpatialAssociation
+from .maps import METHODS, Conv, KernelMap, SpatialAssociation
 from .modes import has_values
 from .selection import describe, weight_maps
 
@@ -33,20 +34,30 @@ def register_all(plan: Sequence[tuple[str, Conv, list[KernelMap]]], start: bool 
             register(conv, kernel_map, name, start)
         if solved is not None:  # for already, by way of another conv
             weight.data.copy_(solved)
+    kernels = [cast(parametrize.ParametrizationList, weight_maps(conv)).original for _, conv, _ in plan]
+    new = [parameter for _, _, maps in plan for kernel_map in maps for parameter in kernel_map.parameters()]
+    expect_optimizer(cast(list[nn.Parameter], kernels), new)
 
 
 def register(conv: Conv, kernel_map: KernelMap, name: str, start: bool = True) -> None:
     """Register one map on a conv in the way its start asks for, and teach the conv its manners."""
     if parametrize.is_parametrized(conv) and not parametrize.is_parametrized(conv, "weight"):
         # Torch would put the weight's property into the class that it made for the conv's bias and its copies, too.
-        give_own_class(conv, dict(vars(type(conv))))
+        give_own_class(conv)
     if isinstance(kernel_map, SpatialAssociation) and kernel_map.config.init != "identity" and start:
         _register_association(conv, kernel_map, name)
     else:
         if isinstance(kernel_map, SpatialAssociation):
             kernel_map.start_from_identity()  # which takes no solving, whatever it would start from
-        parametrize.register_parametrization(conv, "weight", kernel_map)
+        _parametrize(conv, kernel_map)
     teach(conv)
+
+
+def _parametrize(conv: Conv, kernel_map: KernelMap) -> None:
+    """Register a map; torch tries those of others out, ours are known to keep shape and dtype."""
+    known = type(kernel_map) in METHODS.values()
+    parametrize.register_parametrization(conv, "weight", kernel_map, unsafe=known)
+    cast(parametrize.ParametrizationList, weight_maps(conv)).unsafe = False  # for whatever is registered next
 
 
 def _register_association(conv: Conv, association: SpatialAssociation, name: str) -> None:
@@ -57,7 +68,7 @@ def _register_association(conv: Conv, association: SpatialAssociation, name: str
     weight, in_front = _clone_of_weight(conv), list(weight_maps(conv) or ())
     solves = association.config.init == "solve" and _solvable(conv, association, name)
     if solves and not in_front:
-        parametrize.register_parametrization(conv, "weight", association)
+        _parametrize(conv, association)
         return
     basic = _solve(association, in_front, weight) if solves else None
     if solves and basic is None:

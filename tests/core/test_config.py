@@ -55,9 +55,18 @@ def test_impossible_values_are_refused_with_the_rule_and_the_value(values, error
         coc.Config().replace(**values)
 
 
-def test_replace_names_unknown_fields():
-    with pytest.raises(coc.ConfigError, match="no field sa; its fields are depth"):
-        coc.Config().replace(sa=3)
+@pytest.mark.parametrize("make", [coc.Config, coc.Config().replace], ids=["new", "replaced"])
+@pytest.mark.parametrize(
+    ("field", "hint"),
+    [
+        ("gridside", r"did you mean grid_side\?"),
+        ("sa", "the paper's sa is grid_side here"),
+        ("lr", r"its fields are grid_side, extra_width, depth, skip, dilated, \.\.\. \(7 more\)"),
+    ],
+)
+def test_unknown_fields_are_named_with_what_was_meant(make, field, hint):
+    with pytest.raises(coc.ConfigError, match=f"^Config has no field {field}; {hint}$"):
+        make(**{field: 3})
 
 
 def test_resolving_names_the_presets():
@@ -73,3 +82,21 @@ def test_every_error_belongs_to_one_hierarchy():
         assert issubclass(getattr(coc, name), coc.ConvOfConvError)
     assert issubclass(coc.ArgumentTypeError, TypeError)
     assert issubclass(coc.ConfigError, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("reparametrize", r"; did you mean reparameterize\?"),
+        ("fold", "; that is reparameterize here"),
+        ("unheard", ""),
+    ],
+)
+def test_misspelt_public_names_are_suggested(name, hint):
+    with pytest.raises(AttributeError, match=f"^module 'convofconv' has no attribute '{name}'{hint}$"):
+        getattr(coc, name)
+
+
+def test_what_a_name_is_called_elsewhere_exists_here():
+    assert set(coc._ALSO_CALLED.values()) <= set(coc.__all__)
+    assert not set(coc._ALSO_CALLED) & set(coc.__all__)

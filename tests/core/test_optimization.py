@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -76,16 +79,53 @@ def test_mistakes_are_named(options, message):
         coc.param_groups("model", 0.1)
 
 
-def test_an_optimizer_that_was_built_too_early_is_noticed():
+def step(model, *optimizers):
+    """One training step; what the optimizers say of it is for the caller to expect."""
+    model(torch.randn(2, 3, 5, 5)).sum().backward()
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+TOO_EARLY = "this SGD was built before the model was converted: .*add_param_group"
+
+
+def test_an_optimizer_that_was_built_too_early_is_noticed_at_its_first_step(recwarn):
     model = small_net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.warns(coc.ConversionWarning, match="a SGD was built before the model was converted.*add_param_group"):
-        coc.convert(model)
-    del optimizer
-    other = small_net()
-    elsewhere = torch.optim.SGD(small_net().parameters(), lr=0.1)
-    coc.convert(other)
-    assert elsewhere
+    coc.convert(model)
+    assert not recwarn
+    step(small_net(), torch.optim.SGD(small_net().parameters(), lr=0.1))  # another network's
+    assert not recwarn
+    with pytest.warns(coc.ConversionWarning, match=TOO_EARLY):
+        step(model, optimizer)
+    recwarn.clear()
+    step(model, optimizer)
+    assert not recwarn, "once is enough"
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["one", "two"])
+def test_optimizers_built_in_time_are_left_alone(split, recwarn):
+    """Also where the super kernels have one of their own, which makes its step second."""
+    model = coc.convert(small_net())
+    supers = [p for module in model.modules() for m in coc.kernel_maps(module) for p in m.parameters()]
+    others = [p for p in model.parameters() if all(p is not one for one in supers)]
+    groups = [others, supers] if split else [others + supers]
+    step(model, *[torch.optim.SGD(group, lr=0.1) for group in groups])
+    assert not recwarn
+
+
+def test_nothing_is_left_behind_once_optimizers_have_made_a_step(recwarn):
+    hooks = sys.modules["torch.optim.optimizer"]._global_optimizer_pre_hooks
+    before = len(hooks)
+    model = coc.convert(small_net())
+    coc.convert(small_net())  # never trained, and gone
+    gc.collect()
+    step(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    assert len(hooks) <= before
+    frozen = small_net().requires_grad_(False)
+    coc.convert(frozen)
+    assert len(hooks) <= before, "there is nothing to train"
+    assert not recwarn
 
 
 def test_convert_like_notices_it_too():
@@ -93,9 +133,9 @@ def test_convert_like_notices_it_too():
     checkpoint = coc.convert(small_net()).state_dict()
     model = small_net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.warns(coc.ConversionWarning, match="a SGD was built before the model was converted"):
-        coc.convert_like(model, checkpoint)
-    del optimizer
+    coc.convert_like(model, checkpoint)
+    with pytest.warns(coc.ConversionWarning, match=TOO_EARLY):
+        step(model, optimizer)
 
 
 def test_an_optimizer_whose_construction_failed_is_no_obstacle():
@@ -103,7 +143,10 @@ def test_an_optimizer_whose_construction_failed_is_no_obstacle():
     model = small_net()
     with pytest.raises(ValueError, match="learning rate") as kept:
         torch.optim.SGD(model.parameters(), lr=-1)
+    early = torch.optim.SGD(model.parameters(), lr=0.1)
     coc.convert(model)
+    with pytest.warns(coc.ConversionWarning, match=TOO_EARLY):
+        step(model, early)
     assert kept.value.__traceback__.tb_next, "the optimizer is still on the traceback's stack"
 
 

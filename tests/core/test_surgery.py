@@ -357,7 +357,11 @@ class DataParallel(nn.Module):
         (lambda: coc.convert(nn.Linear(2, 2)), coc.SurgeryError, "nothing to convert in this Linear: it has no conv"),
         (lambda: coc.convert(nn.Conv2d(2, 2, 1)), coc.SurgeryError, "its convs are root \\(1×1 kernel\\)"),
         (lambda: coc.convert(small_net(norm=False), "stnd"), coc.SurgeryError, "no normalisation layer follows"),
-        (lambda: coc.convert(coc.convert(small_net())), coc.SurgeryError, "already converted"),
+        (
+            lambda: coc.convert(coc.convert(small_net())),
+            coc.SurgeryError,
+            r"already converted.*go back first: convofconv\.reparameterize\(model\) keeps what the network computes",
+        ),
         (
             lambda: coc.convert(DataParallel(small_net())),
             coc.SurgeryError,
@@ -394,3 +398,17 @@ def test_a_failing_map_is_not_taken_for_a_missing_weight():
     for use in (lambda: model[0].weight, lambda: model(torch.randn(1, 3, 5, 5))):
         with pytest.raises(coc.SurgeryError, match=r"a kernel map of this conv failed: .*no_such_thing"):
             use()
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_converting_computes_no_kernels(skip, monkeypatch):
+    """The start is known to be the identity; on a large network computing it would take half a minute."""
+
+    def refuse(*_):
+        raise AssertionError("computed")
+
+    for kernel_map in coc.METHODS.values():
+        monkeypatch.setattr(kernel_map, "forward", refuse)
+    monkeypatch.setattr(torch.linalg, "solve_ex", refuse)
+    for method in (*coc.METHODS, "coc+doconv", "coc+norm"):
+        coc.convert(small_net(), method, coc.Config(skip=skip))

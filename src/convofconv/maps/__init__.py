@@ -10,7 +10,19 @@ from .overparameterization import DepthwiseOverparameterization
 from .spatial import SpatialAssociation
 from .standardization import Standardization, standardize
 
+#: The methods by name, in the order in which their maps are applied. Linear maps come first, as behind the others they
+#: would undo what those fix; the association before all, where narrow layers are computed together; and the norm last,
+#: for its gain and bias are to act on the kernels that the layer uses.
+METHODS: dict[str, type[KernelMap]] = {
+    "coc": SpatialAssociation,
+    "doconv": DepthwiseOverparameterization,
+    "stnd": Standardization,
+    "orth": Orthogonalization,
+    "norm": KernelLayerNorm,
+}
+
 __all__ = [
+    "METHODS",
     "Conv",
     "DepthwiseOverparameterization",
     "KernelLayerNorm",

@@ -157,13 +157,17 @@ class SpatialAssociation(KernelMap):
                     switch[-1 if self.norm_weight is None else ...] = 0
             return
         with _whole(self.super_kernel) as kernels:
-            kernels.zero_()
-            at_centre: tuple[Any, ...] = (..., *self.grid.centre)
-            centre = self._filters(kernels)[at_centre]
-            if self.config.share == "none":
-                torch.diagonal(centre, dim1=-2, dim2=-1).fill_(1)
-            else:
-                centre.fill_(1)
+            kernels.copy_(self._ones_at_centre(kernels))
+
+    def _ones_at_centre(self, like: Tensor) -> Tensor:
+        """Super kernels that leave every kernel as it is, where there is no skip."""
+        kernels = torch.zeros_like(like)
+        at_centre: tuple[Any, ...] = (..., *self.grid.centre)
+        centre = self._filters(kernels)[at_centre]
+        if self.config.share == "none":
+            centre = torch.diagonal(centre, dim1=-2, dim2=-1)
+        centre.fill_(1)
+        return kernels
 
     def _switches(self) -> list[nn.Parameter]:
         """What makes α the identity, given the skip, when it is zero; but for the norm's, the last of a stack."""
@@ -171,10 +175,11 @@ class SpatialAssociation(KernelMap):
             return [self.norm_weight, self.norm_bias]
         return [self.super_kernel if self.gain is None else self.gain]
 
-    def _is_switched_off(self) -> bool:
-        return self.config.skip and not any(
-            (switch[-1] if self.norm_weight is None else switch).any() for switch in self._switches()
-        )
+    def _is_identity(self) -> bool:
+        """Whether α is the identity for certain, told without computing it."""
+        if self.config.skip:
+            return not any((switch[-1] if self.norm_weight is None else switch).any() for switch in self._switches())
+        return not self.config.normalized and torch.equal(self.super_kernel, self._ones_at_centre(self.super_kernel))
 
     def _choose_order(self, weight: Tensor | None) -> Tensor:
         device = self.super_kernel.device
@@ -280,7 +285,7 @@ class SpatialAssociation(KernelMap):
                 dense. (The exception is the one that torch's parametrizations expect.)
             ShapeError: α is singular.
         """
-        if not has_values(weight) or self._is_switched_off():
+        if not has_values(weight) or self._is_identity():
             return weight
         system = self._linear_system()
         target = in_float64(to_groups(self._to_places(weight), self.grid))
