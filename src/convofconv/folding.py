@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from .caching import stop_caching
 from .errors import ArgumentTypeError, SurgeryError, listing
-from .manners import forget, give_own_class, untaught
+from .manners import make_plain
 from .maps import Conv, KernelMap
 from .modes import no_autocast, no_tf32
 from .selection import (
@@ -58,7 +58,7 @@ def reparameterize(model: ModelT, inplace: bool = False, where: Where | None = N
     for conv, registered in chosen:
         weight = cast(nn.Parameter, registered.original)
         weight.data = kernels[id(weight)]
-        _unparametrize(conv, weight)
+        make_plain(conv, weight)
     stop_caching(model)
     return model
 
@@ -82,7 +82,7 @@ def remove(model: ModelT, inplace: bool = False, where: Where | None = None) -> 
     """
     model = _check_converted(model, "remove", inplace)
     for conv, registered in _converted(model, where):
-        _unparametrize(conv, cast(nn.Parameter, registered.original))
+        make_plain(conv, cast(nn.Parameter, registered.original))
     stop_caching(model)
     return model
 
@@ -91,7 +91,21 @@ def _check_converted(model: ModelT, caller: str, inplace: bool) -> ModelT:
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"{caller} takes an nn.Module, got {type(model).__name__}")
     refuse_wrapped(model)
-    return model if inplace else copy.deepcopy(model)
+    return model if inplace else _copy(model)
+
+
+def _copy(model: ModelT) -> ModelT:
+    """A deep copy that has everything of the original: torch.fx's graph modules forget their mode, and more."""
+    memo: dict[int, object] = {}
+    copied = copy.deepcopy(model, memo)
+    twins = dict(copied.named_modules())
+    for name, module in model.named_modules():
+        if (twin := twins.get(name)) is None:  # a graph module leaves out what its graph does not use
+            continue
+        twin.training = module.training
+        for forgotten in vars(module).keys() - vars(twin).keys():
+            setattr(twin, forgotten, copy.deepcopy(vars(module)[forgotten], memo))
+    return copied
 
 
 def _converted(model: nn.Module, where: Where | None) -> list[tuple[Conv, parametrize.ParametrizationList]]:
@@ -137,21 +151,3 @@ def _effective_weight(registered: parametrize.ParametrizationList) -> Tensor:
     with no_autocast(original.device), no_tf32():
         effective: Tensor = registered()
         return effective.to(original.dtype)
-
-
-def _unparametrize(conv: nn.Module, weight: nn.Parameter) -> None:
-    """Put ``weight`` back as a plain parameter.
-
-    torch's own remove_parametrizations deletes the property from the class, which copies of the module share: they
-    would lose their weight. So the class stays as it is and only this module leaves it.
-    """
-    lists = cast(nn.ModuleDict, conv.parametrizations)
-    if len(lists) == 1:
-        cls = parametrize.type_before_parametrizations(conv)
-        conv.__class__ = vars(cls).get("plain_class", cls)  # CoC2d becomes Conv2d, a class of the user's stays
-        del conv._modules["parametrizations"]
-    else:  # something else of the conv, its bias say, carries another parametrization: keep that one
-        give_own_class(conv, untaught(type(conv)))
-        del lists["weight"]
-    forget(conv)
-    conv._parameters = {"weight": weight, **conv._parameters}  # in front, where every conv has it

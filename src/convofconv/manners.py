@@ -2,6 +2,10 @@
 
 torch's parametrizations leave traps here: a plain checkpoint does not load, ``conv.weight = Parameter(...)`` fails with
 a bare KeyError, ``conv.reset_parameters()`` and ``nn.init`` change a temporary and do nothing. Each gets an answer.
+
+torch also makes a class for every parametrized module. Here all convs of one class share one after conversion, as they
+did before: what asks for ``type(conv)`` finds equal layers equal, ``torch.compile`` above all, which compiles once for
+all blocks that are alike.
 """
 
 from __future__ import annotations
@@ -27,43 +31,121 @@ from .writers import writers
 
 _MAPS = "parametrizations.weight."
 _FOLD_FIRST = "fold the model first: plain = convofconv.reparameterize(model)"
+_IS_COMPUTED = (
+    "the weight of a converted conv is computed by kernel maps, so it is not among the conv's parameters, where "
+    "torch.nn.utils.weight_norm, spectral_norm, pruning and quantizing look for it. Use them on a folded network: "
+    f"{_FOLD_FIRST}"
+)
+
+
+class _ConvertedType(type):
+    """The type of the classes of converted convs: a change that is meant for one conv must not reach the others."""
+
+    #: The class of the convs before conversion.
+    original_class: type[nn.Module]
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> nn.Module:
+        """``type(conv)(...)`` builds a plain conv: libraries of LoRA make their own layers so."""
+        return cls.original_class(*args, **kwargs)
+
+    def __delattr__(cls, name: str) -> None:
+        # torch.nn.utils.parametrize.remove_parametrizations deletes the property of the conv that it makes plain.
+        if name != "weight":
+            super().__delattr__(name)
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        # What torch sets there when maps come back to a conv whose bias has kept a parametrization.
+        if name != "weight":
+            super().__setattr__(name, value)
+
+
+#: The classes of converted convs by the class before, kept as long as there are such convs.
+_classes: weakref.WeakValueDictionary[type, _ConvertedType] = weakref.WeakValueDictionary()
+
+
+class _Parameters(dict[str, "nn.Parameter | None"]):
+    """The parameters of a converted conv, with an answer for who takes the weight from here, not from the conv."""
+
+    def __missing__(self, name: str) -> nn.Parameter:
+        raise SurgeryError(_IS_COMPUTED) if name == "weight" else KeyError(name)
+
+    def __delitem__(self, name: str) -> None:
+        if name == "weight" and name not in self:
+            raise SurgeryError(_IS_COMPUTED)
+        super().__delitem__(name)
 
 
 def teach(conv: nn.Module) -> None:
     """Give a conv that has just been parametrized its answers; they survive deepcopy."""
-    cls: Any = type(conv)  # made by torch for this conv and its copies alone
-    computed = vars(cls)["weight"]
-    if hasattr(computed.fget, "taught"):
+    cls = type(conv)
+    if isinstance(cls, _ConvertedType):
         return
-    cls.getstate_of_torch = vars(cls)["__getstate__"]
-    cls.reset_parameters = _reset_parameters
-    cls.register_parameter = _register_parameter
-    cls.__getstate__ = _refuse_pickling
-    cls.weight = property(_warn_of_writing(computed.fget), _set_weight(computed.fset))
+    if list(cast(nn.ModuleDict, conv.parametrizations)) == ["weight"]:
+        original = cls.__bases__[0]
+        shared = _classes.get(original) or _classes.setdefault(original, _converted_class(cls))
+    else:  # another parametrization, of the bias say, is in the class that torch made
+        shared = _converted_class(cls)
+    conv.__class__ = cast(type[nn.Module], shared)
+    conv._parameters = _Parameters(conv._parameters)
     conv.register_load_state_dict_pre_hook(_accept_plain)
 
 
-def untaught(cls: type) -> dict[str, Any]:
-    """The members of a parametrized class without the weight and without what :func:`teach` added."""
-    members = dict(vars(cls))
-    members["__getstate__"] = members.pop("getstate_of_torch", members.get("__getstate__"))
-    for name in ("weight", "reset_parameters", "register_parameter"):
-        members.pop(name, None)
-    return members
+def _converted_class(cls: type) -> _ConvertedType:
+    """A class that torch has made for a parametrized conv, with the answers."""
+    computed, base = vars(cls)["weight"], cls.__bases__[0]
+    answers: dict[str, Any] = {
+        "original_class": base,
+        "getstate_of_torch": vars(cls)["__getstate__"],
+        "reset_parameters": _reset_parameters,
+        "register_parameter": _register_parameter,
+        "weight": property(_warn_of_writing(computed.fget), _set_weight(computed.fset)),
+        "__delattr__": _leave_shared_class,
+        "__getstate__": _refuse_pickling,
+        "__prepare_scriptable__": _refuse_scripting,
+    }
+    # A class of the user's may have a metaclass of its own.
+    own = type(base)
+    metaclass: Any = _ConvertedType
+    if not issubclass(_ConvertedType, own):
+        metaclass = type("ConvertedType", (_ConvertedType, own), {})
+    return cast(_ConvertedType, metaclass(cls.__name__, cls.__bases__, _members(cls) | answers))
 
 
-def forget(conv: nn.Module) -> None:
-    """Take back what :func:`teach` registered on the conv itself, once it is plain again."""
+def _members(cls: type) -> dict[str, Any]:
+    return {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
+
+
+def give_own_class(conv: nn.Module) -> None:
+    """Give a parametrized conv a class that no other shares, for torch to change."""
+    cls: Any = type(conv)
+    conv.__class__ = type(cls)(cls.__name__, cls.__bases__, _members(cls))
+
+
+def _leave_shared_class(self: nn.Module, name: str) -> None:
+    if name in self._parameters:  # torch is about to put a property in its place, into the class
+        give_own_class(self)
+    nn.Module.__delattr__(self, name)
+
+
+def make_plain(conv: nn.Module, weight: nn.Parameter) -> None:
+    """Put ``weight`` back as a plain parameter, and take back what :func:`teach` did.
+
+    torch's own remove_parametrizations deletes the property from the class, which other convs share. So the class
+    stays as it is and only this conv leaves it.
+    """
+    lists, cls = cast(nn.ModuleDict, conv.parametrizations), cast(Any, type(conv))
+    del lists["weight"]
+    if lists:  # something else of the conv, its bias say, carries another parametrization: keep that one
+        members = {name: value for name, value in _members(cls).items() if name in ("__deepcopy__", *lists)}
+        conv.__class__ = type(cls.__name__, cls.__bases__, members | {"__getstate__": cls.getstate_of_torch})
+    else:
+        cls = cls.original_class
+        conv.__class__ = vars(cls).get("plain_class", cls)  # CoC2d becomes Conv2d, a class of the user's stays
+        del conv._modules["parametrizations"]
     hooks = conv._load_state_dict_pre_hooks
     for key in [key for key, wrapped in hooks.items() if getattr(wrapped, "hook", None) is _accept_plain]:
         del hooks[key]
-
-
-def give_own_class(conv: nn.Module, members: Mapping[str, Any]) -> None:
-    """Give a parametrized conv a class that no copy of it shares, with these members."""
-    cls = type(conv)
-    members = {name: value for name, value in members.items() if name not in ("__dict__", "__weakref__")}
-    conv.__class__ = type(cls.__name__, cls.__bases__, members)
+    conv._parameters = {"weight": weight, **conv._parameters}  # in front, where every conv has it
 
 
 @contextmanager
@@ -71,9 +153,8 @@ def as_plain(conv: nn.Module) -> Iterator[nn.Parameter]:
     """Let a converted conv be a conv of its original class, with the basic kernels as its weight, for a moment."""
     converted = type(conv)
     original = cast(nn.Parameter, cast(parametrize.ParametrizationList, weight_maps(conv)).original)
-    # Not torch's type_before_parametrizations: FSDP puts a class of its own in front of what torch made.
-    parametrized = next(cls for cls in converted.__mro__ if "getstate_of_torch" in vars(cls))
-    conv.__class__ = parametrized.__bases__[0]
+    # Not torch's type_before_parametrizations: FSDP puts a class of its own in front.
+    conv.__class__ = cast(_ConvertedType, converted).original_class
     conv._parameters["weight"] = original
     try:
         yield original
@@ -91,6 +172,8 @@ def _reset_parameters(self: nn.Module) -> None:
 
 
 def _register_parameter(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+    if isinstance(param, Tensor) and not isinstance(param, nn.Parameter):  # pruning keeps what it masks as one
+        raise SurgeryError(_IS_COMPUTED)
     if name == "weight" and parametrize.is_parametrized(self, "weight"):  # not while torch takes its maps away
         raise SurgeryError(
             f"the weight of a converted {parametrize.type_before_parametrizations(self).__name__} is computed by "
@@ -107,8 +190,23 @@ def _refuse_pickling(self: nn.Module) -> None:
     )
 
 
+def _refuse_scripting(self: nn.Module) -> None:
+    raise SurgeryError(f"a converted model cannot be scripted: {_FOLD_FIRST}, and script that")
+
+
+def _is_functional_call() -> bool:
+    """Whether ``torch.func.functional_call`` assigns: it sets what it is given, and afterwards what it found."""
+    frame = None if torch.compiler.is_compiling() else sys._getframe(3)  # behind the setter and Module.__setattr__
+    return frame is not None and frame.f_globals.get("__name__") == "torch.nn.utils._named_member_accessor"
+
+
 def _set_weight(setter: Any) -> Any:
     def set_weight(self: nn.Module, value: Tensor) -> None:
+        if _is_functional_call():  # solving for basic kernels would cut the gradient, and change them
+            raise SurgeryError(
+                "functional_call replaces parameters, but the weight of a converted conv is computed. Give the basic "
+                f'kernels, under the key "parametrizations.weight.original" in place of "weight"; or {_FOLD_FIRST}'
+            )
         original = cast(nn.Parameter, cast(parametrize.ParametrizationList, weight_maps(self)).original)
         wanted = f"a tensor of shape {tuple(original.shape)} and {original.dtype}"
         if not isinstance(value, Tensor):
@@ -137,6 +235,8 @@ def _warn_of_writing(getter: Any) -> Any:
         # The weight is computed anew at every access, so writing into it is lost without a word, and nothing in the
         # tensor could tell. What can tell is the function that asks: does it also write? Looked at once per function.
         if not torch.compiler.is_compiling():
+            if weight_maps(self) is None:  # a plain one again, while torch takes the maps away
+                raise AttributeError("weight")  # torch.nn.Module looks among the parameters then
             code = sys._getframe(1).f_code
             if code not in _looked_at:
                 _looked_at.add(code)
@@ -155,7 +255,6 @@ def _warn_of_writing(getter: Any) -> Any:
         except AttributeError as error:  # would be taken for a missing `weight`
             raise SurgeryError(f"a kernel map of this conv failed: {error}") from error
 
-    get_weight.taught = True  # type: ignore[attr-defined]
     return get_weight
 
 

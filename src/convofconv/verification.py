@@ -156,5 +156,10 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        # By the modules' own train(), from the outside in, because some switch more than a flag: torchvision's feature
+        # extractors have a graph for each mode.
+        for module, training in modes.items():
+            if module.training != training:
+                module.train(training)
         for module, training in modes.items():
             module.training = training

@@ -14,6 +14,8 @@ import convofconv as coc
 timm = pytest.importorskip("timm", reason="timm is not installed (extra [lab])")
 torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed (extra [lab])")
 
+create_feature_extractor = torchvision.models.feature_extraction.create_feature_extractor
+
 NETWORKS = {
     "resnet18": lambda: timm.create_model("resnet18"),
     "resnet50": lambda: timm.create_model("resnet50"),
@@ -87,3 +89,38 @@ def test_convs_of_timm_are_followed_by_their_norms_with_or_without_activation(na
     plain = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
     assert plain
     assert all(coc.kernel_maps(model.get_submodule(n)) for n in plain)
+
+
+EXTRACTORS = {
+    "torchvision": lambda: create_feature_extractor(torchvision.models.resnet18(), {"layer2": "map"}),
+    "timm": lambda: timm.create_model("resnet18", features_only=True, feature_cls="fx", out_indices=(1, 2)),
+}
+
+
+def maps_out(out):
+    return list(out.values()) if isinstance(out, dict) else out
+
+
+@pytest.mark.parametrize("make", EXTRACTORS.values(), ids=EXTRACTORS.keys())
+@pytest.mark.parametrize("undo", [coc.reparameterize, coc.remove])
+def test_a_copy_keeps_the_mode_of_every_module(make, undo):
+    """The deep copy of torch.fx's graph modules is in train mode, whatever the original is in."""
+    model = coc.convert(make()).eval()
+    model.get_submodule(next(name for name, m in model.named_modules() if name.endswith("layer1.0.bn1"))).train()
+    x = torch.randn(2, 3, 32, 32)
+    copied = undo(model)
+    modes = {name: module.training for name, module in model.named_modules() if "parametrizations" not in name}
+    assert {name: module.training for name, module in copied.named_modules()} == modes
+    model.eval(), copied.eval()
+    assert all(map(torch.equal, maps_out(model(x)), maps_out(copied(x))))
+    model.train(), copied.train()
+    assert all(map(torch.equal, maps_out(model(x)), maps_out(copied(x))))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_verifying_changes_no_mode(training):
+    """torchvision's extractors have a graph for each mode, which train() and eval() exchange."""
+    model = coc.convert(EXTRACTORS["torchvision"]()).train(training)
+    assert coc.verify(model, coc.reparameterize(model), torch.randn(2, 3, 32, 32)) == 0
+    assert model.training == training
+    assert model.graph is (model.train_graph if training else model.eval_graph)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import warnings
 
 import pytest
 import torch
+import torch._dynamo.testing
 import torch.nn.functional as F
 from reference import randomize, relative
 from torch import nn
@@ -15,6 +17,7 @@ from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 import convofconv as coc
+from convofconv import association
 
 
 class Net(nn.Module):
@@ -309,6 +312,51 @@ def test_compiled_with_inductor(x):
     out.square().sum().backward()
     assert relative(out, expected_out) < 1e-5
     same([p.grad for p in model.parameters()], expected_grads, 1e-4)
+
+
+class Block(nn.Module):
+    """A residual block; wider ones begin with a stride."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, out, 3, out // channels, padding=1)
+        self.norm = nn.BatchNorm2d(out)
+        self.second = nn.Conv2d(out, out, 3, padding=1)
+        self.skip = nn.Conv2d(channels, out, 1, 2) if channels != out else nn.Identity()
+
+    def forward(self, x):
+        return self.skip(x) + self.second(F.relu(self.norm(self.first(x))))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch looks
+@pytest.mark.parametrize("method", [None, *coc.METHODS, "coc+stnd"])
+def test_blocks_compiled_one_by_one_share_their_graphs(method, x):
+    """Regional compilation: equal blocks are compiled once, as those of a plain network."""
+    widths = [3, 3, 3, 3, 6, 6, 6, 6]
+    model = nn.Sequential(*(Block(*pair) for pair in itertools.pairwise(widths)))
+    if method is not None:
+        coc.convert(model, method)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
+    torch._dynamo.reset()
+    for block in model:
+        block.compile(backend=counter)
+    for _ in range(2):
+        model(x).sum().backward()
+    assert counter.frame_count == 4, "the first (its input needs no gradient), its equals, the wider one, its equals"
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
+@pytest.mark.parametrize("method", [*coc.METHODS, "coc+stnd", "coc+orth"])
+def test_exported_and_decomposed(method, mode):
+    """Nothing of the export says that gradients are switched on, which no decomposition takes."""
+    model = coc.convert(nn.Sequential(nn.Conv2d(3, 8, (3, 4)), nn.BatchNorm2d(8)), method).eval()
+    randomize(model)
+    x = torch.randn(2, 3, 9, 9)
+    association._shift_tensors.clear()  # built while exporting
+    with mode():
+        exported = torch.export.export(model, (x,))
+        assert not any("set_grad" in str(node.target) for node in exported.graph.nodes)
+        assert relative(exported.run_decompositions({}).module()(x), model(x)) < 1e-6
 
 
 def test_exported_and_traced(x):
