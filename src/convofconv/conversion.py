@@ -49,6 +49,7 @@ from .selection import (
     refuse_wrapped,
     weight_maps,
 )
+from .writers import written_in_forward
 
 Method = str | type[KernelMap] | Sequence[str | type[KernelMap]]
 Configs = Config | str | Mapping[str, Config | str]
@@ -170,10 +171,11 @@ def _plan(
     skipped: list[str] = []
     shared: dict[int, list[KernelMap]] = {}
     asked_for: dict[int, tuple[Config, list[type[KernelMap]]]] = {}
-    followed = followed_by_norm(model)
+    followed, written = followed_by_norm(model), written_in_forward(model)
     for name, conv in convs(model):
         config = config_of(name)
-        reason = reason_to_skip(name, conv) or obstacle(conv) or ("" if config else "no configuration for it")
+        reason = reason_to_skip(name, conv) or obstacle(conv) or written.get(conv, "")
+        reason = reason or ("" if config else "no configuration for it")
         wanted = _with_kernel_norm(map_types, config) if config else []
         wanted = [map_type for map_type in wanted if name in followed or not map_type.changes_scale]
         reason = reason or ("" if wanted else "no normalisation layer follows")

@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from .errors import ArgumentTypeError
 from .maps import Conv, KernelLayerNorm, KernelMap, SpatialAssociation
 from .selection import convs, describe, followed_by_norm, kernel_maps, obstacle, parse_where
+from .writers import written_in_forward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +82,7 @@ def summary(model: nn.Module) -> Summary:
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"summary takes an nn.Module, got {type(model).__name__}")
     followed, default_reason = followed_by_norm(model), parse_where(model, None)
+    written = written_in_forward(model)
     untouched = not any(kernel_maps(conv) for _, conv in convs(model))
     counted: set[int] = set()
     reports = []
@@ -95,7 +97,7 @@ def summary(model: nn.Module) -> Summary:
                 name or "(root)",
                 describe(conv),
                 tuple(type(kernel_map).__name__ for kernel_map in maps),
-                "" if maps else obstacle(conv) or default_reason(name, conv) or unselected,
+                "" if maps else obstacle(conv) or written.get(conv, "") or default_reason(name, conv) or unselected,
                 sum(p.numel() for p in parameters.values()),
                 _notes(conv, maps),
             )

@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 from .errors import ArgumentTypeError, ConfigError, SurgeryError, listing
 from .maps import Conv, KernelMap
 from .modes import has_values
-from .writers import writers_in_forward
+from .writers import written_in_forward
 
 #: Names of the layers that torchvision's detectors predict with, kept plain by default: nothing normalises what they
 #: put out. The last one is SSD's.
@@ -83,9 +83,7 @@ def obstacle(conv: Conv) -> str:
         return "weight is computed by a hook (weight_norm, spectral_norm or pruning)"
     if not conv.weight.is_floating_point():
         return f"weight is {conv.weight.dtype}"
-    if found := writers_in_forward(type(module)):
-        return f"its forward writes into its own weight ({listing(found)})"
-    return ""
+    return written_in_forward(module).get(module, "")
 
 
 @dataclasses.dataclass(frozen=True)

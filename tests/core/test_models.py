@@ -87,3 +87,16 @@ def test_convs_of_timm_are_followed_by_their_norms_with_or_without_activation(na
     plain = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
     assert plain
     assert all(coc.kernel_maps(model.get_submodule(n)) for n in plain)
+
+
+@pytest.mark.filterwarnings("error")
+def test_fusing_as_repvit_does_reads_the_kernels_alone():
+    """It copies them into new convs, so nothing is lost and there is nothing to warn of."""
+    repvit = pytest.importorskip("timm.models.repvit", reason="this timm has no RepViT")
+    block = repvit.ConvNorm(4, 8, 3, 1, 1).eval()
+    randomize(block)
+    x = torch.randn(2, 4, 9, 9)
+    expected = block(x)
+    coc.convert(block)
+    assert coc.kernel_maps(block.c)
+    assert torch.allclose(block.fuse()(x), expected, atol=1e-5)
