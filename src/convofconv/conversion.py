@@ -38,6 +38,7 @@ from .maps import (
 )
 from .registration import register_all
 from .selection import (
+    NO_CONV_LAYER,
     Where,
     check_patterns,
     convs,
@@ -45,6 +46,7 @@ from .selection import (
     followed_by_norm,
     looks_trained,
     obstacle,
+    other_convs,
     parse_where,
     refuse_wrapped,
     weight_maps,
@@ -192,6 +194,7 @@ def _plan(
             raise SurgeryError(f"{name}: its weight is tied to a conv with other maps or settings; give both the same")
         plan.append((name, conv, shared[id(conv.weight)]))
     if not plan:
+        skipped += [f"{name or 'root'} ({what}: {NO_CONV_LAYER})" for name, _, what in other_convs(model)]
         found = f"its convs are {listing(skipped)}" if skipped else "it has no conv layer"
         raise SurgeryError(f"nothing to convert in this {type(model).__name__}: {found}")
     _refuse_split_ties(model, plan)
