@@ -30,6 +30,7 @@ from .errors import (
 from .maps import METHODS, Conv, DepthwiseOverparameterization, KernelLayerNorm, KernelMap, SpatialAssociation
 from .registration import register_all
 from .selection import (
+    NO_CONV_LAYER,
     Where,
     check_patterns,
     convs,
@@ -38,9 +39,11 @@ from .selection import (
     kernel_maps,
     looks_trained,
     obstacle,
+    other_convs,
     parse_where,
     refuse_wrapped,
 )
+from .writers import written_in_forward
 
 Method = str | type[KernelMap] | Sequence[str | type[KernelMap]]
 Configs = Config | str | Mapping[str, Config | str]
@@ -150,10 +153,11 @@ def _plan(
     skipped: list[str] = []
     shared: dict[int, list[KernelMap]] = {}
     asked_for: dict[int, tuple[Config, list[type[KernelMap]]]] = {}
-    followed = followed_by_norm(model)
+    followed, written = followed_by_norm(model), written_in_forward(model)
     for name, conv in convs(model):
         config = config_of(name)
-        reason = reason_to_skip(name, conv) or obstacle(conv) or ("" if config else "no configuration for it")
+        reason = reason_to_skip(name, conv) or obstacle(conv) or written.get(conv, "")
+        reason = reason or ("" if config else "no configuration for it")
         wanted = _with_kernel_norm(map_types, config) if config else []
         wanted = [map_type for map_type in wanted if name in followed or not map_type.changes_scale]
         reason = reason or ("" if wanted else "no normalisation layer follows")
@@ -170,6 +174,7 @@ def _plan(
             raise SurgeryError(f"{name}: its weight is tied to a conv with other maps or settings; give both the same")
         plan.append((name, conv, shared[id(conv.weight)]))
     if not plan:
+        skipped += [f"{name or 'root'} ({what}: {NO_CONV_LAYER})" for name, _, what in other_convs(model)]
         found = f"its convs are {listing(skipped)}" if skipped else "it has no conv layer"
         again = any(kernel_maps(conv) for _, conv in convs(model))
         advice = (

@@ -13,9 +13,9 @@ from __future__ import annotations
 import sys
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any, cast
 
 import torch
@@ -30,6 +30,8 @@ from .selection import kernel_maps, weight_maps
 from .writers import writers
 
 _MAPS = "parametrizations.weight."
+#: What runs a module's hooks and forward.
+_CALL = getattr(nn.Module.__call__, "__code__", None)
 _FOLD_FIRST = "fold the model first: plain = convofconv.reparameterize(model)"
 _IS_COMPUTED = (
     "the weight of a converted conv is computed by kernel maps, so it is not among the conv's parameters, where "
@@ -227,28 +229,25 @@ def _set_weight(setter: Any) -> Any:
     return set_weight
 
 
-_looked_at: weakref.WeakSet[CodeType] = weakref.WeakSet()
+#: What the functions that read the weight of a converted conv write into it with, by function and instruction. They are
+#: kept, so that an id stands for one function.
+_reads: dict[tuple[int, int], tuple[CodeType, tuple[str, ...]]] = {}
+_warned_of: set[CodeType] = set()
 
 
 def _warn_of_writing(getter: Any) -> Any:
     def get_weight(self: nn.Module) -> Tensor:
         # The weight is computed anew at every access, so writing into it is lost without a word, and nothing in the
-        # tensor could tell. What can tell is the function that asks: does it also write? Looked at once per function.
+        # tensor could tell. What can tell is the function that asks, by what it does with the value.
         if not torch.compiler.is_compiling():
             if weight_maps(self) is None:  # a plain one again, while torch takes the maps away
                 raise AttributeError("weight")  # torch.nn.Module looks among the parameters then
-            code = sys._getframe(1).f_code
-            if code not in _looked_at:
-                _looked_at.add(code)
-                if found := writers(code):
-                    warnings.warn(
-                        f"{code.co_name}() reads the weight of a converted conv and uses {', '.join(found)}: writing "
-                        "into that weight has no effect, or none that lasts, because it is computed. Initialise before "
-                        "convert(), call conv.reset_parameters(), or write into "
-                        "conv.parametrizations.weight.original",
-                        ConversionWarning,
-                        stacklevel=2,
-                    )
+            frame = sys._getframe(1)
+            place = (id(frame.f_code), frame.f_lasti)
+            if place not in _reads:
+                _reads[place] = (frame.f_code, writers(frame.f_code, frame.f_lasti))
+            if _reads[place][1]:
+                _answer_writing(self, frame, _reads[place][1])
         try:
             kernel = None if torch.compiler.is_compiling() else cached_kernel(self)
             return cast(Tensor, getter(self)) if kernel is None else kernel
@@ -256,6 +255,38 @@ def _warn_of_writing(getter: Any) -> Any:
             raise SurgeryError(f"a kernel map of this conv failed: {error}") from error
 
     return get_weight
+
+
+def _answer_writing(conv: nn.Module, frame: FrameType, how: Sequence[str]) -> None:
+    """Refuse to go on where a forward writes into its kernels, warn once per function elsewhere."""
+    name, used = frame.f_code.co_name, ", ".join(how)
+    if layer := _running_layer(conv, frame):
+        raise SurgeryError(
+            f"{layer}: {name}() writes into its weight ({used}) during a forward. The weight of a converted conv is "
+            "computed, so the write would be lost: leave this conv plain (argument `where` of convert), or compute "
+            "with the weight instead of changing it"
+        )
+    if frame.f_code not in _warned_of:
+        _warned_of.add(frame.f_code)
+        warnings.warn(
+            f"{name}() reads the weight of a converted conv and uses {used}: writing into that weight has no effect, "
+            "or none that lasts, because it is computed. Initialise before convert(), call conv.reset_parameters(), or "
+            "write into conv.parametrizations.weight.original",
+            ConversionWarning,
+            stacklevel=3,
+        )
+
+
+def _running_layer(conv: nn.Module, frame: FrameType) -> str:
+    """Which layer of what network the conv is whose forward, or a hook of it, a function runs in; empty if in none."""
+    found, caller = "", cast("FrameType | None", frame)
+    while caller is not None:
+        module = caller.f_locals.get("self") if caller.f_code is _CALL else None
+        if isinstance(module, nn.Module):
+            name = next((name for name, part in module.named_modules() if part is conv), None)
+            found = found if name is None else f"{name or 'the conv'} of {type(module).__name__}"
+        caller = caller.f_back
+    return found
 
 
 def _accept_plain(

@@ -10,12 +10,22 @@ from torch.nn.parameter import is_lazy
 
 from .errors import ArgumentTypeError
 from .maps import Conv, KernelLayerNorm, KernelMap, SpatialAssociation
-from .selection import convs, describe, followed_by_norm, kernel_maps, obstacle, parse_where
+from .selection import (
+    NO_CONV_LAYER,
+    convs,
+    describe,
+    followed_by_norm,
+    kernel_maps,
+    obstacle,
+    other_convs,
+    parse_where,
+)
+from .writers import written_in_forward
 
 
 @dataclasses.dataclass(frozen=True)
 class ConvReport:
-    """One conv of a model: its name, what it is, its maps or why it has none, and remarks."""
+    """One conv of a model, of whatever class: its name, what it is, its maps or why it has none, and remarks."""
 
     name: str
     kind: str
@@ -50,15 +60,17 @@ class Summary:
     def __str__(self) -> str:
         rows = [("conv", "kind", "kernel maps", "+params", "notes")]
         for conv in self.convs:
-            remark = "; ".join(conv.notes) or conv.skipped_because
-            rows.append((conv.name, conv.kind, " + ".join(conv.maps) or "-", str(conv.added_parameters or ""), remark))
+            notes = "; ".join(conv.notes) or conv.skipped_because
+            rows.append((conv.name, conv.kind, " + ".join(conv.maps) or "-", str(conv.added_parameters or ""), notes))
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "  ".join("-" * width for width in widths))
+        others = sum(conv.skipped_because == NO_CONV_LAYER for conv in self.convs)
+        remark = f" ({others} {f'is {NO_CONV_LAYER}' if others == 1 else 'are not nn.Conv layers'})" if others else ""
         share = 100 * self.added_parameters / max(1, self.parameters - self.added_parameters)
         lines.append(
-            f"{len(self.converted)} of {len(self.convs)} convs converted; {self.added_parameters:,} parameters added "
-            f"for training ({share:.2f} %), none after reparameterize()"
+            f"{len(self.converted)} of {len(self.convs)} convs converted{remark}; "
+            f"{self.added_parameters:,} parameters added for training ({share:.2f} %), none after reparameterize()"
         )
         return "\n".join(lines)
 
@@ -81,26 +93,30 @@ def summary(model: nn.Module) -> Summary:
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"summary takes an nn.Module, got {type(model).__name__}")
     followed, default_reason = followed_by_norm(model), parse_where(model, None)
+    written, places = written_in_forward(model), {name: place for place, (name, _) in enumerate(model.named_modules())}
     untouched = not any(kernel_maps(conv) for _, conv in convs(model))
     counted: set[int] = set()
-    reports = []
+    reports = {
+        name: ConvReport(name or "(root)", what, (), NO_CONV_LAYER, 0, ()) for name, _, what in other_convs(model)
+    }
     for name, conv in convs(model):
         maps = kernel_maps(conv)
         parameters = {id(p): p for kernel_map in maps for p in kernel_map.parameters() if id(p) not in counted}
         counted |= set(parameters)
         unselected = "not selected" if name in followed else "not selected, or no normalisation layer follows"
         unselected = "not converted" if untouched else unselected
-        reports.append(
-            ConvReport(
-                name or "(root)",
-                describe(conv),
-                tuple(type(kernel_map).__name__ for kernel_map in maps),
-                "" if maps else obstacle(conv) or default_reason(name, conv) or unselected,
-                sum(p.numel() for p in parameters.values()),
-                _notes(conv, maps),
-            )
+        reports[name] = ConvReport(
+            name or "(root)",
+            describe(conv),
+            tuple(type(kernel_map).__name__ for kernel_map in maps),
+            "" if maps else obstacle(conv) or written.get(conv, "") or default_reason(name, conv) or unselected,
+            sum(p.numel() for p in parameters.values()),
+            _notes(conv, maps),
         )
-    return Summary(tuple(reports), sum(p.numel() for p in model.parameters() if not is_lazy(p)))
+    return Summary(
+        tuple(reports[name] for name in sorted(reports, key=places.__getitem__)),
+        sum(p.numel() for p in model.parameters() if not is_lazy(p)),
+    )
 
 
 def _notes(conv: Conv, maps: Sequence[KernelMap]) -> tuple[str, ...]:

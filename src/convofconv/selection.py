@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 from .errors import ArgumentTypeError, ConfigError, SurgeryError, listing
 from .maps import Conv, KernelMap
 from .modes import has_values
-from .writers import writers_in_forward
+from .writers import written_in_forward
 
 #: Names of the layers that torchvision's detectors predict with, kept plain by default: nothing normalises what they
 #: put out. The last one is SSD's.
@@ -27,9 +27,13 @@ PREDICTION_LAYERS = (
     *("cls_logits", "bbox_reg", "bbox_pred", "bbox_ctrness", "mask_fcn_logits"),
     r"(?:classification|regression)_head\.module_list\.\d+",
 )
+#: Why what :func:`other_convs` finds is not converted.
+NO_CONV_LAYER = "not an nn.Conv layer"
+
 _PREDICTS = re.compile(rf"(?:.*\.)?(?:{'|'.join(PREDICTION_LAYERS)})")
 
 _WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "OptimizedModule")
+_AXES = ((nn.Conv1d, 1), (nn.Conv2d, 2), (nn.Conv3d, 3))
 _TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
@@ -59,11 +63,20 @@ def kernel_maps(module: nn.Module) -> tuple[KernelMap, ...]:
     return tuple(m for m in weight_maps(module) or () if isinstance(m, KernelMap))
 
 
-def describe(conv: Conv) -> str:
-    """Class, channels and kernel size in a few words."""
-    text = f"{parametrize.type_before_parametrizations(conv).__name__} {conv.in_channels}→{conv.out_channels}"
-    text += ", " + "×".join(map(str, conv.kernel_size))
-    return text + (f", groups={conv.groups}" if conv.groups > 1 else "")
+def describe(conv: nn.Module) -> str:
+    """Class, channels and kernel size in a few words, of a conv that may lack what convs have."""
+    channels = (str(getattr(conv, name, "?")) for name in ("in_channels", "out_channels"))
+    text = f"{parametrize.type_before_parametrizations(conv).__name__} {'→'.join(channels)}"
+    if size := _kernel_size(conv):
+        text += ", " + "×".join(map(str, size))
+    groups = getattr(conv, "groups", 1)
+    return text + (f", groups={groups}" if groups != 1 else "")
+
+
+def _kernel_size(conv: nn.Module) -> tuple[object, ...]:
+    """The kernel size that a conv says it has, empty if it says none."""
+    size = getattr(conv, "kernel_size", ())
+    return tuple(size) if isinstance(size, Sequence) else (size,)
 
 
 def obstacle(conv: Conv) -> str:
@@ -79,13 +92,74 @@ def obstacle(conv: Conv) -> str:
         return "already converted"
     if registered := weight_maps(conv):
         return f"weight is parametrized already ({listing(type(m).__name__ for m in registered)})"
-    if conv._parameters.get("weight") is None:
+    if hasattr(getattr(type(module), "weight", None), "__get__"):
+        return "weight is a property of its class, not a parameter"
+    weight = module._parameters.get("weight")
+    if weight is None and module._forward_pre_hooks:
         return "weight is computed by a hook (weight_norm, spectral_norm or pruning)"
-    if not conv.weight.is_floating_point():
-        return f"weight is {conv.weight.dtype}"
-    if found := writers_in_forward(type(module)):
-        return f"its forward writes into its own weight ({listing(found)})"
-    return ""
+    if weight is None:
+        return f"weight is {'a buffer, ' if 'weight' in module._buffers else ''}not a parameter"
+    if not weight.is_floating_point():
+        return f"weight is {weight.dtype}"
+    if weight.shape != (wanted := _conv_shape(module, weight)):
+        needs = f"{describe(module)} {f'needs {wanted}' if wanted else 'is none'}"
+        return f"its weight has shape {tuple(weight.shape)}, not that of a conv: {needs}"
+    return written_in_forward(module).get(module, "")
+
+
+def _conv_shape(conv: nn.Module, weight: Tensor) -> tuple[int, ...]:
+    """The shape that a conv's weight should have by the conv's class and attributes, empty if they describe no conv."""
+    size, axes = _kernel_size(conv), next((axes for cls, axes in _AXES if isinstance(conv, cls)), None)
+    inputs, outputs, groups = (getattr(conv, name, 0) for name in ("in_channels", "out_channels", "groups"))
+    if _runs_torchs_forward(conv) and weight.dim() == 2 + len(size):
+        # Which asks the weight: a first conv whose kernels were summed over the colours often keeps the attribute.
+        inputs = weight.shape[1] * groups
+    if not all(isinstance(number, int) and number > 0 for number in (inputs, outputs, groups, *size)):
+        return ()
+    if inputs % groups or outputs % groups or len(size) != (axes or len(size)):
+        return ()
+    return (outputs, inputs // groups, *cast("tuple[int, ...]", size))
+
+
+def _runs_torchs_forward(conv: nn.Module) -> bool:
+    methods = (getattr(type(conv), name, None) for name in ("forward", "_conv_forward"))
+    ours = all(getattr(method, "__module__", "") == nn.modules.conv.__name__ for method in methods)
+    return ours and "forward" not in vars(conv)
+
+
+def other_convs(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Modules that hold kernels and are no conv of :mod:`torch.nn`, by name, each in a few words.
+
+    For kernels is taken a parameter of four axes or more, and the ``weight`` of what has "conv" in its class name. Not
+    for kernels are taken scales and position embeddings, which are the same for all images: their first axis has one
+    entry.
+
+    Examples:
+        >>> class Deformable(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.kernels = nn.Parameter(torch.zeros(4, 3, 3, 3))
+        >>> [(name, text) for name, _, text in other_convs(nn.Sequential(Deformable(), nn.Conv2d(3, 4, 3)))]
+        [('0', 'Deformable, kernels 4×3×3×3')]
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.conv._ConvNd) or "parametrizations" in name.split("."):
+            continue
+        cls = parametrize.type_before_parametrizations(module).__name__
+        for parameter, tensor in _own_parameters(module):
+            is_named = "conv" in cls.lower() and parameter == "weight" and tensor.dim() >= 2
+            if is_named or (tensor.dim() >= 4 and len(tensor) != 1):
+                yield name, module, f"{cls}, {parameter} {'×'.join(map(str, tensor.shape))}"
+                break
+
+
+def _own_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of a module itself, also those that something is registered on."""
+    holders = {"": module, **dict(getattr(module._modules.get("parametrizations"), "_modules", {}))}
+    for holder_name, holder in holders.items():
+        for name, parameter in holder._parameters.items():
+            if parameter is not None and not is_lazy(parameter):
+                yield holder_name or name, parameter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,11 +207,12 @@ class Selection:
             return "not selected"
         if _matches(name, self.exclude):
             return "excluded"
-        if not self.pointwise and set(conv.kernel_size) == {1}:
-            return "1×1 kernel" if len(conv.kernel_size) == 2 else "kernel of size 1"
+        size = _kernel_size(conv)
+        if not self.pointwise and set(size) == {1}:
+            return "1×1 kernel" if len(size) == 2 else "kernel of size 1"
         if not self.predictions and _PREDICTS.fullmatch(name):
             return "prediction layer"
-        if not self.depthwise and conv.groups == conv.in_channels > 1:
+        if not self.depthwise and getattr(conv, "groups", 1) == getattr(conv, "in_channels", None) != 1:
             return "depthwise"
         return "stem" if conv is stem and not self.stem else ""
 
@@ -151,8 +226,10 @@ def check_patterns(model: nn.Module, patterns: Iterable[str], argument: str) -> 
     names = [name for name, _ in convs(model)]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
+            other = next((what for name, _, what in other_convs(model) if fnmatch.fnmatchcase(name, pattern)), "")
             raise ConfigError(
-                f"{argument}: no conv matches {pattern!r}; the convs are {listing(names)} (use * for any text)"
+                f"{argument}: no conv matches {pattern!r}{other and f' (a {other} does, {NO_CONV_LAYER})'}; the convs "
+                f"are {listing(names)} (use * for any text)"
             )
 
 
@@ -209,7 +286,7 @@ def followed_by_norm(model: nn.Module) -> set[str]:
     return {
         name
         for (name, module), (_, after) in itertools.pairwise(leaves)
-        if isinstance(module, nn.modules.conv._ConvNd) and _norm_channels(after) == module.out_channels
+        if isinstance(module, nn.modules.conv._ConvNd) and _norm_channels(after) == getattr(module, "out_channels", -1)
     }
 
 

@@ -124,3 +124,37 @@ def test_verifying_changes_no_mode(training):
     assert coc.verify(model, coc.reparameterize(model), torch.randn(2, 3, 32, 32)) == 0
     assert model.training == training
     assert model.graph is (model.train_graph if training else model.eval_graph)
+
+
+@pytest.mark.filterwarnings("error")
+def test_fusing_as_repvit_does_reads_the_kernels_alone():
+    """It copies them into new convs, so nothing is lost and there is nothing to warn of."""
+    repvit = pytest.importorskip("timm.models.repvit", reason="this timm has no RepViT")
+    block = repvit.ConvNorm(4, 8, 3, 1, 1).eval()
+    randomize(block)
+    x = torch.randn(2, 4, 9, 9)
+    expected = block(x)
+    coc.convert(block)
+    assert coc.kernel_maps(block.c)
+    assert torch.allclose(block.fuse()(x), expected, atol=1e-5)
+
+
+def test_convs_of_other_classes_are_listed():
+    model = nn.Sequential(
+        timm.layers.CondConv2d(3, 8, 3, num_experts=4), torchvision.ops.DeformConv2d(8, 8, 3), nn.Conv2d(8, 8, 3)
+    )
+    summary = coc.summary(coc.convert(model))
+    assert [(conv.name, conv.kind) for conv in summary.skipped if conv.skipped_because == "not an nn.Conv layer"] == [
+        ("0", "CondConv2d, weight 4×216"),
+        ("1", "DeformConv2d, weight 8×8×3×3"),
+    ]
+    assert "1 of 3 convs converted (2 are not nn.Conv layers)" in str(summary)
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto", "hiera_tiny_224"]
+)
+def test_scales_and_position_embeddings_are_no_convs(name):
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    assert {conv.skipped_because for conv in coc.summary(model).convs} <= {"not converted", "1×1 kernel"}
