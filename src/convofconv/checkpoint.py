@@ -14,7 +14,7 @@ from .conversion import build_map
 from .errors import ArgumentTypeError, ConfigError, SurgeryError, listing
 from .maps import Conv, KernelMap, read_settings
 from .registration import register_all
-from .selection import describe, kernel_maps, obstacle, refuse_wrapped
+from .selection import describe, kernel_maps, obstacles, refuse_wrapped
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -60,6 +60,7 @@ def convert_like(model: ModelT, state_dict: Mapping[str, Any]) -> ModelT:
     shared: dict[int, list[KernelMap]] = {}
     plan: list[tuple[str, Conv, list[KernelMap]]] = []
     planned: set[Conv] = set()
+    obstacle = obstacles(model)
     for name, settings in saved.items():
         conv = by_name[name]
         if conv in planned:  # by another of its names

@@ -38,12 +38,11 @@ from .selection import (
     followed_by_norm,
     kernel_maps,
     looks_trained,
-    obstacle,
+    obstacles,
     other_convs,
     parse_where,
     refuse_wrapped,
 )
-from .writers import written_in_forward
 
 Method = str | type[KernelMap] | Sequence[str | type[KernelMap]]
 Configs = Config | str | Mapping[str, Config | str]
@@ -153,10 +152,10 @@ def _plan(
     skipped: list[str] = []
     shared: dict[int, list[KernelMap]] = {}
     asked_for: dict[int, tuple[Config, list[type[KernelMap]]]] = {}
-    followed, written = followed_by_norm(model), written_in_forward(model)
+    followed, obstacle = followed_by_norm(model), obstacles(model)
     for name, conv in convs(model):
         config = config_of(name)
-        reason = reason_to_skip(name, conv) or obstacle(conv) or written.get(conv, "")
+        reason = reason_to_skip(name, conv) or obstacle(conv)
         reason = reason or ("" if config else "no configuration for it")
         wanted = _with_kernel_norm(map_types, config) if config else []
         wanted = [map_type for map_type in wanted if name in followed or not map_type.changes_scale]

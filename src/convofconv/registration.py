@@ -65,7 +65,7 @@ def _register_association(conv: Conv, association: SpatialAssociation, name: str
 
     Of the first map of a weight torch takes ``right_inverse(weight)`` for basic kernels, of others it takes nothing.
     """
-    weight, in_front = _clone_of_weight(conv), list(weight_maps(conv) or ())
+    weight, in_front = conv.weight.detach().clone(), list(weight_maps(conv) or ())
     solves = association.config.init == "solve" and _solvable(conv, association, name)
     if solves and not in_front:
         _parametrize(conv, association)
@@ -86,10 +86,6 @@ def _register_association(conv: Conv, association: SpatialAssociation, name: str
         cast(nn.Parameter, registered.original).data.copy_(weight if basic is None else basic)
     if association.config.init == "kaiming":
         association.reset_parameters()
-
-
-def _clone_of_weight(conv: Conv) -> Tensor:
-    return conv.weight.detach().clone()  # in a function that writes nothing: others are warned that it has no effect
 
 
 @torch.no_grad()

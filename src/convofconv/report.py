@@ -16,11 +16,10 @@ from .selection import (
     describe,
     followed_by_norm,
     kernel_maps,
-    obstacle,
+    obstacles,
     other_convs,
     parse_where,
 )
-from .writers import written_in_forward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +91,8 @@ def summary(model: nn.Module) -> Summary:
     """
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"summary takes an nn.Module, got {type(model).__name__}")
-    followed, default_reason = followed_by_norm(model), parse_where(model, None)
-    written, places = written_in_forward(model), {name: place for place, (name, _) in enumerate(model.named_modules())}
+    followed, obstacle, default_reason = followed_by_norm(model), obstacles(model), parse_where(model, None)
+    places = {name: place for place, (name, _) in enumerate(model.named_modules())}
     untouched = not any(kernel_maps(conv) for _, conv in convs(model))
     counted: set[int] = set()
     reports = {
@@ -109,7 +108,7 @@ def summary(model: nn.Module) -> Summary:
             name or "(root)",
             describe(conv),
             tuple(type(kernel_map).__name__ for kernel_map in maps),
-            "" if maps else obstacle(conv) or written.get(conv, "") or default_reason(name, conv) or unselected,
+            "" if maps else obstacle(conv) or default_reason(name, conv) or unselected,
             sum(p.numel() for p in parameters.values()),
             _notes(conv, maps),
         )

@@ -79,8 +79,13 @@ def _kernel_size(conv: nn.Module) -> tuple[object, ...]:
     return tuple(size) if isinstance(size, Sequence) else (size,)
 
 
-def obstacle(conv: Conv) -> str:
-    """Why this conv can never be converted, empty if it can."""
+def obstacles(model: nn.Module) -> Callable[[Conv], str]:
+    """A function that says why a conv of the model can never be converted, empty if it can."""
+    written = written_in_forward(model)
+    return lambda conv: _obstacle(conv) or written.get(conv, "")
+
+
+def _obstacle(conv: Conv) -> str:
     module: nn.Module = conv
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
         return "transposed convolution"
@@ -92,9 +97,9 @@ def obstacle(conv: Conv) -> str:
         return "already converted"
     if registered := weight_maps(conv):
         return f"weight is parametrized already ({listing(type(m).__name__ for m in registered)})"
-    if hasattr(getattr(type(module), "weight", None), "__get__"):
-        return "weight is a property of its class, not a parameter"
     weight = module._parameters.get("weight")
+    if weight is None and hasattr(getattr(type(module), "weight", None), "__get__"):
+        return "weight is a property of its class, not a parameter"
     if weight is None and module._forward_pre_hooks:
         return "weight is computed by a hook (weight_norm, spectral_norm or pruning)"
     if weight is None:
@@ -104,7 +109,7 @@ def obstacle(conv: Conv) -> str:
     if weight.shape != (wanted := _conv_shape(module, weight)):
         needs = f"{describe(module)} {f'needs {wanted}' if wanted else 'is none'}"
         return f"its weight has shape {tuple(weight.shape)}, not that of a conv: {needs}"
-    return written_in_forward(module).get(module, "")
+    return ""
 
 
 def _conv_shape(conv: nn.Module, weight: Tensor) -> tuple[int, ...]:
