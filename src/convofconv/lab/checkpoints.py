@@ -1,14 +1,12 @@
-"""Read and write state dicts as files, without executing code and without ever leaving half a file."""
+"""State dicts as files: found in what training codes write, and written without ever leaving half a file."""
 
 from __future__ import annotations
 
 import io
-import pickle
 import re
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, listing
 from .files import write_atomic
+from .reading import read_file
 
 #: Where training codes put the network's state dict inside a checkpoint.
 _PLACES = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema", "module")
@@ -33,9 +32,7 @@ def read_state_dict(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
     Raises:
         ConfigError: the file is missing or broken, holds code, or no state dict of this architecture.
     """
-    if not path.is_file():
-        raise ConfigError(f"{path}: there is no such file")
-    content = _read(path)
+    content = read_file(path)
     wanted = set(map(_plain, names))
     candidates = [content, *(content[place] for place in _PLACES if isinstance(content.get(place), Mapping))]
     best: dict[str, Tensor] = {}
@@ -106,21 +103,3 @@ def _prefix(keys: Iterable[str], wanted: Container[str]) -> tuple[str, int]:
 
 def _plain(key: str) -> str:
     return re.sub(r"parametrizations\.(\w+)\.original$", r"\1", key)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.suffix == ".safetensors":
-            return dict(safetensors.torch.load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ConfigError(
-            f"{path}: it holds more than tensors and plain values; such files can execute code, so it is not loaded. "
-            "Save model.state_dict() alone"
-        ) from error
-    except Exception as error:  # a broken file makes the readers stumble over anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"{path}: cannot be read as a checkpoint ({reason})") from error
-    if not isinstance(content, Mapping):
-        raise ConfigError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    return dict(content)
