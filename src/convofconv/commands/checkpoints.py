@@ -26,6 +26,15 @@ def _arch_options(parser: ArgumentParser, positional: bool) -> None:
     )
 
 
+def _weights_option(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights",
+        choices=("average", "raw"),
+        default="average",
+        help="of a checkpoint that holds both: the moving average, or the raw weights (default: average)",
+    )
+
+
 def _summary_options(parser: ArgumentParser) -> None:
     _arch_options(parser, positional=True)
     parser.add_argument(
@@ -61,6 +70,7 @@ def _summary(options: Namespace) -> None:
 def _fold_options(parser: ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="state dict of a converted network")
     _arch_options(parser, positional=False)
+    _weights_option(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to: .safetensors, .pt or .pth")
 
 
@@ -74,6 +84,7 @@ def _verify_options(parser: ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="state dict, converted or plain")
     parser.add_argument("folded", type=Path, metavar="FOLDED", help="what should compute the same")
     _arch_options(parser, positional=False)
+    _weights_option(parser)
     parser.add_argument(
         "--shape",
         type=int,
@@ -110,7 +121,8 @@ examples:
         "fold a converted network's checkpoint into one of plain convs",
         """\
 Read the state dict of a converted network, compute its kernels once, and write a checkpoint that loads strictly into
-the plain architecture. What was converted, and how, is in the checkpoint. Files are read without executing code.
+the plain architecture. What was converted, and how, is in the checkpoint. Files are read without executing code. Where
+one also holds a moving average of the weights (EMA), that is folded.
 
 example:
   coc fold last.ckpt --arch timm/resnet50 --out model.safetensors""",

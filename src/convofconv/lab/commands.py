@@ -13,7 +13,8 @@ from .. import convert, convert_like, reparameterize, summary, verify
 from ..checkpoint import is_converted
 from ..errors import ConfigError, SurgeryError
 from .architectures import build_architecture
-from .checkpoints import load_weights, read_state_dict, write_state_dict
+from .averages import Which
+from .checkpoints import find_weights, load_weights, write_state_dict
 
 
 def run_summary(arch: str, options: Mapping[str, Any], method: str, config: str, where: Sequence[str]) -> None:
@@ -31,9 +32,9 @@ def run_summary(arch: str, options: Mapping[str, Any], method: str, config: str,
     print(summary(model))
 
 
-def run_fold(checkpoint: Path, arch: str, options: Mapping[str, Any], out: Path) -> None:
+def run_fold(checkpoint: Path, arch: str, options: Mapping[str, Any], out: Path, weights: Which) -> None:
     """Fold a converted network's checkpoint into one of the plain architecture."""
-    model, converted = _load(checkpoint, arch, options)
+    model, converted = _load(checkpoint, arch, options, weights)
     if not converted:
         raise ConfigError(f"{checkpoint}: this is a plain network already, there is nothing to fold")
     folded = len(summary(model).converted)
@@ -43,7 +44,13 @@ def run_fold(checkpoint: Path, arch: str, options: Mapping[str, Any], out: Path)
 
 
 def run_verify(
-    checkpoint: Path, folded: Path, arch: str, options: Mapping[str, Any], shape: Sequence[int], tolerance: float
+    checkpoint: Path,
+    folded: Path,
+    arch: str,
+    options: Mapping[str, Any],
+    shape: Sequence[int],
+    tolerance: float,
+    weights: Which,
 ) -> None:
     """Compare two checkpoints of one architecture on a random input.
 
@@ -53,8 +60,8 @@ def run_verify(
     """
     if min(shape) < 1:
         raise ConfigError(f"--shape needs sides of at least 1, got {' '.join(map(str, shape))}")
-    model, _ = _load(checkpoint, arch, options)
-    plain, _ = _load(folded, arch, options)
+    model, _ = _load(checkpoint, arch, options, weights)
+    plain, _ = _load(folded, arch, options, weights)
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
     # torchvision's detectors take a list of pictures of any size.
     inputs: Any = list(x.sigmoid()) if hasattr(model, "roi_heads") or hasattr(model, "anchor_generator") else x
@@ -67,9 +74,12 @@ def run_verify(
     print(f"the outputs differ by {difference:.3g} of their largest entry, within the tolerance of {tolerance:.3g}")
 
 
-def _load(checkpoint: Path, arch: str, options: Mapping[str, Any]) -> tuple[nn.Module, bool]:
+def _load(checkpoint: Path, arch: str, options: Mapping[str, Any], weights: Which) -> tuple[nn.Module, bool]:
     model = build_architecture(arch, options)
-    state_dict = read_state_dict(checkpoint, model.state_dict())
+    found = find_weights(checkpoint, model, weights)
+    state_dict = found.state
+    if found.note:
+        print(f"{checkpoint}: takes {found.note}")
     converted = is_converted(state_dict)
     # One of CoC layers has maps from the start: a folded checkpoint is of the network without them.
     model = convert_like(model, state_dict) if converted else reparameterize(model, inplace=True)
