@@ -294,6 +294,45 @@ def test_a_folder_that_is_not_there(trained, tmp_path, capsys):
     assert f"{tmp_path / 'no'}: there is no such folder" in error
 
 
+@pytest.mark.parametrize(
+    "name", ["model.onnx", "model.bin", "model.ckpt", "model.pt2", "model.safetensor", "model", "x.pt.gz"]
+)
+def test_what_cannot_be_written_is_refused_before_the_checkpoint_is_read(tmp_path, capsys, name):
+    code, _, error = run(capsys, "fold", tmp_path / "nowhere.pt", "--arch", ARCH, "--out", tmp_path / name)
+    assert code == 2
+    assert f"{tmp_path / name}: weights are written as .safetensors, .pt or .pth" in error
+    assert "nowhere" not in error
+
+
+def test_where_nothing_can_be_written_is_said_before_the_checkpoint_is_read(tmp_path, capsys):
+    (tmp_path / "folder.pt").mkdir()
+    for out, message in (("no/x.pt", "there is no such folder"), ("folder.pt", "is a folder")):
+        code, _, error = run(capsys, "fold", tmp_path / "nowhere.pt", "--arch", ARCH, "--out", tmp_path / out)
+        assert code == 2
+        assert message in error
+        assert "nowhere" not in error
+
+
+def test_a_checkpoint_is_not_written_over(trained, tmp_path, capsys):
+    before = trained.read_bytes()
+    (tmp_path / "sub").mkdir()
+    out = tmp_path / "sub" / ".." / trained.name
+    code, _, error = run(capsys, "fold", trained, "--arch", ARCH, *OPTIONS, "--out", out)
+    assert code == 2
+    assert "is the checkpoint itself" in error
+    assert trained.read_bytes() == before
+
+
+def test_endings_may_be_written_large(tmp_path):
+    from convofconv.lab.checkpoints import read_state_dict, write_state_dict
+
+    state = nn.Linear(2, 2).state_dict()
+    for name in ("MODEL.SAFETENSORS", "model.PTH"):
+        write_state_dict(tmp_path / name, state)
+        assert read_state_dict(tmp_path / name, state).keys() == state.keys()
+    assert safetensors.load_file(tmp_path / "MODEL.SAFETENSORS").keys() == state.keys()
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_may_not_be_written_to(trained, tmp_path, capsys):
     closed = tmp_path / "closed"

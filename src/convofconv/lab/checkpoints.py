@@ -15,6 +15,9 @@ from .averages import Weights, Which, choose_weights, plain_name
 from .files import write_atomic
 from .reading import read_file
 
+#: How files of weights end: that of safetensors, and those of ``torch.save``.
+ENDINGS = (".safetensors", ".pt", ".pth")
+
 
 def find_weights(path: Path, network: nn.Module, which: Which = "average") -> Weights:
     """Read a network's weights out of a checkpoint, whatever lies around them.
@@ -66,22 +69,38 @@ def load_weights(
         raise ConfigError(f"{complaint}: {lines}{hint}") from error
 
 
-def write_state_dict(path: Path, state_dict: Mapping[str, Tensor]) -> None:
-    """Write tensors to ``.safetensors`` or, by any other name, with ``torch.save``; atomically.
+def check_writable(path: Path) -> None:
+    """Check that weights can be written to ``path``, before there are any.
 
     Raises:
-        ConfigError: the folder does not exist.
-        OSError: it cannot be written to, or the disk is full.
+        ConfigError: the ending is another than those in :data:`ENDINGS`, or there is no such folder.
     """
+    if path.suffix.lower() not in ENDINGS:
+        raise ConfigError(
+            f"{path}: weights are written as {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}, this ends in "
+            f"{path.suffix or 'none of them'}"
+        )
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; give a file in it")
     if not path.parent.is_dir():
         raise ConfigError(f"{path.parent}: there is no such folder to write {path.name} into")
+
+
+def write_state_dict(path: Path, state_dict: Mapping[str, Tensor]) -> None:
+    """Write tensors to ``.safetensors``, or with ``torch.save`` to ``.pt`` or ``.pth``; atomically.
+
+    Raises:
+        ConfigError: the ending is another, or the folder does not exist.
+        OSError: it cannot be written to, or the disk is full.
+    """
+    check_writable(path)
     # Tied weights are one tensor under several names, which safetensors refuses: each gets its own copy.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state_dict.items()
     }
     # By way of memory: on a full disk both libraries' writers raise what is no OSError, and safetensors' leaves a file
     # that nobody else may read.
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ENDINGS[0]:
         write_atomic(path, safetensors.torch.save(tensors, metadata={"format": "pt"}))
     else:
         buffer = io.BytesIO()

@@ -14,7 +14,7 @@ from ..checkpoint import is_converted
 from ..errors import ConfigError, SurgeryError
 from .architectures import build_architecture
 from .averages import Which
-from .checkpoints import find_weights, load_weights, write_state_dict
+from .checkpoints import check_writable, find_weights, load_weights, write_state_dict
 
 
 def run_summary(arch: str, options: Mapping[str, Any], method: str, config: str, where: Sequence[str]) -> None:
@@ -34,6 +34,9 @@ def run_summary(arch: str, options: Mapping[str, Any], method: str, config: str,
 
 def run_fold(checkpoint: Path, arch: str, options: Mapping[str, Any], out: Path, weights: Which) -> None:
     """Fold a converted network's checkpoint into one of the plain architecture."""
+    check_writable(out)
+    if out.exists() and checkpoint.exists() and out.samefile(checkpoint):
+        raise ConfigError(f"{out} is the checkpoint itself; give another --out")
     model, converted = _load(checkpoint, arch, options, weights)
     if not converted:
         raise ConfigError(f"{checkpoint}: this is a plain network already, there is nothing to fold")
