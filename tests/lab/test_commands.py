@@ -125,7 +125,7 @@ def test_fold_takes_the_moving_average_and_says_so(trained, tmp_path, capsys):
         out = tmp_path / "out.pt"
         code, text, _ = run(capsys, "fold", tmp_path / "last.pth.tar", *arch, "--out", out, *option)
         assert code == 0
-        assert f"{tmp_path / 'last.pth.tar'}: takes {note}\n" in text
+        assert f"from {tmp_path / 'last.pth.tar'}: {note}\n" in text
         found = torch.load(out, weights_only=True)
         assert all(torch.equal(found[key], value) for key, value in expected[name].items())
         code, text, _ = run(capsys, "verify", tmp_path / "last.pth.tar", out, *arch, *shape, *option)

@@ -46,8 +46,18 @@ def find_architecture(name: str) -> Callable[..., Any]:
     library, _, model = name.partition("/")
     libraries = {"timm": _timm, "torchvision": _torchvision}
     if library not in libraries or not model:
-        raise ConfigError(f"an architecture is timm/NAME, torchvision/NAME or module:function; got {name!r}")
+        named = [place for place in (f"timm/{name}", f"torchvision/{name}") if _is_known(place)]
+        hint = f"; did you mean {' or '.join(named)}?" if named else ""
+        raise ConfigError(f"an architecture is timm/NAME, torchvision/NAME or module:function; got {name!r}{hint}")
     return libraries[library](model)
+
+
+def _is_known(name: str) -> bool:
+    try:
+        find_architecture(name)
+    except ConfigError:
+        return False
+    return True
 
 
 def _timm(model: str) -> Callable[..., nn.Module]:
