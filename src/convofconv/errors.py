@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 
 
@@ -38,3 +39,15 @@ def listing(items: Iterable[object], limit: int = 5) -> str:
     names = [str(item) for item in items]
     more = f", ... ({len(names) - limit} more)" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
+    """The end of a message on an unknown name: the known ones that are like it, if there are any.
+
+    Of dotted names, those with the same last part are the likeliest: ``seed`` is ``training.seed``.
+    """
+    names = {one.lower(): one for one in known}
+    name = name.lower()
+    last = name.rpartition(".")[2]
+    close = [one for one in names if one.rpartition(".")[2] == last] or difflib.get_close_matches(name, names, most)
+    return f"; did you mean {', '.join(names[one] for one in close[:most])}?" if close else ""
