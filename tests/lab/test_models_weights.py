@@ -221,7 +221,7 @@ def test_two_functions_of_one_package_are_two_networks(tmp_path, monkeypatch):
     first = dataclasses.replace(CLASSIFIER, model=ModelRecipe("nets.first:net", options=RESNET.options))
     finish(tmp_path, first)
     start(tmp_path, first)
-    with pytest.raises(ConfigError, match="has the backbone nets.first:net, not nets.second:net"):
+    with pytest.raises(ConfigError, match=r"has the backbone nets\.first:net, not nets\.second:net"):
         start(tmp_path, first, backbone="nets.second:net")
 
 
