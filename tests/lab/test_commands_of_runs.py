@@ -163,7 +163,7 @@ def test_an_unfinished_run(finished, tmp_path, capsys):
         (["summary", "RUN", "--method", "stnd"], "--method"),
         (["summary", "RUN", "--config", "released", "--where", "*"], "--config, --where"),
         (["summary", "RUN", "--options.num_classes", "3"], "--options"),
-        (["summary", "resnet18"], "got 'resnet18'; did you mean timm/resnet18 or torchvision/resnet18?"),
+        (["summary", "resnet18"], "got 'resnet18'; did you mean timm/resnet18, torchvision/resnet18?"),
     ],
 )
 def test_mistakes(arguments, message, finished, tmp_path, capsys, monkeypatch):

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import ConfigError, did_you_mean
+from ..errors import ConfigError, did_you_mean, similar
 
 
 def build_architecture(name: str, options: Mapping[str, Any] | None = None) -> nn.Module:
@@ -48,8 +48,9 @@ def find_architecture(name: str) -> Callable[..., Any]:
     libraries = {"timm": _timm, "torchvision": _torchvision}
     if library not in libraries or not model:
         named = [place for place in (f"timm/{name}", f"torchvision/{name}") if _is_known(place)]
-        hint = f"; did you mean {' or '.join(named)}?" if named else ""
-        raise ConfigError(f"an architecture is timm/NAME, torchvision/NAME or module:function; got {name!r}{hint}")
+        raise ConfigError(
+            f"an architecture is timm/NAME, torchvision/NAME or module:function; got {name!r}{did_you_mean(named)}"
+        )
     return libraries[library](model)
 
 
@@ -88,7 +89,7 @@ def _import(name: str) -> Callable[..., Any]:
     hint = ""
     try:
         imported = importlib.import_module(module)
-        hint = did_you_mean(attribute, dir(imported))
+        hint = did_you_mean(similar(attribute, dir(imported)))
         factory = getattr(imported, attribute)
     except (ImportError, AttributeError) as error:
         if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
@@ -100,4 +101,4 @@ def _import(name: str) -> Callable[..., Any]:
 
 
 def _no_such(library: str, model: str, known: Iterable[str]) -> str:
-    return f"{library} has no model {model!r}{did_you_mean(model, known, most=3)}"
+    return f"{library} has no model {model!r}{did_you_mean(similar(model, known, most=3))}"
