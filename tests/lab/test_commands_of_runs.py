@@ -163,6 +163,8 @@ def test_an_unfinished_run(finished, tmp_path, capsys):
         (["summary", "RUN", "--method", "stnd"], "--method"),
         (["summary", "RUN", "--config", "released", "--where", "*"], "--config, --where"),
         (["summary", "RUN", "--options.num_classes", "3"], "--options"),
+        (["fold", "runs/typo", "--out", "x.pt"], "nor a file in one, in fact there is no such file"),
+        (["summary", "runs/typo"], "runs/typo: there is no such folder; ARCH is that of a run"),
         (["summary", "resnet18"], "got 'resnet18'; did you mean timm/resnet18, torchvision/resnet18?"),
     ],
 )

@@ -156,6 +156,7 @@ def test_a_network_of_one_s_own(own, name, options, width):
     ("recipe", "message"),
     [
         (ModelRecipe("own_nets:nett"), "own_nets:nett cannot be imported: .*did you mean Net"),
+        (ModelRecipe("own_nets.py:Net"), "own_nets.py:Net cannot be imported: .*; write own_nets:Net"),
         (ModelRecipe("own_net:Net"), "No module named 'own_net'; .* PYTHONPATH"),
         (ModelRecipe("own_nets:Net", options={"num_classes": 3}), "model.options: num_classes cannot be among them"),
         (ModelRecipe("own_nets:Net", options={"widht": 3}), "own_nets:Net cannot be built with .*widht"),

@@ -92,7 +92,9 @@ def _import(name: str) -> Callable[..., Any]:
         hint = did_you_mean(similar(attribute, dir(imported)))
         factory = getattr(imported, attribute)
     except (ImportError, AttributeError) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
+        if module.endswith(".py"):
+            hint = f"; write {module.removesuffix('.py')}:{attribute}"
+        elif isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
             hint = f"; put the folder of {error.name} on PYTHONPATH, or run coc in that folder"
         raise ConfigError(f"{name} cannot be imported: {error}{hint}") from error
     if not callable(factory):

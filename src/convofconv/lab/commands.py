@@ -27,8 +27,10 @@ def run_summary(
     arch: str, options: Mapping[str, Any], method: str | None, config: str | None, where: Sequence[str]
 ) -> None:
     """Convert an architecture, or take the network of a run, and print what that does to every conv."""
-    library = arch.startswith(("timm/", "torchvision/"))
-    if not library and Path(arch).is_dir() and (run := run_at(Path(arch))):
+    named = arch.startswith(("timm/", "torchvision/")) or ":" in arch
+    if not named and "/" in arch and not Path(arch).exists():
+        raise ConfigError(f"{arch}: there is no such folder; ARCH is that of a run, timm/NAME, or another architecture")
+    if not named and Path(arch).is_dir() and (run := run_at(Path(arch))):
         given = {"--method": method, "--config": config, "--where": where, "--options": options}
         if decided := [option for option, value in given.items() if value]:
             raise ConfigError(
@@ -144,9 +146,10 @@ def _network(checkpoint: Path, arch: str | None, options: Mapping[str, Any]) -> 
         return _Network(arch, functools.partial(build_architecture, arch, options), hint=hint)
     run = run_at(checkpoint)
     if run is None:
+        absent = "" if checkpoint.exists() else ", in fact there is no such file"
         raise ConfigError(
-            f"--arch is missing: {checkpoint} is neither the folder of a run nor a file in one, so give the network, "
-            "--arch timm/resnet50 for example"
+            f"--arch is missing: {checkpoint} is neither the folder of a run nor a file in one{absent}. Give the "
+            "network, --arch timm/resnet50 for example"
         )
     if options:
         raise ConfigError(f"--options are arguments of --arch; the network of {run.path} has those of its recipe")

@@ -122,8 +122,8 @@ def _replace_stem(network: nn.Module, name: str) -> None:
 
     if not isinstance(network, timm.models.resnet.ResNet | torchvision.models.resnet.ResNet):
         raise ConfigError(
-            f"model.small_images replaces the stem of a ResNet; {name} is a {type(network).__name__}. Leave it out, or "
-            "take a network like resnet18"
+            f"model.small_images replaces the stem of a ResNet; {name} is a {type(network).__name__}. Set it to "
+            "false, or take a network like resnet18"
         )
     first = next(module for module in network.conv1.modules() if isinstance(module, nn.Conv2d))
     stem = nn.Conv2d(first.in_channels, network.bn1.num_features, 3, padding=1, bias=False)
