@@ -1,4 +1,4 @@
-"""What a mistake on the command line is told as: one line that says what was found, and what to write."""
+"""Mistakes on the command line in one line, which says what was found and what to write."""
 
 from __future__ import annotations
 

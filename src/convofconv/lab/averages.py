@@ -19,7 +19,7 @@ _PLACES = ("state_dict", "model", "model_state_dict", "module", "params", "netwo
 #: Words in the name of a moving average, timm's ``state_dict_ema`` for example.
 _AVERAGE = {"ema", "swa", "average", "averaged", "averaging", "shadow", "polyak"}
 #: Words in the names of what has a tensor for each weight, but is none.
-_NO_WEIGHTS = {"optimizer", "optim", "grad", "grads", "gradient", "gradients", "momentum", "fisher", "hessian"}
+_NO_WEIGHTS = {"optimizer", "optimizers", "optim", "grad", "grads", "gradient", "gradients", "momentum", "fisher"}
 #: Lightning's WeightAveraging and mmengine's EMAHook save the average as ``state_dict``: where the raw weights are
 #: then, and by what else such a file is known.
 _SWAPPED = {"current_model_state": "averaging_state", "ema_state_dict": "message_hub"}

@@ -1,4 +1,4 @@
-"""Classifiers of timm, torchvision and of a user's own, with a stem for small pictures if asked for."""
+"""Classifiers of timm, torchvision and of a user's own, with a stem for small images if asked for."""
 
 from __future__ import annotations
 
@@ -77,19 +77,19 @@ def _takes_classes(construct: Callable[..., Any]) -> bool:
 
 @torch.no_grad()
 def check_classifies(network: nn.Module, backbone: str, classes: int, height: int, width: int) -> None:
-    """Check that what a network says of pictures are the logits of so many classes, when evaluating and training.
+    """Check that a network of a user's own gives logits of so many classes, in evaluation and in training.
 
     Args:
-        network: a classifier that takes pictures of this size.
-        backbone: its name in the recipe, for messages.
+        network: a classifier that takes images of this size.
+        backbone: its name in the recipe.
         classes: number of classes.
-        height: of the pictures.
-        width: of the pictures.
+        height: of the images.
+        width: of the images.
 
     Raises:
         ConfigError: it gives something else.
     """
-    # Those of the libraries give what they are asked for. A copy, because batch norm learns from what it sees.
+    # The libraries' networks give what they are asked for. A copy, because batch norm learns from what it sees.
     networks = [network.eval(), copy.deepcopy(network).train()] if is_own(backbone) else []
     for one in networks:
         with torch.random.fork_rng(devices=[]):
@@ -101,7 +101,7 @@ def check_classifies(network: nn.Module, backbone: str, classes: int, height: in
         else:
             continue
         raise ConfigError(
-            f"model.backbone: {backbone} gives {found}{' in training' if one is not network else ''} for two pictures; "
+            f"model.backbone: {backbone} gives {found}{' in training' if one is not network else ''} for two images; "
             f"to classify into {classes} classes it must give a tensor of shape (batch, {classes}), so let it take "
             "num_classes, or set what decides it by model.options"
         )
