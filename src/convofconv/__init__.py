@@ -133,9 +133,9 @@ def __getattr__(name: str) -> object:
     for module, names in _HOME.items():
         if name in names:
             return getattr(importlib.import_module(f".{module}", __name__), name)
-    from .errors import suggestion
+    from .errors import did_you_mean, similar
 
-    hint = f"; that is {_ALSO_CALLED[name]} here" if name in _ALSO_CALLED else suggestion(name, __all__)
+    hint = f"; that is {_ALSO_CALLED[name]} here" if name in _ALSO_CALLED else did_you_mean(similar(name, __all__))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from . import __version__
 from .commands import COMMANDS, Command, Group
+from .commands.mistakes import explain
 from .errors import ConvOfConvError, VerificationError
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Commands whose first argument is a recipe.
 _RECIPE_COMMANDS = ("fit", "validate", "test")
+#: What is no command without another behind it.
+_GROUPS = {(), *((name,) for name, command in COMMANDS.items() if isinstance(command, Group))}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,21 +31,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: with code 0, after ``--help`` and ``--version``.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    options: list[str] = []
     try:
         if argv and argv[0] in _RECIPE_COMMANDS:
             from .lab.runs.options import recipe_first
 
             argv = recipe_first(argv)
-        options = _parser().parse_args(argv)
-        _run(COMMANDS, options)
+        parser, parts = _parser()
+        if tuple(argv) in _GROUPS:
+            parts[tuple(argv)].print_help()
+            return 0
+        options = _options(parts, argv)
+        _run(COMMANDS, parser.parse_args(argv))
     except KeyboardInterrupt:
         return 130
     except VerificationError as error:
         return _complain(str(error), code=1)
     except (ConvOfConvError, OSError) as error:  # OSError: a file that may not be read or written, a full disk
-        return _complain(str(error))
+        return _complain(explain(str(error)))
     except argparse.ArgumentError as error:
-        return _complain(f"{error} (see coc --help, coc COMMAND --help)")
+        return _complain(f"{explain(str(error), options)} (see coc --help, coc COMMAND --help)")
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing == __package__:  # a mistake of ours
@@ -60,7 +67,14 @@ def _run(commands: Mapping[str, Command | Group], options: Namespace) -> None:
         chosen.run(own)
 
 
-def _parser() -> ArgumentParser:
+def _options(parts: Mapping[tuple[str, ...], ArgumentParser], argv: Sequence[str]) -> list[str]:
+    """The options of the command that ``argv`` asks for."""
+    path = max((path for path in parts if tuple(argv[: len(path)]) == path), key=len)
+    return [option for action in parts[path]._actions for option in action.option_strings]
+
+
+def _parser() -> tuple[ArgumentParser, dict[tuple[str, ...], ArgumentParser]]:
+    """The parser of all, and those of every command and group by its path."""
     from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
     class RecipeHelp(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -78,10 +92,14 @@ def _parser() -> ArgumentParser:
     top = parser("Convolution of Convolution: let the kernels of a conv layer collaborate (CVPR 2022).", "coc")
     top.add_argument("--version", action="version", version=f"coc {__version__}")
 
-    def add(to: ArgumentParser, commands: Mapping[str, Command | Group]) -> None:
+    parts: dict[tuple[str, ...], ArgumentParser] = {(): top}
+
+    def add(path: tuple[str, ...], commands: Mapping[str, Command | Group]) -> None:
+        to = parts[path]
         choices = to.add_subcommands(title="commands", dest="command", metavar="COMMAND")
         for name, command in commands.items():
-            own = parser(command.description)
+            below = (*path, name)
+            own = parts[below] = parser(command.description)
             if isinstance(command, Command):
                 command.add_options(own)
             choices.add_subcommand(name, own, help=command.summary)
@@ -89,17 +107,14 @@ def _parser() -> ArgumentParser:
                 own.formatter_class = RecipeHelp
                 own.usage = argparse.SUPPRESS  # of a hundred options; the description has one of a line
             if isinstance(command, Group):
-                add(own, command.commands)
+                add(below, command.commands)
 
-    add(top, COMMANDS)
-    return top
+    add((), COMMANDS)
+    return top, parts
 
 
 def _complain(message: str, code: int = 2) -> int:
-    # jsonargparse speaks of keys, in several lines: 'Parser key "train_images":\n  Expected a <class 'int'>. Got ...'
-    message = re.sub(r'Parser key "([\w.]+)"', lambda match: "--" + match[1].replace("_", "-"), message)
-    message = re.sub(r"Expected an? <class '(\w+)'>\. Got value:", r"expected \1, got", " ".join(message.split()))
-    print(f"coc: {message}", file=sys.stderr)
+    print(f"coc: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, get_args
 
-from .errors import ArgumentTypeError, ConfigError, listing, suggestion
+from .errors import ArgumentTypeError, ConfigError, did_you_mean, listing, similar
 
 Share = Literal["input", "output", "both", "none"]
 Init = Literal["identity", "kaiming", "solve"]
@@ -70,7 +70,7 @@ class Config:
         known = [field.name for field in dataclasses.fields(cls)]
         for name in settings.keys() - set(known):
             hint = f"; the paper's {name} is {_PAPER_NAMES[name]} here" if name in _PAPER_NAMES else ""
-            hint = hint or suggestion(name, known) or f"; its fields are {listing(known)}"
+            hint = hint or did_you_mean(similar(name, known)) or f"; its fields are {listing(known)}"
             raise ConfigError(f"Config has no field {name}{hint}")
         return super().__new__(cls)
 

@@ -41,7 +41,21 @@ def listing(items: Iterable[object], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """The known names that a misspelt one is near, as the end of a message; empty where it is near none."""
-    near = difflib.get_close_matches(name, list(known), cutoff=0.6)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+def similar(name: str, known: Iterable[str], most: int = 1) -> list[str]:
+    """Known names that are like an unknown one, the likeliest first.
+
+    Of dotted names these are those with the same last part: ``lr`` is ``training.lr``.
+    """
+    names = {one.lower(): one for one in known}
+    last_parts = {one.rpartition(".")[2]: one for one in names}
+    name = name.lower()
+    last = name.rpartition(".")[2]
+    close = [one for one in names if one.rpartition(".")[2] == last] or difflib.get_close_matches(name, names, most)
+    close = close or [last_parts[one] for one in difflib.get_close_matches(last, last_parts, most)]
+    return [names[one] for one in close[:most]]
+
+
+def did_you_mean(names: Iterable[str]) -> str:
+    """The end of a message on something unknown, with what is similar; empty if nothing is."""
+    text = ", ".join(names)
+    return f"; did you mean {text}?" if text else ""

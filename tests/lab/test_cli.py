@@ -67,7 +67,6 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "one of {fit,validate,test,recipes,predict, ..."),
         (["dmeo"], "dmeo"),
         (["demo", "--sedes", "3"], "arguments: --sedes"),
         (["demo", "--seed", "3"], "arguments: --seed 3"),
@@ -88,6 +87,97 @@ def test_mistakes_cost_one_line_and_code_2(
     assert captured.err.startswith("coc: ")
     assert captured.err.count("\n") == 1
     assert message in captured.err
+
+
+@pytest.mark.parametrize("arguments", [[], ["study"]])
+def test_without_a_command_the_help_is_printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([*arguments, "--help"])
+    expected = capsys.readouterr().out
+    assert cli.main(arguments) == 0
+    captured = capsys.readouterr()
+    assert captured.out == expected
+    assert captured.out.startswith("usage: coc ")
+    assert captured.err == ""
+
+
+DIGITS = ["fit", "digits-resnet18"]
+TYPOS = [
+    (["dmeo"], "invalid choice: 'dmeo'", "did you mean demo?"),
+    (["study", "reprot", "x"], "invalid choice: 'reprot'", "did you mean report?"),
+    (["demo", "--sedes", "3"], "--sedes 3", "did you mean --seeds?"),
+    (["demo", "--seed=3"], "--seed=3", "did you mean --seeds?"),
+    (["demo", "--train_images", "3"], "--train_images 3", "did you mean --train-images?"),
+    (["study", "run", "digits", "--worker", "3"], "--worker 3", "did you mean --workers?"),
+    (["summary", "timm/resnet18", "--methd", "coc"], "--methd coc", "did you mean --method?"),
+    (["fold", "x.pt", "--archi", "a", "--out", "x"], "--archi a", "did you mean --arch?"),
+    (["predict", "x", "y", "--device", "cude"], "invalid choice: 'cude'", "did you mean cuda?"),
+    ([*DIGITS, "--training.lrr=1"], "--training.lrr=1", "did you mean --training.lr?"),
+    ([*DIGITS, "--trainig.lr", "1"], "--trainig.lr 1", "did you mean --training.lr?"),
+    ([*DIGITS, "--Training.LR", "1"], "--Training.LR 1", "did you mean --training.lr?"),
+    ([*DIGITS, "--lr", "1"], "--lr 1", "did you mean --training.lr?"),
+    ([*DIGITS, "--batch-size", "8"], "--batch-size 8", "did you mean --training.batch?"),
+    ([*DIGITS, "--training.flip", "true"], "--training.flip true", "did you mean --data.flip?"),
+    ([*DIGITS, "--mehtod", "coc", "--seed=1"], "--seed=1", "did you mean --method, --training.seed?"),
+    ([*DIGITS, "method", "coc"], "arguments: method coc", "did you mean --method?"),
+    ([*DIGITS, "--training.optimizer", "sdg"], "--training.optimizer: expected one of sgd, adamw", "did you mean sgd?"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "found", "hint"), TYPOS, ids=lambda value: str(value)[-30:])
+def test_typos_get_a_suggestion(
+    arguments: list[str], found: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert found in error
+    assert hint in error
+    assert error.count("did you mean") == 1
+
+
+def test_what_is_like_nothing_gets_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*DIGITS, "--colour", "red"]) == 2
+    assert "did you mean" not in capsys.readouterr().err
+
+
+WRITTEN = [
+    (["--data.crop", "64,64"], "--data.crop: expected several values, got 64,64; write --data.crop='[64, 64]'"),
+    (["--data.crop", "64x48"], "write --data.crop='[64, 48]'"),
+    (["--data.crop", "64 48"], "write --data.crop='[64, 48]'"),
+    (["--data.crop", "(64, 48)"], "write --data.crop='[64, 48]'"),
+    (["--data.crop", "64", "64"], "write --data.crop='[64, 64]'"),
+    (["--data.mean", "0.5"], "write --data.mean='[0.5, 0.5, 0.5]'"),
+    (["--data.shorter", "480"], "write --data.shorter='[480]'"),
+    (["--training.milestones", "3,5"], "write --training.milestones='[3, 5]'"),
+    (["--data.focus", "car,bus stop"], "write --data.focus='[car, bus stop]'"),
+    (["--model.options", "width=3"], "expected keys and values, got width=3; write --model.options.width=3"),
+    (["--model.options", "3"], "expected keys and values, got 3; write --model.options.KEY=VALUE"),
+    (["--data.flip", "maybe"], "--data.flip: expected true or false, got maybe"),
+    (["--data", "voc"], "--data has keys and values, write --data.KEY=VALUE"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRITTEN, ids=lambda value: str(value)[-30:])
+def test_how_to_write_a_value(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """And what is written so is taken."""
+    assert cli.main([*DIGITS, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    option = message.partition("write ")[2]
+    if "'" in option:
+        with pytest.raises(SystemExit) as caught:
+            cli.main([*DIGITS, option.replace("'", ""), "--print_config"])
+        assert caught.value.code == 0
+
+
+def test_how_to_write_several_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", "a", "b", "--arch", "timm/resnet18", "--shape", "2,3,32,32"]) == 2
+    assert "expected int, got 2,3,32,32; write --shape 2 3 32 32" in capsys.readouterr().err
+    (tmp_path / "mine.yaml").write_text("data: {crop: '64,64'}\n")
+    assert cli.main(["fit", str(tmp_path / "mine.yaml")]) == 2
+    assert "mine.yaml: --data.crop: expected several values, got 64,64; write" in capsys.readouterr().err
 
 
 def test_missing_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

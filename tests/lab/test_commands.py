@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import sys
@@ -103,6 +104,37 @@ def test_checkpoints_of_common_training_codes_are_found(trained, tmp_path, capsy
     torch.save({"epoch": 3, place: state, "optimizer": {"lr": 0.1}} if place else state, tmp_path / "last.ckpt")
     code, _, error = run(capsys, "fold", tmp_path / "last.ckpt", "--arch", ARCH, "--out", tmp_path / "x.pt", *OPTIONS)
     assert code == 0, error
+
+
+def test_fold_takes_the_moving_average_and_says_so(trained, tmp_path, capsys):
+    """A checkpoint as timm's script writes it; verify reads the same weights of it."""
+    raw = torch.load(trained, weights_only=True)
+    average = {name: value + 0.01 if value.is_floating_point() else value for name, value in raw.items()}
+    content = {"state_dict": raw, "state_dict_ema": average, "args": argparse.Namespace(lr=0.1), "epoch": 3}
+    torch.save(content, tmp_path / "last.pth.tar")
+    arch, shape = ["--arch", ARCH, *OPTIONS], ["--shape", 2, 3, 32, 32]
+    expected = {}
+    for name, state in (("average", average), ("raw", raw)):
+        torch.save(state, tmp_path / "alone.pt")
+        assert run(capsys, "fold", tmp_path / "alone.pt", *arch, "--out", tmp_path / f"{name}.pt")[0] == 0
+        expected[name] = torch.load(tmp_path / f"{name}.pt", weights_only=True)
+    for option, name, note in (
+        ([], "average", "the moving average (state_dict_ema)"),
+        (["--weights", "raw"], "raw", "the raw weights (state_dict)"),
+    ):
+        out = tmp_path / "out.pt"
+        code, text, _ = run(capsys, "fold", tmp_path / "last.pth.tar", *arch, "--out", out, *option)
+        assert code == 0
+        assert f"from {tmp_path / 'last.pth.tar'}: {note}\n" in text
+        found = torch.load(out, weights_only=True)
+        assert all(torch.equal(found[key], value) for key, value in expected[name].items())
+        code, text, _ = run(capsys, "verify", tmp_path / "last.pth.tar", out, *arch, *shape, *option)
+        assert code == 0
+        assert note in text
+    assert run(capsys, "verify", tmp_path / "last.pth.tar", tmp_path / "average.pt", *arch, *shape, *option)[0] == 1
+    code, _, error = run(capsys, "fold", tmp_path / "last.pth.tar", *arch, "--out", out, "--weights", "ema")
+    assert code == 2
+    assert "'average', 'raw'" in error
 
 
 @pytest.mark.parametrize("others", [["network."], ["average.module.", "network."], ["network.", "average.module."], []])
@@ -260,6 +292,45 @@ def test_a_folder_that_is_not_there(trained, tmp_path, capsys):
     code, _, error = run(capsys, "fold", trained, "--arch", ARCH, "--out", tmp_path / "no" / "x.pt", *OPTIONS)
     assert code == 2
     assert f"{tmp_path / 'no'}: there is no such folder" in error
+
+
+@pytest.mark.parametrize(
+    "name", ["model.onnx", "model.bin", "model.ckpt", "model.pt2", "model.safetensor", "model", "x.pt.gz"]
+)
+def test_what_cannot_be_written_is_refused_before_the_checkpoint_is_read(tmp_path, capsys, name):
+    code, _, error = run(capsys, "fold", tmp_path / "nowhere.pt", "--arch", ARCH, "--out", tmp_path / name)
+    assert code == 2
+    assert f"{tmp_path / name}: weights are written as .safetensors, .pt or .pth" in error
+    assert "nowhere" not in error
+
+
+def test_where_nothing_can_be_written_is_said_before_the_checkpoint_is_read(tmp_path, capsys):
+    (tmp_path / "folder.pt").mkdir()
+    for out, message in (("no/x.pt", "there is no such folder"), ("folder.pt", "is a folder")):
+        code, _, error = run(capsys, "fold", tmp_path / "nowhere.pt", "--arch", ARCH, "--out", tmp_path / out)
+        assert code == 2
+        assert message in error
+        assert "nowhere" not in error
+
+
+def test_a_checkpoint_is_not_written_over(trained, tmp_path, capsys):
+    before = trained.read_bytes()
+    (tmp_path / "sub").mkdir()
+    out = tmp_path / "sub" / ".." / trained.name
+    code, _, error = run(capsys, "fold", trained, "--arch", ARCH, *OPTIONS, "--out", out)
+    assert code == 2
+    assert "is the checkpoint itself" in error
+    assert trained.read_bytes() == before
+
+
+def test_endings_may_be_written_large(tmp_path):
+    from convofconv.lab.checkpoints import read_state_dict, write_state_dict
+
+    state = nn.Linear(2, 2).state_dict()
+    for name in ("MODEL.SAFETENSORS", "model.PTH"):
+        write_state_dict(tmp_path / name, state)
+        assert read_state_dict(tmp_path / name, state).keys() == state.keys()
+    assert safetensors.load_file(tmp_path / "MODEL.SAFETENSORS").keys() == state.keys()
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -95,7 +97,7 @@ def test_networks_that_timm_has_no_weights_of():
         (ModelRecipe("resnet81"), r"timm has no model 'resnet81'; did you mean .*resnet18"),
         (ModelRecipe("torchvision/shuflenet_v2_x1_0"), "did you mean .*shufflenet_v2_x1_0"),
         (ModelRecipe("torchvision/retinanet_resnet50_fpn"), "no classifier"),
-        (ModelRecipe("os:getcwd"), "timm/os:getcwd cannot be imported"),
+        (ModelRecipe("os:getcwd"), "os:getcwd gives a str, not a torch.nn.Module"),
         (ModelRecipe("mobilenetv3_small_050", small_images=True), "stem of a ResNet; .* is a MobileNetV3"),
         (ModelRecipe("hrnet_w18_small", small_images=True), "stem of a ResNet; .* is a HighResolutionNet"),
         (ModelRecipe("resnet18", "timm", small_images=True), "model.small_images replaces the stem, which"),
@@ -110,6 +112,67 @@ def test_networks_that_timm_has_no_weights_of():
 def test_mistakes(recipe, message):
     with pytest.raises(ConfigError, match=message):
         build_classifier(recipe, classes=5)
+
+
+OWN = """
+from torch import nn
+import timm
+
+class Net(nn.Sequential):
+    def __init__(self, num_classes, width=4):
+        super().__init__(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(width, num_classes))
+
+def five(width=4):
+    return Net(5, width)
+
+def passed_on(**options):
+    return timm.create_model("resnet18", channels=[8, 8, 8, 8], **options)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A module of a user's in the folder where coc is run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "own_nets", raising=False)
+    (tmp_path / "own_nets.py").write_text(OWN)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "width"),
+    [("Net", {}, 4), ("Net", {"width": 6}, 6), ("five", {}, 4), ("five", {"width": 6}, 6), ("passed_on", {}, 64)],
+)
+def test_a_network_of_one_s_own(own, name, options, width):
+    """It is told the number of classes if it takes it."""
+    network = build_classifier(ModelRecipe(f"own_nets:{name}", options=options), classes=5).eval()
+    assert next(network.parameters()).shape[0] == width
+    assert network(torch.randn(2, 3, 32, 32)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (ModelRecipe("own_nets:nett"), "own_nets:nett cannot be imported: .*did you mean Net"),
+        (ModelRecipe("own_nets.py:Net"), "own_nets.py:Net cannot be imported: .*; write own_nets:Net"),
+        (ModelRecipe("own_net:Net"), "No module named 'own_net'; .* PYTHONPATH"),
+        (ModelRecipe("own_nets:Net", options={"num_classes": 3}), "model.options: num_classes cannot be among them"),
+        (ModelRecipe("own_nets:Net", options={"widht": 3}), "own_nets:Net cannot be built with .*widht"),
+        (ModelRecipe("own_nets:Net", dropout=0.1), "model.dropout is of timm's and torchvision's networks; .*options"),
+        (ModelRecipe("own_nets:Net", "timm"), '"timm" has no weights of own_nets:Net'),
+        (ModelRecipe("own_nets:Net", small_images=True), "stem of a ResNet; own_nets:Net is a Net"),
+    ],
+)
+def test_mistakes_with_a_network_of_one_s_own(own, recipe, message):
+    with pytest.raises(ConfigError, match=message):
+        build_classifier(recipe, classes=5)
+
+
+def test_a_small_stem_for_a_resnet_of_one_s_own(own):
+    network = build_classifier(ModelRecipe("own_nets:passed_on", small_images=True), classes=5)
+    assert network.conv1.kernel_size == (3, 3)
 
 
 def test_unknown_names_are_refused_before_anything_is_built(monkeypatch):

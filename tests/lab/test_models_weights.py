@@ -212,6 +212,19 @@ def test_runs_of_other_networks_are_refused(tmp_path, recipe, message):
         start(tmp_path, recipe)
 
 
+def test_two_functions_of_one_package_are_two_networks(tmp_path, monkeypatch):
+    """What stands behind a dot says which weights are meant in timm's names alone."""
+    (tmp_path / "nets").mkdir()
+    for name in ("first", "second"):
+        (tmp_path / "nets" / f"{name}.py").write_text("from timm.models import resnet18 as net\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    first = dataclasses.replace(CLASSIFIER, model=ModelRecipe("nets.first:net", options=RESNET.options))
+    finish(tmp_path, first)
+    start(tmp_path, first)
+    with pytest.raises(ConfigError, match=r"has the backbone nets\.first:net, not nets\.second:net"):
+        start(tmp_path, first, backbone="nets.second:net")
+
+
 def test_a_segmentation_run_starts_no_classifier(tmp_path):
     finish(tmp_path, SEGMENTER)
     with pytest.raises(ConfigError, match="one of segmentation"):

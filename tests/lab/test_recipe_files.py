@@ -100,6 +100,8 @@ BROKEN = {
     "training: {lr: null}\n": "training.lr: null is no value there; leave it out for its default",
     "training: 3\n": "training has keys and values, got 3",
     "training: {epoch: 3}\n": "training.epoch: a recipe has no such key; did you mean training.epochs?",
+    "training: {flip: true}\n": "training.flip: a recipe has no such key; did you mean data.flip?",
+    "lr: 0.1\n": "lr: a recipe has no such key; did you mean training.lr?",
     "trainig: {epochs: 3}\n": "trainig: a recipe has no such key; did you mean training?",
     "5: 3\n": "5: a recipe has no such key",
     "model: {options: {a: 1}}\nmodel.options: {b: 2}\n": "model.options is given twice",

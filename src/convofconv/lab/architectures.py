@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
+import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import nn
 
-from ..errors import ConfigError, listing
+from ..errors import ConfigError, did_you_mean, similar
 
 
 def build_architecture(name: str, options: Mapping[str, Any] | None = None) -> nn.Module:
@@ -46,8 +47,19 @@ def find_architecture(name: str) -> Callable[..., Any]:
     library, _, model = name.partition("/")
     libraries = {"timm": _timm, "torchvision": _torchvision}
     if library not in libraries or not model:
-        raise ConfigError(f"an architecture is timm/NAME, torchvision/NAME or module:function; got {name!r}")
+        named = [place for place in (f"timm/{name}", f"torchvision/{name}") if _is_known(place)]
+        raise ConfigError(
+            f"an architecture is timm/NAME, torchvision/NAME or module:function; got {name!r}{did_you_mean(named)}"
+        )
     return libraries[library](model)
+
+
+def _is_known(name: str) -> bool:
+    try:
+        find_architecture(name)
+    except ConfigError:
+        return False
+    return True
 
 
 def _timm(model: str) -> Callable[..., nn.Module]:
@@ -72,15 +84,23 @@ def _torchvision(model: str) -> Callable[..., nn.Module]:
 
 def _import(name: str) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
+    if (here := os.getcwd()) not in sys.path:  # as where Python runs a module
+        sys.path.append(here)
+    hint = ""
     try:
-        factory = getattr(importlib.import_module(module), attribute)
+        imported = importlib.import_module(module)
+        hint = did_you_mean(similar(attribute, dir(imported)))
+        factory = getattr(imported, attribute)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{name} cannot be imported: {error}") from error
+        if module.endswith(".py"):
+            hint = f"; write {module.removesuffix('.py')}:{attribute}"
+        elif isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
+            hint = f"; put the folder of {error.name} on PYTHONPATH, or run coc in that folder"
+        raise ConfigError(f"{name} cannot be imported: {error}{hint}") from error
     if not callable(factory):
         raise ConfigError(f"{name} is a {type(factory).__name__}, not a function or class")
     return factory  # type: ignore[no-any-return]
 
 
 def _no_such(library: str, model: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(model, list(known), n=3, cutoff=0.5)
-    return f"{library} has no model {model!r}" + (f"; did you mean {listing(close)}?" if close else "")
+    return f"{library} has no model {model!r}{did_you_mean(similar(model, known, most=3))}"

@@ -1,57 +1,57 @@
-"""Read and write state dicts as files, without executing code and without ever leaving half a file."""
+"""State dicts as files: found in what training codes write, and written without ever leaving half a file."""
 
 from __future__ import annotations
 
 import io
-import pickle
-import re
-from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError, listing
+from .averages import Weights, Which, choose_weights, plain_name
 from .files import write_atomic
+from .reading import read_file
 
-#: Where training codes put the network's state dict inside a checkpoint.
-_PLACES = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema", "module")
-#: What comes before the names of the moving average in checkpoints of the lab, which evaluates it where there is one.
-_AVERAGE = "average.module."
+#: How files of weights end: that of safetensors, and those of ``torch.save``.
+ENDINGS = (".safetensors", ".pt", ".pth")
+
+
+def find_weights(path: Path, network: nn.Module, which: Which = "average") -> Weights:
+    """Read a network's weights out of a checkpoint, whatever lies around them.
+
+    Args:
+        path: ``.safetensors``, or a file of ``torch.save``; see :func:`~.reading.read_file`.
+        network: the architecture, by whose names the weights are recognised.
+        which: their moving average, where the file has one, or the raw ones.
+
+    Raises:
+        ConfigError: the file is missing or broken, holds code, no weights of this architecture, or no raw ones.
+    """
+    names = network.state_dict().keys()
+    learned = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+    return _find(path, names, names - learned, which)
 
 
 def read_state_dict(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
-    """Read a network's state dict out of a checkpoint, whatever lies around it.
+    """Read a network's state dict out of a checkpoint, as :func:`find_weights` does, by its names alone."""
+    return dict(_find(path, list(names), (), "average").state)
 
-    Args:
-        path: ``.safetensors``, or a file of ``torch.save`` with nothing but tensors and plain values.
-        names: the parameter names of the architecture, by which the state dict is recognised.
 
-    Raises:
-        ConfigError: the file is missing or broken, holds code, or no state dict of this architecture.
-    """
-    if not path.is_file():
-        raise ConfigError(f"{path}: there is no such file")
-    content = _read(path)
-    wanted = set(map(_plain, names))
-    candidates = [content, *(content[place] for place in _PLACES if isinstance(content.get(place), Mapping))]
-    best: dict[str, Tensor] = {}
-    found = 0
-    for candidate in candidates:
-        tensors = {key: value for key, value in candidate.items() if isinstance(value, Tensor)}
-        prefix, hits = _prefix(tensors, wanted)
-        if hits > found:
-            best = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
-            found = hits
-    if not found:
+def _find(path: Path, names: Collection[str], buffers: Iterable[str], which: Which) -> Weights:
+    content = read_file(path)
+    try:
+        found = choose_weights(content, names, buffers, which)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if found is None:
         raise ConfigError(
             f"{path}: no state dict of this architecture in it; it has {listing(map(str, content))}, "
-            f"the architecture has {listing(sorted(wanted))}"
+            f"the architecture has {listing(sorted(map(plain_name, names)))}"
         )
-    return best
+    return found
 
 
 def load_weights(
@@ -69,58 +69,40 @@ def load_weights(
         raise ConfigError(f"{complaint}: {lines}{hint}") from error
 
 
-def write_state_dict(path: Path, state_dict: Mapping[str, Tensor]) -> None:
-    """Write tensors to ``.safetensors`` or, by any other name, with ``torch.save``; atomically.
+def check_writable(path: Path) -> None:
+    """Check that weights can be written to ``path``, before there are any.
 
     Raises:
-        ConfigError: the folder does not exist.
-        OSError: it cannot be written to, or the disk is full.
+        ConfigError: the ending is another than those in :data:`ENDINGS`, or there is no such folder.
     """
+    if path.suffix.lower() not in ENDINGS:
+        raise ConfigError(
+            f"{path}: weights are written as {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}, this ends in "
+            f"{path.suffix or 'none of them'}"
+        )
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; give a file in it")
     if not path.parent.is_dir():
         raise ConfigError(f"{path.parent}: there is no such folder to write {path.name} into")
+
+
+def write_state_dict(path: Path, state_dict: Mapping[str, Tensor]) -> None:
+    """Write tensors to ``.safetensors``, or with ``torch.save`` to ``.pt`` or ``.pth``; atomically.
+
+    Raises:
+        ConfigError: the ending is another, or the folder does not exist.
+        OSError: it cannot be written to, or the disk is full.
+    """
+    check_writable(path)
     # Tied weights are one tensor under several names, which safetensors refuses: each gets its own copy.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state_dict.items()
     }
     # By way of memory: on a full disk both libraries' writers raise what is no OSError, and safetensors' leaves a file
     # that nobody else may read.
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ENDINGS[0]:
         write_atomic(path, safetensors.torch.save(tensors, metadata={"format": "pt"}))
     else:
         buffer = io.BytesIO()
         torch.save(tensors, buffer)
         write_atomic(path, buffer.getvalue())
-
-
-def _prefix(keys: Iterable[str], wanted: Container[str]) -> tuple[str, int]:
-    """What comes before the most of the wanted names, and before how many; of several the average's, or the shortest.
-
-    Some names end others, ``0.weight`` ends ``1.0.weight``: hence the most.
-    """
-    counts: Counter[str] = Counter({"": 0})
-    for key in map(_plain, keys):
-        starts = (0, *(dot.end() for dot in re.finditer(r"\.", key)))
-        counts.update(key[:start] for start in starts if key[start:] in wanted)
-    return max(counts.items(), key=lambda item: (item[1], item[0] == _AVERAGE, -len(item[0])))
-
-
-def _plain(key: str) -> str:
-    return re.sub(r"parametrizations\.(\w+)\.original$", r"\1", key)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.suffix == ".safetensors":
-            return dict(safetensors.torch.load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ConfigError(
-            f"{path}: it holds more than tensors and plain values; such files can execute code, so it is not loaded. "
-            "Save model.state_dict() alone"
-        ) from error
-    except Exception as error:  # a broken file makes the readers stumble over anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"{path}: cannot be read as a checkpoint ({reason})") from error
-    if not isinstance(content, Mapping):
-        raise ConfigError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    return dict(content)

@@ -152,7 +152,7 @@ class ModelRecipe:
     """The network.
 
     Args:
-        backbone: name of a classifier of timm, or torchvision/NAME.
+        backbone: name of a classifier of timm, torchvision/NAME, or module:function of your own.
         weights: where the backbone's weights come from: empty for random ones, "timm" for timm's pretrained ones, or
             the folder of a finished run of the same backbone.
         options: arguments of the backbone's constructor.

@@ -1,4 +1,4 @@
-"""Networks of timm and torchvision as a recipe asks for them."""
+"""Networks of timm, torchvision and of a user's own as a recipe asks for them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,38 @@ from ...errors import ConfigError, listing
 from ..architectures import build_architecture, find_architecture
 from ..recipe import DataRecipe, ModelRecipe
 
+_OF_ONES_OWN = (
+    "For other tasks than classification, a function of your own is called as timm.create_model is, with "
+    "features_only=True, and gives a network as timm's: a list of feature maps, whose channels and strides its "
+    "feature_info says"
+)
+
 
 def architecture(backbone: str) -> str:
     """Full name of a recipe's backbone; timm's may be written without ``timm/``.
 
     Examples:
-        >>> architecture("resnet18"), architecture("torchvision/vgg11")
-        ('timm/resnet18', 'torchvision/vgg11')
+        >>> architecture("resnet18"), architecture("torchvision/vgg11"), architecture("my.nets:build")
+        ('timm/resnet18', 'torchvision/vgg11', 'my.nets:build')
     """
-    return backbone if backbone.startswith(("timm/", "torchvision/")) else f"timm/{backbone}"
+    return backbone if backbone.startswith(("timm/", "torchvision/")) or is_own(backbone) else f"timm/{backbone}"
+
+
+def is_own(backbone: str) -> bool:
+    """Whether a recipe's backbone is a function of a user's own, ``module:function``."""
+    return ":" in backbone
+
+
+def same_architecture(one: str, other: str) -> bool:
+    """Whether two backbones are one: behind the dot, timm names whose weights of it are meant.
+
+    Examples:
+        >>> same_architecture("resnet50.tv_in1k", "timm/resnet50"), same_architecture("my.nets:a", "my.nets:b")
+        (True, False)
+    """
+    names = map(architecture, (one, other))
+    bare = {name.partition(".")[0] if name.startswith("timm/") else name for name in names}
+    return len(bare) == 1
 
 
 def build_from_library(recipe: ModelRecipe, **arguments: Any) -> nn.Module:
@@ -65,7 +88,9 @@ def build_features(recipe: ModelRecipe, advice: str, **arguments: Any) -> Any:
     """
     name = architecture(recipe.backbone)
     find_architecture(name)
-    if not name.startswith("timm/"):
+    if is_own(name):
+        advice = _OF_ONES_OWN
+    elif not name.startswith("timm/"):
         raise ConfigError(f"model.backbone: {name} gives no feature maps. {advice}")
     if name.startswith("timm/hrnet"):  # several would widen their branches for classification first
         arguments["feature_location"] = ""
@@ -75,6 +100,8 @@ def build_features(recipe: ModelRecipe, advice: str, **arguments: Any) -> Any:
         if str(error).startswith("model."):  # it names another key, that the backbone is not to blame for
             raise
         raise ConfigError(f"model.backbone: {error}. {advice}") from error
+    if not hasattr(backbone, "feature_info"):
+        raise ConfigError(f"model.backbone: the network of {name} has no feature_info. {advice}")
     if getattr(backbone, "output_fmt", "NCHW") != "NCHW":
         raise ConfigError(f"model.backbone: the maps of {name} have their channels last. {advice}")
     return backbone

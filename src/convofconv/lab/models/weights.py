@@ -16,7 +16,7 @@ from ..checkpoints import load_weights, read_state_dict
 from ..recipe import Recipe
 from ..runs.folder import RunFolder
 from .fcn import FCN
-from .library import architecture
+from .library import same_architecture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +66,7 @@ def read_run(recipe: Recipe, network: nn.Module) -> RunWeights:
         association, pointwise = theirs.get("association", {}), theirs["model"].get("pointwise", False)
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"model.weights: {folder.results} tells of no recipe ({error!r})") from error
-    # Behind the dot, timm names whose weights of an architecture are meant, and these are the run's.
-    if architecture(backbone).partition(".")[0] != architecture(recipe.model.backbone).partition(".")[0]:
+    if not same_architecture(backbone, recipe.model.backbone):
         raise ConfigError(
             f"model.weights: the run in {folder.path} has the backbone {backbone}, not {recipe.model.backbone}"
         )

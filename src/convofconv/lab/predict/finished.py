@@ -13,7 +13,8 @@ from ...errors import ConfigError, listing
 from ..checkpoints import load_weights, read_state_dict
 from ..models.build import build_network
 from ..recipe import Recipe
-from ..runs.folder import RunFolder, recipe_of
+from ..runs.folder import RunFolder
+from ..runs.network import recipe_to_build
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ def load_finished(path: Path, device: torch.device) -> FinishedRun:
         )
     try:
         results = json.loads(folder.results.read_text(encoding="utf-8"))
-        recipe = _plain_recipe(results["recipe"], path)
+        recipe = dataclasses.replace(recipe_to_build(results["recipe"], path), method="plain")
         classes, categories = tuple(results["classes"]), tuple(results.get("categories") or ())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
@@ -66,11 +67,3 @@ def load_finished(path: Path, device: torch.device) -> FinishedRun:
         # A detector would just find nothing.
         raise ConfigError(f"{folder.model}: weights that are no numbers, in {listing(wrong)}; train the network anew")
     return FinishedRun(recipe, classes, categories, network.to(device).eval(), device)
-
-
-def _plain_recipe(values: dict[str, dict[str, object]], path: Path) -> Recipe:
-    """The run's recipe without what its training alone needed: kernel maps, first weights, the data set."""
-    # The data set may be on another machine, and nothing reads it here: any folder that exists will do.
-    data = {**values["data"], "root": str(path)}
-    model = {**values["model"], "weights": "", "freeze_norm": False}
-    return recipe_of({**values, "method": "plain", "data": data, "model": model})

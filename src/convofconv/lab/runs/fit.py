@@ -28,6 +28,7 @@ from ...errors import ConfigError
 from ..checkpoints import load_weights, read_state_dict
 from ..data.build import EvaluationSet, build_data, build_evaluation
 from ..models.build import build_network
+from ..models.classifier import check_classifies
 from ..progress import watched
 from ..recipe import DETECTION_TASKS, MachineRecipe, Recipe
 from ..tasks.module import Training, check_same_classes
@@ -152,6 +153,8 @@ def _training(
     network = build_network(recipe, len(classes), begun)
     for height, width in dict.fromkeys([crop, *evaluated] if crop else evaluated):
         _check_takes(network, height, width)
+        if recipe.task == "classification":
+            check_classifies(network, recipe.model.backbone, len(classes), height, width)
     at_once = recipe.machine.devices * recipe.machine.nodes * recipe.training.accumulate
     if crop and recipe.training.batch == at_once:
         _check_learns_from_one(network, *crop)

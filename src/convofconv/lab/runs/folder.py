@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, cast
 from filelock import FileLock, Timeout
 from jsonargparse import ArgumentError, ArgumentParser
 
-from ...errors import ConfigError, listing
+from ...errors import ConfigError, did_you_mean, listing, similar
 from ..files import remove_parts, writable_folder, write_atomic
 from ..recipe import Recipe
 
@@ -206,8 +205,7 @@ def check_keys(values: Mapping[str, Any]) -> None:
     known = {*plain, *(f"{section}.{key}" for section, entries in sections.items() for key in entries)}
     given = {f"{section}.{key}" for section in sections for key in _entries(values.get(section))} | {*map(str, values)}
     for key in sorted(given - known):
-        close = difflib.get_close_matches(key, known, 1)
-        raise ConfigError(f"{key}: a recipe has no such key" + (f"; did you mean {close[0]}?" if close else ""))
+        raise ConfigError(f"{key}: a recipe has no such key{did_you_mean(similar(key, known))}")
     for key in values.keys() & {key for key, value in plain.items() if isinstance(value, dict)}:
         if not isinstance(values[key], Mapping):
             raise ConfigError(f"{key} has keys and values, got {values[key]!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -11,7 +10,7 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace  # type: ignore[attr-defined]
 
-from ...errors import ConfigError
+from ...errors import ConfigError, did_you_mean, similar
 from ..files import read_yaml
 from ..recipe import Recipe
 from .folder import RunFolder, check_keys, flat, recipe_of
@@ -37,8 +36,7 @@ def find_recipe(name: str) -> Path:
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
         known = [recipe.stem for recipe in sorted(FOLDER.glob("*.yaml"))]
-        close = difflib.get_close_matches(name, known)
-        hint = f"; did you mean {', '.join(close)}?" if close else "; coc recipes lists them"
+        hint = did_you_mean(similar(name, known, most=3)) or "; coc recipes lists them"
         if Path(name).is_dir():
             hint = f", and in the folder of that name no run has begun, it has no {RunFolder(Path(name)).recipe.name}"
         raise ConfigError(f"no recipe is called {name}{hint}")
