@@ -20,7 +20,7 @@ pytest.importorskip("safetensors", reason="safetensors is not installed (extra [
 
 from convofconv import convert
 from convofconv.errors import ConfigError
-from convofconv.lab.checkpoints import Weights, find_weights, read_state_dict
+from convofconv.lab.checkpoints import Weights, find_weights, load_weights, read_state_dict
 
 
 def build() -> nn.Module:
@@ -320,3 +320,16 @@ def test_an_average_without_its_kernel_maps_is_not_taken_for_the_converted_netwo
     found = find_weights(tmp_path / "last.pt", build())
     assert (found.state["0.parametrizations.weight.original"] == RAW).all()
     assert "(model_ema) is of another network" in found.note
+
+
+def test_what_does_not_fit_is_five_names_and_a_count():
+    """Of another architecture's checkpoint there are hundreds."""
+    network = nn.Sequential(*(nn.Linear(2, 2) for _ in range(8)))
+    state = {f"layer{place}.weight": torch.zeros(2, 2) for place in range(7)}
+    lacks = r"it lacks 0\.weight, 0\.bias, 1\.weight, 1\.bias, 2\.weight, \.\.\. \(11 more\)"
+    has = r"it has layer0\.weight, .*layer4\.weight, \.\.\. \(2 more\), which the network does not"
+    with pytest.raises(ConfigError, match=f"^no: {lacks} and {has}; try that$"):
+        load_weights(network, state, "no", "; try that")
+    state = {name: torch.zeros(3) for name in network.state_dict()}
+    with pytest.raises(ConfigError, match=r"^no: size mismatch for 0\.weight: .*size mismatch.* \(14 more\)$"):
+        load_weights(network, state, "no")

@@ -121,7 +121,7 @@ def test_the_same_answer_everywhere_scores_what_the_studies_say():
 
 
 def test_unknown_studies_and_budgets_are_named(tmp_path):
-    with pytest.raises(ConfigError, match="no study is called what-help; there are what-helps"):
+    with pytest.raises(ConfigError, match=r"no study is called what-help; did you mean what-helps\?"):
         read_study("what-help", "small")
     with pytest.raises(ConfigError, match="there is no budget huge; it has small"):
         read_study("what-helps", "huge")

@@ -60,13 +60,17 @@ def load_weights(
     """Load a state dict into a network.
 
     Raises:
-        ConfigError: it does not fit. The message is the complaint, the first that torch has to say, and the hint.
+        ConfigError: it does not fit. The message is the complaint, what does not fit, and the hint.
     """
     try:
-        network.load_state_dict(state_dict, strict=strict)
+        missing, unexpected = network.load_state_dict(state_dict, strict=False)
     except RuntimeError as error:
-        lines = " ".join(line.strip() for line in str(error).splitlines()[1:4])
-        raise ConfigError(f"{complaint}: {lines}{hint}") from error
+        wrong = listing((line.strip() for line in str(error).splitlines()[1:]), 2)
+        raise ConfigError(f"{complaint}: {wrong}{hint}") from error
+    if strict and (missing or unexpected):
+        lacks = [f"it lacks {listing(missing)}"] if missing else []
+        has = [f"it has {listing(unexpected)}, which the network does not"] if unexpected else []
+        raise ConfigError(f"{complaint}: {' and '.join(lacks + has)}{hint}")
 
 
 def check_writable(path: Path) -> None:

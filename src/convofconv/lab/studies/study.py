@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import ConfigError, listing
+from ...errors import ConfigError, did_you_mean, listing, similar
 from ..files import read_yaml
 
 #: Studies that come with the package.
@@ -167,12 +166,12 @@ def read_study(name: str, budget: str) -> Study:
     variants = {_name(path, key): dict(settings or {}) for key, settings in values["variants"].items()}
     of_budget = _names(chosen.get("variants", variants))
     if unknown := sorted(set(of_budget) - set(variants)):
-        raise ConfigError(f"{path}: budgets.{budget}.variants: {listing(unknown)} is none of {', '.join(variants)}")
+        raise ConfigError(f"{path}: budgets.{budget}.variants: {listing(unknown)} is none of {listing(variants)}")
     curves, paper = _curves(values.get("curves", {})), _paper(path, values.get("paper", {}))
     own = {f"{title}/{x}" for title, points in curves.items() for x in points}
     named = itertools.chain(*(points.values() for points in curves.values()), *paper.values())
     if unknown := sorted(set(named) - set(variants) - own):
-        raise ConfigError(f"{path}: curves and paper: {listing(unknown)} is none of {', '.join(variants)}")
+        raise ConfigError(f"{path}: curves and paper: {listing(unknown)} is none of {listing(variants)}")
     variants = {key: variants[key] for key in of_budget}
     everywhere = chosen.get("set", {})
     networks = {_name(path, key): {**everywhere, **settings} for key, settings in chosen["networks"].items()}
@@ -184,14 +183,13 @@ def read_study(name: str, budget: str) -> Study:
             settings["variants"] = _names(settings["variants"])
         if unknown := sorted(set(settings.get("variants", ())) - set(variants)):
             raise ConfigError(
-                f"{path}: budgets.{budget}.networks.{label}.variants: {listing(unknown)} is none of "
-                f"{', '.join(variants)}"
+                f"{path}: budgets.{budget}.networks.{label}.variants: {listing(unknown)} is none of {listing(variants)}"
             )
         if isinstance(floor := settings.get("floor", 0), bool) or not isinstance(floor, int | float):
             raise ConfigError(f"{path}: budgets.{budget}.networks.{label}.floor must be a score in %, got {floor!r}")
     against = tuple(_names(values.get("against", ("plain",))))
     if unknown := sorted(set(against) - set(variants)):
-        raise ConfigError(f"{path}: against: {listing(unknown)} is none of the variants {', '.join(variants)}")
+        raise ConfigError(f"{path}: against: {listing(unknown)} is none of the variants {listing(variants)}")
     tune = chosen.get("tune", {})
     if tune:
         _check(f"{path}: budgets.{budget}.tune.", tune, _NEEDED_TO_TUNE, _POSSIBLE_TO_TUNE)
@@ -258,7 +256,7 @@ def _seeds(key: str, given: Any, variants: Mapping[str, Settings]) -> dict[str, 
     """A number of seeds for all variants, or numbers by variant with one for ``others``."""
     counts = {"others": given} if isinstance(given, int) else {str(name): count for name, count in given.items()}
     if unknown := sorted(set(counts) - {*variants, "others"}):
-        raise ConfigError(f"{key}: {listing(unknown)} is none of the variants {', '.join(variants)}, nor others")
+        raise ConfigError(f"{key}: {listing(unknown)} is none of the variants {listing(variants)}, nor others")
     out = {}
     for variant in variants:
         count = counts.get(variant, counts.get("others"))
@@ -273,8 +271,8 @@ def _find(name: str) -> Path:
     if path.is_file():
         return path
     known = [study.stem for study in sorted(FOLDER.glob("*.yaml"))]
-    close = difflib.get_close_matches(name, known)
-    raise ConfigError(f"no study is called {name}; there are {', '.join(close or known)}, or give a YAML file")
+    hint = did_you_mean(similar(name, known)) or f"; there are {listing(known)}"
+    raise ConfigError(f"no study is called {name}{hint} (or give a YAML file)")
 
 
 def _check(prefix: str, values: Any, needed: Kinds, possible: Kinds) -> None:
@@ -283,7 +281,7 @@ def _check(prefix: str, values: Any, needed: Kinds, possible: Kinds) -> None:
     if missing := sorted(set(needed) - set(values)):
         raise ConfigError(f"{prefix}{missing[0]} is missing")
     if unknown := sorted(set(values) - {*needed, *possible}):
-        known = ", ".join(sorted({*needed, *possible}))
+        known = listing(sorted({*needed, *possible}))
         home = " (it belongs into a budget)" if unknown[0] in {*_NEEDED_OF_BUDGET, *_POSSIBLE_OF_BUDGET} else ""
         raise ConfigError(f"{prefix}{unknown[0]} is no key here{home}; there are {known}")
     for key, kinds in {**possible, **needed}.items():
