@@ -20,6 +20,7 @@ from . import scenes
 from .images import Mask, open_pair
 from .loading import seed_of
 from .pictures import Pictures, cifar_folder, digit_images, find_cifar, split_folder
+from .visible import is_hidden
 
 ItemT = TypeVar("ItemT")
 
@@ -156,9 +157,9 @@ def _voc(recipe: DataRecipe, split: str) -> Split:
     # torchvision's class would read these lists too, but refuses any split that is not in the original download.
     listed = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
     if not listed.is_file():
-        others = sorted(path.stem for path in listed.parent.glob("*.txt"))
+        others = sorted(path.stem for path in listed.parent.glob("*.txt") if not is_hidden(path.name))
         raise ConfigError(f"{listed}: no such file; there are the splits {listing(others) or '(none)'}")
-    names = _lines(listed)
+    names = [name for name in _lines(listed) if not is_hidden(Path(name).name)]
     pairs = [(folder / "JPEGImages" / f"{name}.jpg", _voc_mask(folder, name)) for name in names]
     if missing := [path for pair in pairs for path in pair if not path.is_file()]:
         raise ConfigError(f"{listed}: files of this split are missing, {listing(missing, 3)}")

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ...errors import ConfigError, listing
 from .images import open_picture
+from .visible import files_below, folders_in
 
 #: Where Tiny-ImageNet tells the classes of its validation pictures.
 _ANNOTATIONS = "val_annotations.txt"
@@ -76,9 +77,9 @@ def find_pictures(path: Path, size: int) -> Source:
     for name in CIFAR:
         if cifar := find_cifar(path, name):
             return cifar
-    if _folders(path / "train"):
+    if folders_in(path / "train"):
         return _split_folder(path, size)
-    classes = _folders(path)
+    classes = folders_in(path)
     if not classes:
         raise ConfigError(f"{path}: no class folders; put the pictures of each class into a folder of its own in there")
     pool = _class_folders(path, classes, size)
@@ -95,12 +96,12 @@ def split_folder(train: Path, split: Path, size: int | None = None) -> tuple[tup
     Raises:
         ConfigError: a class is empty in ``train`` or unknown there, or the split is empty.
     """
-    classes = _folders(train)
+    classes = folders_in(train)
     if not classes:
         raise ConfigError(f"{train}: no class folders; it needs a folder per class with pictures in it")
     if (split / _ANNOTATIONS).is_file():
         return tuple(classes), _annotated(split, classes, size)
-    if unknown := [name for name in _folders(split) if name not in classes]:
+    if unknown := [name for name in folders_in(split) if name not in classes]:
         raise ConfigError(
             f"{split}: {listing(unknown)} not among the classes in {train}; every class needs a folder in both"
         )
@@ -136,18 +137,13 @@ def _split_folder(path: Path, size: int) -> Source:
     return Source(path.resolve().name, classes, pictures, val_pictures)
 
 
-def _folders(path: Path) -> list[str]:
-    """Names of the folders in ``path``, without hidden ones such as .ipynb_checkpoints."""
-    if not path.is_dir():
-        return []
-    return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
 def _class_folders(path: Path, classes: Sequence[str], size: int | None) -> Pictures:
-    index = {name: i for i, name in enumerate(classes) if (path / name).is_dir()}  # make_dataset lists what exists
-    samples = make_dataset(path, index, IMG_EXTENSIONS, allow_empty=True) if index else []
-    files = [file for file, _ in samples]
-    return Pictures([label for _, label in samples], functools.partial(_file_picture, files, size))
+    labels, files = [], []
+    for label, name in enumerate(classes):
+        own = [file for file in files_below(path / name, follow_links=True) if file.lower().endswith(IMG_EXTENSIONS)]
+        labels += [label] * len(own)
+        files += own
+    return Pictures(labels, functools.partial(_file_picture, files, size))
 
 
 def _refuse_empty(path: Path, classes: Sequence[str], pictures: Pictures) -> None:
