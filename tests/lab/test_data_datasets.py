@@ -347,11 +347,11 @@ def broken(root: Path, case: str) -> tuple[DataRecipe, str, str]:
         (write_cifar10(root) / "cifar-10-batches-py" / "data_batch_2").write_bytes(b"\x80")
         return DataRecipe("cifar10", root), "train", "cifar-10-batches-py: not a readable CIFAR folder"
     if case == "no split folder":
-        write_image_folder(root, SPLITS)
-        return folder, "dev", "dev: no such folder; data.root needs a folder per split"
+        litter(write_image_folder(root, SPLITS))
+        return folder, "dev", "dev: no such folder; data.root needs a folder per split, .* there are train, val$"
     if case == "no training folder":
         write_image_folder(root, {"val": {"ant": 1}})
-        return folder, "val", "train: no such folder"
+        return folder, "val", "train: no such folder; .* there are val$"
     if case == "no class folders":
         (root / "train").mkdir()
         return folder, "train", "train: no class folders"

@@ -119,15 +119,26 @@ def crowds() -> dict[str, Any]:
         ({"val": crowds()}, {}, "the 3 pictures of the split val have no objects but crowds"),
         ({"train": crowds()}, {}, "the split train have no objects"),
         ({"val": {**content(), "annotations": []}}, {}, r"instances_val.json: annotations are empty"),
-        ({}, {"val_split": "test"}, r"instances_test.json: the annotation file cannot be read"),
+        (
+            {"more": content()},
+            {"val_split": "test"},
+            r"instances_test.json: the annotation file cannot be read, .*; there are the splits more, train, val$",
+        ),
     ],
 )
 def test_splits_that_do_not_fit_are_refused(
     splits: dict[str, Any], changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     root = write_splits(tmp_path, **{"train": content(), "val": content(), **splits})
+    (root / "annotations" / "._instances_train.json").write_bytes(b"\0\5\26\7")
+    (root / "annotations" / "captions_train.json").write_text("{}")
     with pytest.raises(ConfigError, match=message):
         build_data(recipe(root, **changes), "instance_segmentation", 0)
+
+
+def test_where_there_are_no_annotations_their_place_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"annotations/instances_train.json: .* there are the splits \(none\)"):
+        build_data(recipe(tmp_path), "detection", 0)
 
 
 def test_the_command_line_names_a_broken_file_and_needs_none_for_training_to_evaluate(

@@ -20,7 +20,7 @@ from . import scenes
 from .images import Mask, open_pair
 from .loading import seed_of
 from .pictures import Pictures, cifar_folder, digit_images, find_cifar, split_folder
-from .visible import is_hidden
+from .visible import folders_in, is_hidden
 
 ItemT = TypeVar("ItemT")
 
@@ -137,10 +137,14 @@ def _cifar(recipe: DataRecipe, split: str) -> Split:
 
 
 def _image_folder(recipe: DataRecipe, split: str) -> Split:
-    train, folder = (_root(recipe) / name for name in (recipe.train_split, split))
+    root = _root(recipe)
+    train, folder = (root / name for name in (recipe.train_split, split))
     for needed in (train, folder):
         if not needed.is_dir():
-            raise ConfigError(f"{needed}: no such folder; data.root needs a folder per split, with one per class in it")
+            raise ConfigError(
+                f"{needed}: no such folder; data.root needs a folder per split, with one per class in it, and there "
+                f"are {listing(folders_in(root)) or '(none)'}"
+            )
     classes, pictures = split_folder(train, folder)
     return Split(classes, range(len(pictures.labels)), functools.partial(_read_labelled, pictures))
 
