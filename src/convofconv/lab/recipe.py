@@ -30,6 +30,12 @@ DATA_OF_TASK: dict[str, tuple[str, ...]] = {
     "detection": ("digit_scenes", "coco"),
     "instance_segmentation": ("digit_scenes", "coco"),
 }
+#: Keys that say something to some data sets only: where one is read from, what can be fetched, and VOC's years.
+KEYS_OF_DATA: dict[str, tuple[str, ...]] = {
+    "root": ("cifar10", "cifar100", "image_folder", "voc", "coco"),
+    "download": ("cifar10", "cifar100", "voc"),
+    "year": ("voc",),
+}
 #: Tasks whose networks are detectors: they take pictures of different sizes and put out a list of objects for each.
 DETECTION_TASKS = ("detection", "instance_segmentation")
 #: Keys that say something to some tasks only, by section: those of pictures as a whole, of classifiers, of segmentation
@@ -77,8 +83,8 @@ class DataRecipe:
 
     Args:
         name: the data set; digits and digit_scenes are built in.
-        root: the data set's folder, in the layout that docs/lab.md describes.
-        download: fetch the data set into root if it is missing, where torchvision can.
+        root: the data set's folder, in the layout that docs/lab.md describes; none for what is built in.
+        download: fetch the data set into root if it is missing; cifar10, cifar100 and voc only.
         train_split: split to train on.
         val_split: split to choose the best epoch by.
         test_split: split that `coc test` evaluates; empty for the validation split.
@@ -141,7 +147,7 @@ class DataRecipe:
             raise _refuse("data.scale", "two positive factors, the smaller first", self.scale)
         if min(self.std) <= 0:
             raise _refuse("data.std", "positive", self.std)
-        if self.root is None and not self.name.startswith("digit"):
+        if self.root is None and self.name in KEYS_OF_DATA["root"]:
             raise ConfigError(f"data.root is missing: the folder of the data set {self.name}")
         if self.root is not None and not self.download and not self.root.is_dir():
             raise ConfigError(f"data.root: no such folder, {self.root}")
