@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import itertools
+import json
 import math
 import pickle
 from pathlib import Path
@@ -15,13 +17,20 @@ import pytest
 import torch
 
 pytest.importorskip("torchmetrics")
+pytest.importorskip("torchvision")
 pytest.importorskip("pycocotools")
 
+from coco_files import annotation
+from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from convofconv import ConfigError
+from convofconv.lab.data.build import EvaluationSet
+from convofconv.lab.data.coco import read_coco
+from convofconv.lab.data.detection_augment import evaluation_transform
+from convofconv.lab.data.objects import TargetSplit
 from convofconv.lab.tasks.detection_metrics import FIGURES, DetectionMetrics, _encode
 
 pytestmark = pytest.mark.lab
@@ -171,6 +180,67 @@ def test_overlaps_at_the_thresholds_count() -> None:
     assert ap(one([[0, 0, 6, 10]], [[0, 0, 10, 10]]))["AP"] == pytest.approx(30)
     values = ap(one([[0, 0, 7.5, 10]], [[0, 0, 10, 10]]))
     assert (values["AP"], values["AP50"], values["AP75"]) == pytest.approx((60, 100, 100))
+
+
+def of_the_file(tmp_path: Path, pictures: list[tuple[list[float], float, list[float]]]) -> tuple[Any, dict[str, float]]:
+    """COCO's six figures of a file itself, and ours of what is read from it; in each picture a box, its area and a
+    detection, all as left, top, width and height."""
+    images = [{"id": number, "file_name": "0.png", "width": 64, "height": 64} for number in range(1, len(pictures) + 1)]
+    truth = [annotation(n, n, 1, [], bbox=box, area=area) for n, (box, area, _) in enumerate(pictures, start=1)]
+    results = [
+        {"image_id": number, "category_id": 1, "bbox": box, "score": 0.5}
+        for number, (*_, box) in enumerate(pictures, start=1)
+    ]
+    data = {"images": images, "annotations": truth, "categories": [{"id": 1, "name": "ant"}]}
+    (tmp_path / "truth.json").write_text(json.dumps(data))
+    Image.new("L", (64, 64)).save(tmp_path / "0.png")
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(tmp_path / "truth.json")
+        evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    split = TargetSplit(read_coco(tmp_path / "truth.json", tmp_path, masks=False), training=False)
+    items = EvaluationSet(split, evaluation_transform())
+    metrics = DetectionMetrics(2)
+    for number, (*_, (left, top, width, height)) in enumerate(pictures):
+        # As a network puts them out; these tests have whole numbers there, so that float32 is exact.
+        boxes = torch.tensor([[left, top, left + width, top + height]], dtype=torch.float32)
+        found = {"boxes": boxes, "labels": torch.tensor([1]), "scores": torch.tensor([0.5])}
+        metrics.update([found], [items[number][1]])
+    return evaluation.stats[:6], metrics.compute()
+
+
+def test_overlaps_exactly_on_a_threshold_are_those_of_the_file(tmp_path: Path) -> None:
+    """Boxes of tenths, whose area is half of that of a detection of whole numbers around them."""
+    pictures = []
+    for left, tenths, height in itertools.product((0, 0.1, 0.3, 0.7), range(11, 100), range(2, 12)):
+        width, area = tenths / 10, tenths * height / 5
+        for around in range(math.ceil(left + width), 20):
+            if area % around == 0 and area // around >= height:
+                pictures.append(([left, 0, width, height], area / 2, [0, 0, around, area // around]))
+    theirs, ours = of_the_file(tmp_path, pictures)
+    assert len(pictures) > 200
+    assert 0.5 < theirs[1] < 1  # on the very edge, some fall on either side
+    for name, value in zip(FIGURES[:4], theirs, strict=False):
+        assert ours[name] == pytest.approx(100 * value, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("area", "sizes"),
+    [(1024 - 1e-5, "S"), (1024, "SM"), (1024 + 1e-5, "M"), (9216 - 1e-4, "M"), (9216, "ML"), (9216 + 1e-4, "L")],
+)
+def test_areas_next_to_a_bound_are_of_the_size_that_the_file_says(tmp_path: Path, area: float, sizes: str) -> None:
+    theirs, ours = of_the_file(tmp_path, [([0, 0, 40, 30], area, [0, 0, 40, 30])])
+    assert [value >= 0 for value in theirs[3:]] == [size in sizes for size in "SML"]
+    assert set(ours) == {"AP", "AP50", "AP75", *(f"AP{size}" for size in sizes)}
+
+
+def test_boxes_that_leave_their_picture_count_as_the_file_has_them(tmp_path: Path) -> None:
+    """Half of one lies in it, and a detection of that half overlaps the whole by a half."""
+    theirs, ours = of_the_file(tmp_path, [([54, 10, 20, 10], 200, [54, 10, 10, 10])])
+    assert (theirs[0], theirs[1], theirs[2]) == pytest.approx((0.1, 1, 0))
+    assert (ours["AP"], ours["AP50"], ours["AP75"]) == pytest.approx((10, 100, 0))
 
 
 def test_no_detections_is_0() -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from ...errors import ConfigError, listing
 from .images import open_annotated
-from .objects import Objects, ObjectSplit, Picture, to_learn
+from .objects import Objects, ObjectSplit, Picture, corners, have_area, to_learn
 from .segments import Segments, kind_of, parse_segment
 
 _NUMBER = (int, float)
@@ -36,16 +36,17 @@ _KINDS = {int: "a whole number", str: "a text", list: "a list", _NUMBER: "a numb
 
 @dataclasses.dataclass(frozen=True)
 class _Columns:
-    """All objects of a file, those of a picture side by side: ``spans`` says from where to where.
+    """All objects of a file, those of an image side by side: ``spans`` says from where to where.
 
-    In arrays, for a million of Python's numbers would be copied into every process that reads pictures.
+    In arrays, because a million of Python's numbers would be copied into every process that reads images. Boxes are
+    left, top, width and height as the file has them.
     """
 
     file: Path
     spans: dict[int, tuple[int, int]]
-    boxes: NDArray[np.float32]
+    boxes: NDArray[np.float64]
     labels: NDArray[np.int64]
-    area: NDArray[np.float32]
+    area: NDArray[np.float64]
     crowd: NDArray[np.bool_]
     ids: NDArray[np.int64]
     segments: Segments | None
@@ -75,7 +76,7 @@ def read_coco(annotations: Path, pictures: Path, masks: bool = True) -> ObjectSp
     labels = {number: label for label, number in enumerate(sorted(entry["id"] for entry in categories), start=1)}
     names = {labels[entry["id"]]: entry["name"] for entry in categories}
     columns = _columns(annotations, found, labels, entries, masks)
-    learnt = to_learn(columns.boxes, columns.crowd)
+    learnt = to_learn(_corners(columns.boxes, found, columns.spans), columns.crowd)
     return ObjectSplit(
         ("background", *(names[label] for label in sorted(names))),
         {label: number for number, label in labels.items()},
@@ -148,7 +149,7 @@ def _columns(
             )
         members[entry["image_id"]].append(entry)
     ordered: list[dict[str, Any]] = []
-    boxes: list[tuple[float, ...]] = []
+    boxes: list[list[float]] = []
     segments = Segments()
     short: list[int] = []  # ids of annotations
     spans = {}
@@ -156,7 +157,7 @@ def _columns(
         spans[number] = (len(ordered), len(ordered) + len(own))
         for entry in own:
             try:
-                boxes.append(_box(entry, pictures[number]))
+                boxes.append(_box(entry))
                 if masks:
                     segment, whole = parse_segment(entry.get("segmentation"), pictures[number])
                     segments.append(segment)
@@ -165,14 +166,14 @@ def _columns(
             except (ValueError, OverflowError) as error:
                 raise ConfigError(f"{file}: annotation {entry['id']} (image {number}): {error}") from error
             ordered.append(entry)
-    corners, ids = np.array(boxes, np.float32), np.array([entry["id"] for entry in ordered], np.int64)
-    _tell(file, len(entries), ids[(corners[:, 2:] <= corners[:, :2]).any(1)].tolist(), short)
+    annotated, ids = np.array(boxes, np.float64), np.array([entry["id"] for entry in ordered], np.int64)
+    _tell(file, len(entries), ids[~have_area(_corners(annotated, pictures, spans))].tolist(), short)
     return _Columns(
         file,
         spans,
-        corners,
+        annotated,
         np.array([labels[entry["category_id"]] for entry in ordered], np.int64),
-        np.array([entry["area"] for entry in ordered], np.float32),
+        np.array([entry["area"] for entry in ordered], np.float64),
         np.array([bool(entry.get("iscrowd", 0)) for entry in ordered]),
         ids,
         segments if masks else None,
@@ -192,17 +193,24 @@ def _tell(file: Path, count: int, flat: Sequence[int], short: Sequence[int]) -> 
         warnings.warn(f"{file}: {'; '.join(said)}", stacklevel=4)
 
 
-def _box(entry: dict[str, Any], picture: Picture) -> tuple[float, ...]:
-    """Corners of a box, within the picture."""
-    box, area = entry["bbox"], entry["area"]
+def _box(entry: dict[str, Any]) -> list[float]:
+    """Left, top, width and height, as they are written."""
+    box: list[float] = entry["bbox"]
+    area = entry["area"]
     if len(box) != 4 or not all(isinstance(value, _NUMBER) and math.isfinite(value) for value in box):
         raise ValueError(f"bbox must be four numbers, left, top, width and height; got {box!r}")
     if not 0 <= area < math.inf:
         raise ValueError(f"area must be the number of its pixels; got {area!r}")
-    left, top, width, height = box
-    corners = (left, top, left + max(width, 0), top + max(height, 0))
-    sides = (picture.width, picture.height) * 2
-    return tuple(min(max(corner, 0.0), float(side)) for corner, side in zip(corners, sides, strict=True))
+    return box
+
+
+def _corners(
+    annotated: NDArray[np.float64], pictures: dict[int, Picture], spans: dict[int, tuple[int, int]]
+) -> NDArray[np.float64]:
+    """Boxes within their images."""
+    counts = [end - start for start, end in spans.values()]
+    sides = np.repeat([(pictures[number].width, pictures[number].height) for number in spans], counts, axis=0)
+    return corners(annotated, *sides.T)
 
 
 def _read(columns: _Columns, picture: Picture) -> tuple[Image.Image, Objects]:
@@ -217,7 +225,9 @@ def _read(columns: _Columns, picture: Picture) -> tuple[Image.Image, Objects]:
     run_lengths = None
     if columns.segments is not None:
         run_lengths = tuple(columns.segments.encode(number, picture) for number in range(start, end))
-    names = ("boxes", "labels", "area", "crowd", "ids")
-    # Copies, for what is done to a target must not be done to the data set.
+    names = ("labels", "area", "crowd", "ids")
+    # Copies: what is done to a target must not be done to the data set.
     arrays: dict[str, Any] = {name: getattr(columns, name)[start:end].copy() for name in names}
-    return image, Objects(picture, **arrays, run_lengths=run_lengths)
+    annotated = columns.boxes[start:end].copy()
+    boxes = corners(annotated, picture.width, picture.height)
+    return image, Objects(picture, boxes, **arrays, run_lengths=run_lengths, annotated=annotated)

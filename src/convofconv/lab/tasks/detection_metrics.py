@@ -47,7 +47,8 @@ class DetectionMetrics(nn.Module):
     Shape:
         a detection and a target per picture, with the keys
 
-        - boxes: ``(N, 4)``, left, top, right, bottom in the picture's own pixels
+        - boxes: ``(N, 4)``, left, top, right, bottom in the image's own pixels
+        - bbox: ``(N, 4)``, in place of boxes where it is given: left, top, width, height, as a file has them
         - labels: ``(N,)``
         - masks: ``(N, H, W)`` or ``(N, 1, H, W)``, of bool or probabilities
         - scores: ``(N,)``, detections
@@ -86,7 +87,10 @@ class DetectionMetrics(nn.Module):
 
 @dataclasses.dataclass(frozen=True, eq=False)  # for torchmetrics hashes what it keeps
 class _Counted:
-    """The objects or detections of a picture; ``numbers`` are areas of truth or scores of detections."""
+    """The objects or detections of an image; ``numbers`` are areas of truth or scores of detections.
+
+    Boxes are left, top, width and height.
+    """
 
     boxes: NDArray[np.float64]
     labels: list[int]
@@ -167,7 +171,9 @@ class _Evaluation(Metric):
 
 def _counted(values: Mapping[str, Any], numbers: Tensor, crowd: Tensor, masks: bool) -> _Counted:
     run_lengths = _encode(values["masks"]) if masks else None
-    boxes = values["boxes"].detach().cpu().double().numpy()
+    boxes = values.get("bbox", values["boxes"]).detach().cpu().double().numpy()
+    if "bbox" not in values:
+        boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
     return _Counted(boxes, values["labels"].tolist(), numbers.tolist(), crowd.tolist(), run_lengths)
 
 
@@ -180,11 +186,10 @@ def _encode(masks: Tensor) -> list[RunLengths]:
 
 def _annotations(pictures: Mapping[int, _Counted], kind: str, key: str) -> Iterator[dict[str, Any]]:
     for number, part in pictures.items():
-        sizes = part.boxes[:, 2:] - part.boxes[:, :2]
         for place, label in enumerate(part.labels):
             entry: dict[str, Any] = {"image_id": number, "category_id": label, "iscrowd": part.crowd[place]}
-            entry["bbox"] = [*part.boxes[place, :2].tolist(), *sizes[place].tolist()]
-            entry["area"] = float(sizes[place].prod())
+            entry["bbox"] = part.boxes[place].tolist()
+            entry["area"] = float(part.boxes[place, 2:].prod())
             if kind == "segm":
                 assert part.run_lengths is not None
                 entry["segmentation"] = part.run_lengths[place]
