@@ -144,7 +144,9 @@ def test_where_there_are_no_annotations_their_place_is_named(tmp_path: Path) -> 
 def test_the_command_line_names_a_broken_file_and_needs_none_for_training_to_evaluate(
     tmp_path: Path, capsys: Any
 ) -> None:
-    root = write_splits(tmp_path / "data", train=json.dumps(content())[:-40], val=content())
+    val = content()
+    val["annotations"].append(annotation(104, 3, 41, SQUARE))
+    root = write_splits(tmp_path / "data", train=json.dumps(content())[:-40], val=val)
     arguments = ["nuclei-retinanet-resnet18-w16", f"--data.root={root}", "--data.classes=4"]
     assert main(["fit", *arguments, f"--out={tmp_path / 'run'}"]) == 2
     told = capsys.readouterr().err
@@ -154,9 +156,17 @@ def test_the_command_line_names_a_broken_file_and_needs_none_for_training_to_eva
     (root / "annotations" / "instances_train.json").write_text(json.dumps(content()))
     arguments += ["--training.epochs=1", "--training.batch=2", "--model.fpn_channels=8", "--data.eval_resize=32"]
     arguments += ["--data.shorter=[32]", "--machine.threads=1", "--machine.accelerator=cpu"]
-    assert main(["fit", *arguments, f"--out={tmp_path / 'run'}"]) == 0
+    assert main(["fit", *arguments, "--model.max_detections=1", f"--out={tmp_path / 'run'}"]) == 0
+    remark = (
+        "AP counts the likeliest 1 detections of a class in an image, and 1 of 3 images has more objects than that, 2"
+    )
+    assert remark in capsys.readouterr().out
     # A finished run is evaluated where the training split is not.
     (root / "annotations" / "instances_train.json").unlink()
     shutil.rmtree(root / "train")
     assert main(["test", *arguments, f"--out={tmp_path / 'run'}"]) == 0
-    assert "test AP: " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "test AP: " in told
+    assert "AP counts" not in told  # 100 by default, and as many as are asked for
+    assert main(["test", str(tmp_path / "run"), "--model.max_detections=1"]) == 0
+    assert remark in capsys.readouterr().out

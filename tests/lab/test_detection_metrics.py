@@ -82,7 +82,7 @@ def random_data(seed: int, pictures: int = 15) -> list[tuple[dict[str, Any], dic
     return data
 
 
-def expected(data: list[tuple[dict[str, Any], dict[str, Any]]], kind: str) -> Any:
+def expected(data: list[tuple[dict[str, Any], dict[str, Any]]], kind: str, limit: int = 100) -> Any:
     """What pycocotools says if it is fed as its documentation says, through a file of results."""
     truth, results = [], []
     for found, target in data:
@@ -109,14 +109,15 @@ def expected(data: list[tuple[dict[str, Any], dict[str, Any]]], kind: str) -> An
         }
         coco.createIndex()
         evaluation = COCOeval(coco, coco.loadRes(results), kind)
+        evaluation.params.maxDets = [0, 1, limit]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     return evaluation
 
 
-def measured(data: list[tuple[dict[str, Any], dict[str, Any]]], masks: bool = True) -> DetectionMetrics:
-    metrics = DetectionMetrics(CLASSES, masks)
+def measured(data: list[tuple[dict[str, Any], dict[str, Any]]], masks: bool = True, **options: Any) -> DetectionMetrics:
+    metrics = DetectionMetrics(CLASSES, masks, **options)
     for start in range(0, len(data), 4):
         found, targets = zip(*data[start : start + 4], strict=True)
         metrics.update(found, targets)
@@ -155,8 +156,8 @@ def one(found: list[list[float]], truth: list[list[float]], number: int = 1, **o
     return {**boxes(found), "scores": scores}, {**target, "area": sides.prod(1), **other}
 
 
-def ap(*pictures: tuple[Any, Any]) -> dict[str, float]:
-    metrics = DetectionMetrics(2)
+def ap(*pictures: tuple[Any, Any], **options: Any) -> dict[str, float]:
+    metrics = DetectionMetrics(2, **options)
     metrics.update(*zip(*pictures, strict=True))
     return metrics.compute()
 
@@ -241,6 +242,43 @@ def test_boxes_that_leave_their_picture_count_as_the_file_has_them(tmp_path: Pat
     theirs, ours = of_the_file(tmp_path, [([54, 10, 20, 10], 200, [54, 10, 10, 10])])
     assert (theirs[0], theirs[1], theirs[2]) == pytest.approx((0.1, 1, 0))
     assert (ours["AP"], ours["AP50"], ours["AP75"]) == pytest.approx((10, 100, 0))
+
+
+@pytest.mark.parametrize(("limit", "share"), [(0, 68 / 101), (100, 68 / 101), (3, 3 / 101), (149, 1), (1000, 1)])
+def test_so_many_detections_count_in_a_picture(limit: int, share: float) -> None:
+    """Of 149 objects that are all found 100 count, as in COCO: recalls from 0 to 0.67."""
+    found = one(row(149), row(149))
+    found[0]["scores"] = 1 - torch.arange(149) / 1000
+    assert ap(found, limit=limit)["AP"] == pytest.approx(100 * share, abs=1e-6)
+
+
+@pytest.mark.parametrize("limit", [2, 4])
+def test_figures_of_fewer_detections_are_those_of_pycocotools(limit: int) -> None:
+    data = random_data(4)
+    values = measured(data, limit=limit).compute()
+    for prefix, kind in (("", "bbox"), ("mask_", "segm")):
+        theirs = expected(data, kind, limit).stats[1:6]  # its AP is of 100 detections alone
+        assert [values[f"{prefix}{name}"] for name in FIGURES[1:]] == pytest.approx(100 * theirs, abs=1e-6)
+    assert values["AP"] < measured(data).compute()["AP"]
+
+
+def test_pictures_with_more_objects_than_are_counted_are_reported() -> None:
+    def remark(*pictures: tuple[Any, Any], limit: int = 0) -> str:
+        metrics = DetectionMetrics(2, limit=limit)
+        metrics.update(*zip(*pictures, strict=True))
+        return metrics.remark()
+
+    many, few = one(row(1), row(149), 1), one(row(1), row(3), 2)
+    assert remark(many, few) == (
+        "AP counts at most 100 detections of a class in an image; 1 of 2 images has more objects than that, up to 149. "
+        "model.max_detections sets the number"
+    )
+    assert remark(many, few, limit=149) == remark(few) == ""
+    assert "2 of 2 images have more objects" in remark(many, few, limit=2)
+    # Objects of several classes are counted by class, and crowds need not be found.
+    labels = torch.arange(149) % 2 + 1
+    assert remark((many[0], {**many[1], "labels": labels, "iscrowd": torch.zeros(149, dtype=torch.int64)})) == ""
+    assert remark((many[0], {**many[1], "iscrowd": (torch.arange(149) >= 100).long()})) == ""
 
 
 def test_no_detections_is_0() -> None:

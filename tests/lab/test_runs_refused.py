@@ -77,6 +77,8 @@ MISTAKES = [
     ),
     (["validate", "digits-resnet18", "--data.root=.", "--out=nowhere"], "data.root: digits is built in"),
     (["test", "digits-resnet18", "--data.root=.", "--out=nowhere"], "data.root: digits is built in"),
+    (["fit", "digits-resnet18", "--model.max_detections=9"], "model.max_detections says nothing to classification"),
+    (["fit", "scenes-retinanet-resnet18", "--model.max_detections=-1"], "model.max_detections must be at least 0"),
     (["fit", "scenes-fcn-resnet18", "--data.root=."], "give --data.name=voc --data.root=DIR --data.classes=N"),
     (["fit", "scenes-retinanet-resnet18", "--data.root=."], "give --data.name=coco --data.root=DIR --data.classes=N"),
     (["fit", "scenes-maskrcnn-resnet18", "--data.root=."], "data.root: digit_scenes is built in"),

@@ -53,7 +53,10 @@ _KEYS_OF_TASKS: tuple[tuple[tuple[str, ...], dict[str, tuple[str, ...]]], ...] =
     (("segmentation",), {"data": ("focus",), "model": ("output_stride", "head_channels")}),
     (
         DETECTION_TASKS,
-        {"data": ("shorter", "longest"), "model": ("fpn_channels", "smallest_anchor", "head_norm", "rois")},
+        {
+            "data": ("shorter", "longest"),
+            "model": ("fpn_channels", "smallest_anchor", "head_norm", "rois", "max_detections"),
+        },
     ),
 )
 
@@ -171,6 +174,8 @@ class ModelRecipe:
         smallest_anchor: side of the smallest boxes that a detector starts from; every level of the pyramid doubles it.
         head_norm: norms in a detector's pyramid and heads; without pretrained weights it learns far better with them.
         rois: boxes of a training picture that Mask R-CNN's heads learn from.
+        max_detections: objects that a detector puts out per image at most, and detections of a class in an image that
+            AP counts; 0 for torchvision's own number (RetinaNet 300, Mask R-CNN 100) and COCO's 100.
         freeze_norm: leave the backbone's batch norms as they are, for pretrained ones and small batches; the kernels
             must be those that they were trained with, or a method that changes them a run of the same method.
         convert: convert the backbone only, as the paper does, or the whole network.
@@ -188,6 +193,7 @@ class ModelRecipe:
     smallest_anchor: int = 32
     head_norm: HeadNorm = "none"
     rois: int = 512
+    max_detections: int = 0
     freeze_norm: bool = False
     convert: Convert = "backbone"
     pointwise: bool = False
@@ -198,7 +204,8 @@ class ModelRecipe:
             raise _refuse("model.output_stride", "8, 16 or 32", self.output_stride)
         if not 0 <= self.dropout < 1:
             raise _refuse("model.dropout", "at least 0 and less than 1", self.dropout)
-        _at_least(self, "model", [("head_channels", 0), ("fpn_channels", 1), ("smallest_anchor", 1), ("rois", 1)])
+        bounds = [("head_channels", 0), ("fpn_channels", 1), ("smallest_anchor", 1), ("rois", 1), ("max_detections", 0)]
+        _at_least(self, "model", bounds)
         if self.freeze_norm and not self.weights:
             raise ConfigError("model.freeze_norm needs model.weights: norms of random weights have seen no pictures")
 
