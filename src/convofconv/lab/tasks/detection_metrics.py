@@ -96,8 +96,8 @@ class DetectionMetrics(nn.Module):
             return ""
         return (
             f"AP counts at most {limit} detections of a class in an image; {more} of {len(most)} images "
-            f"{'has' if more == 1 else 'have'} more objects than that, up to {max(most)}. model.max_detections sets the "
-            "number"
+            f"{'has' if more == 1 else 'have'} more objects than that, up to {max(most)}. model.max_detections sets "
+            "the number"
         )
 
     def reset(self) -> None:
