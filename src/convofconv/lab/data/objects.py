@@ -146,8 +146,8 @@ def have_area(boxes: NDArray[Any]) -> NDArray[np.bool_]:
         - returns: ``(N,)``
     """
     single = boxes.astype(np.float32)
-    wide: NDArray[np.bool_] = single[:, 2:] > single[:, :2]
-    return np.logical_and(wide[:, 0], wide[:, 1])
+    some: NDArray[np.bool_] = np.all(single[:, 2:] > single[:, :2], axis=1)
+    return some
 
 
 def to_learn(boxes: NDArray[Any], crowd: NDArray[np.bool_]) -> NDArray[np.bool_]:
