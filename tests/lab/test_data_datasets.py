@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import re
 import shutil
 import time
 from collections import Counter
@@ -177,6 +178,45 @@ def test_images_of_a_class_are_in_the_order_of_torchvision(tmp_path: Path) -> No
     assert list(found.read.args[0]) == [path for path, _ in theirs.samples]
 
 
+def test_images_that_are_left_out_are_reported(tmp_path: Path) -> None:
+    """Beside the folders of the classes, and of endings that are not read; what is no image is nobody's business."""
+    write_image_folder(tmp_path, {**SPLITS, "val": {"ant": 2, "bee": 0, "cow": 1}})
+    recipe = DataRecipe("image_folder", tmp_path, classes=3)
+    for name in (
+        "train/loose.png",
+        "train/ant/a.gif",
+        "train/bee/deep/b.HEIC",
+        "train/cow/notes.txt",
+        "val/classes.csv",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    left_out = (
+        "train: 1 images lie beside the folders of the classes and are left out (loose.png). 2 images are left out "
+        "because of their endings (a.gif, b.HEIC); those that are read end in .jpg, .jpeg, .png, .ppm, "
+    )
+    with pytest.warns(UserWarning, match=re.escape(f"{tmp_path}/{left_out}")) as told:
+        train = read_split(recipe, "train")
+    with pytest.warns(UserWarning, match="val: no images in bee, which will not be evaluated$"):
+        val = read_split(recipe, "val")
+    assert len(told) == 1
+    assert labels(train) == [0] * 3 + [1] * 4 + [2] * 2
+    assert labels(val) == [0, 0, 2]
+
+
+@pytest.mark.parametrize("outer", [("camera1", "camera2"), ("train", "val")])
+def test_a_level_of_folders_too_many_is_reported(tmp_path: Path, outer: tuple[str, ...]) -> None:
+    for name in outer:
+        write_image_folder(tmp_path / "train", {name: {"ant": 1, "bee": 2}})
+    recipe = DataRecipe("image_folder", tmp_path, classes=2)
+    with pytest.warns(
+        UserWarning, match=rf"train: all classes \({', '.join(outer)}\) have the same folders in them, ant, b"
+    ):
+        assert labels(read_split(recipe, "train")) == [0] * 3 + [1] * 3
+    Image.new("L", (9, 9)).save(tmp_path / "train" / outer[0] / "own.png")
+    assert len(read_split(recipe, "train")) == 7
+
+
 def test_tiny_imagenets_further_folder(tmp_path: Path) -> None:
     write_image_folder(tmp_path / "train" / "n01", {"images": {".": 2}})
     write_image_folder(tmp_path / "train" / "n02", {"images": {".": 1}})
@@ -206,6 +246,24 @@ def test_hidden_files_are_in_no_voc_split(tmp_path: Path) -> None:
     assert len(read_split(recipe, "train")) == 2
     with pytest.raises(ConfigError, match=r"there are the splits train, val$"):
         read_split(recipe, "dev")
+
+
+def test_masks_whose_colours_are_of_different_classes_are_reported(tmp_path: Path) -> None:
+    """As where colours were made numbers file by file, the commonest first."""
+    write_voc(tmp_path, {"train": ["a", "b", "c"]}, highest=2)
+    recipe = DataRecipe("voc", tmp_path, classes=3)
+    read_split(recipe, "train")
+    file = tmp_path / "VOCdevkit" / "VOC2012" / "SegmentationClass" / "c.png"
+    with Image.open(file) as mask:
+        mask.putpalette([*(mask.getpalette() or [])[:3], 1, 2, 3])
+        mask.save(file)
+    with pytest.warns(
+        UserWarning, match=r"c\.png: class 1 has the colour 1, 2, 3 here and .* in .*a\.png; the numbers"
+    ):
+        read_split(recipe, "train")
+    with Image.open(file) as mask:
+        Image.fromarray(np.asarray(mask)).save(file)  # no colours
+    read_split(recipe, "train")
 
 
 @pytest.mark.parametrize("year", ["2007", "2012"])

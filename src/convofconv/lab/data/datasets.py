@@ -17,7 +17,7 @@ from torchvision.datasets import CIFAR10, CIFAR100, VOCSegmentation
 from ...errors import ConfigError, listing
 from ..recipe import DataRecipe
 from . import scenes
-from .images import Mask, open_pair
+from .images import Mask, check_palettes, open_pair
 from .loading import seed_of
 from .pictures import Pictures, cifar_folder, digit_images, find_cifar, split_folder
 from .visible import folders_in, is_hidden
@@ -35,6 +35,7 @@ VOC_CLASSES = (
 #: Scenes in the splits of digit_scenes.
 SCENES = {"train": 400, "val": 100}
 
+_LOOKED_AT = 20  # masks of a split whose colours are compared
 _DIGITS_SEED = 0  # the digits are split the same way whatever the seed of a training
 
 
@@ -167,6 +168,7 @@ def _voc(recipe: DataRecipe, split: str) -> Split:
     pairs = [(folder / "JPEGImages" / f"{name}.jpg", _voc_mask(folder, name)) for name in names]
     if missing := [path for pair in pairs for path in pair if not path.is_file()]:
         raise ConfigError(f"{listed}: files of this split are missing, {listing(missing, 3)}")
+    check_palettes(evenly([mask for _, mask in pairs], _LOOKED_AT))
     read = functools.partial(_read_masked, pairs, recipe.classes)
     return Split(_voc_classes(folder, recipe.classes), range(len(pairs)), read)
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import mimetypes
+import os
 import pickle
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ...errors import ConfigError, listing
 from .images import open_picture
-from .visible import files_below, folders_in
+from .visible import files_below, folders_in, is_hidden
 
 #: Where Tiny-ImageNet tells the classes of its validation pictures.
 _ANNOTATIONS = "val_annotations.txt"
@@ -82,8 +84,10 @@ def find_pictures(path: Path, size: int) -> Source:
     classes = folders_in(path)
     if not classes:
         raise ConfigError(f"{path}: no class folders; put the pictures of each class into a folder of its own in there")
-    pool = _class_folders(path, classes, size)
+    files = _class_folders(path, classes)
+    pool = _pictures(files, classes, size)
     _refuse_empty(path, classes, pool)
+    _report_left_out(path, files)
     return Source(path.resolve().name, tuple(classes), pool)
 
 
@@ -105,11 +109,13 @@ def split_folder(train: Path, split: Path, size: int | None = None) -> tuple[tup
         raise ConfigError(
             f"{split}: {listing(unknown)} not among the classes in {train}; every class needs a folder in both"
         )
-    pictures = _class_folders(split, classes, size)
+    files = _class_folders(split, classes)
+    pictures = _pictures(files, classes, size)
     if split == train:
         _refuse_empty(train, classes, pictures)
     if not pictures.labels:
         raise ConfigError(f"{split}: no pictures; it needs a folder per class with pictures in it")
+    _report_left_out(split, files)
     return tuple(classes), pictures
 
 
@@ -137,13 +143,54 @@ def _split_folder(path: Path, size: int) -> Source:
     return Source(path.resolve().name, classes, pictures, val_pictures)
 
 
-def _class_folders(path: Path, classes: Sequence[str], size: int | None) -> Pictures:
-    labels, files = [], []
+def _class_folders(path: Path, classes: Sequence[str]) -> dict[str, list[str]]:
+    """The files of every class that has a folder in ``path``."""
+    return {name: files_below(path / name, follow_links=True) for name in classes if (path / name).is_dir()}
+
+
+def _pictures(files: Mapping[str, Sequence[str]], classes: Sequence[str], size: int | None) -> Pictures:
+    """Those of the files that are images."""
+    labels, images = [], []
     for label, name in enumerate(classes):
-        own = [file for file in files_below(path / name, follow_links=True) if file.lower().endswith(IMG_EXTENSIONS)]
+        own = list(filter(_is_read, files.get(name, ())))
         labels += [label] * len(own)
-        files += own
-    return Pictures(labels, functools.partial(_file_picture, files, size))
+        images += own
+    return Pictures(labels, functools.partial(_file_picture, images, size))
+
+
+def _is_read(file: str) -> bool:
+    return file.lower().endswith(IMG_EXTENSIONS)
+
+
+def _report_left_out(path: Path, files: Mapping[str, Sequence[str]]) -> None:
+    """Say, in one warning, which images in ``path`` are not read, and whether its folders may be no classes."""
+    said = []
+    beside = [file.name for file in path.iterdir() if not is_hidden(file.name) and _is_read(file.name)]
+    if beside:
+        said.append(
+            f"{len(beside)} images lie beside the folders of the classes and are left out ({listing(sorted(beside))})"
+        )
+    others = [os.path.basename(file) for own in files.values() for file in own if not _is_read(file)]
+    if images := [name for name in others if (mimetypes.guess_type(name)[0] or "").startswith("image/")]:
+        said.append(
+            f"{len(images)} images are left out because of their endings ({listing(images)}); those that are read end "
+            f"in {', '.join(IMG_EXTENSIONS)}"
+        )
+    if empty := [name for name, own in files.items() if not any(map(_is_read, own))]:
+        said.append(f"no images in {listing(empty)}, which will not be evaluated")
+    inner = {tuple(folders_in(path / name)) for name in files}
+    if len(files) > 1 and len(inner) == 1 and len(first := inner.pop()) > 1 and not _lie_directly(path, files):
+        said.append(
+            f"all classes ({listing(files)}) have the same folders in them, {listing(first)}; if those are the "
+            "classes, leave out a level of folders"
+        )
+    if said:
+        warnings.warn(f"{path}: {'. '.join(said)}", stacklevel=4)
+
+
+def _lie_directly(path: Path, files: Mapping[str, Sequence[str]]) -> bool:
+    """Whether some images lie in the folders of the classes themselves."""
+    return any(Path(file).parent == path / name for name, own in files.items() for file in own if _is_read(file))
 
 
 def _refuse_empty(path: Path, classes: Sequence[str], pictures: Pictures) -> None:
