@@ -69,6 +69,17 @@ def test_training_pictures_are_resized_and_the_others_are_not(tmp_path: Path) ->
         assert as_in_evaluation.train[0, 0][0].shape == (3, side, 2 * side)
 
 
+def test_masks_are_resized_as_the_recipe_says(tmp_path: Path) -> None:
+    root = write_splits(tmp_path, train=content(), val=content())
+    ways = ("nearest", "nearest-exact")
+    plain, exact = (
+        build_data(recipe(root, shorter=(7,), mask_resize=how), "instance_segmentation", 0).train[0, 1] for how in ways
+    )
+    assert torch.equal(plain[0], exact[0])
+    assert plain[1]["masks"].shape == exact[1]["masks"].shape
+    assert not torch.equal(plain[1]["masks"], exact[1]["masks"])
+
+
 def test_pictures_with_nothing_to_learn_from_are_left_out_of_training_alone(tmp_path: Path) -> None:
     """Picture 5 has no objects, 3 is given a crowd alone, and 7 a box without area besides its whole one."""
     some = crowds()

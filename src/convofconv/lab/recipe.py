@@ -22,6 +22,7 @@ Optimizer = Literal["sgd", "adamw"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Convert = Literal["backbone", "all"]
 HeadNorm = Literal["none", "batch", "group"]
+MaskResize = Literal["nearest", "nearest-exact"]
 
 #: The data sets of every task; the first needs no download.
 DATA_OF_TASK: dict[str, tuple[str, ...]] = {
@@ -38,8 +39,8 @@ KEYS_OF_DATA: dict[str, tuple[str, ...]] = {
 }
 #: Tasks whose networks are detectors: they take pictures of different sizes and put out a list of objects for each.
 DETECTION_TASKS = ("detection", "instance_segmentation")
-#: Keys that say something to some tasks only, by section: those of pictures as a whole, of classifiers, of segmentation
-#: and of detectors.
+#: Keys that say something to some tasks only, by section: those of pictures as a whole, of classifiers, of masks, of
+#: segmentation and of detectors.
 _KEYS_OF_TASKS: tuple[tuple[tuple[str, ...], dict[str, tuple[str, ...]]], ...] = (
     (
         ("classification", "segmentation"),
@@ -50,6 +51,7 @@ _KEYS_OF_TASKS: tuple[tuple[tuple[str, ...], dict[str, tuple[str, ...]]], ...] =
         },
     ),
     (("classification",), {"data": ("eval_crop",), "model": ("small_images",)}),
+    (("segmentation", "instance_segmentation"), {"data": ("mask_resize",)}),
     (("segmentation",), {"data": ("focus",), "model": ("output_stride", "head_channels")}),
     (
         DETECTION_TASKS,
@@ -103,6 +105,7 @@ class DataRecipe:
         flip: mirror half of the pictures.
         shorter: of a detector's training pictures, lengths of the shorter side to choose from; none for eval_resize.
         longest: of a detector's pictures, the most of the longer side, in training and evaluation; 0 for no limit.
+        mask_resize: how masks are resized with their images; nearest, the usual way, moves them by up to half a pixel.
         photometric: vary brightness, contrast, saturation and hue.
         mean: mean of the channels, for normalisation.
         std: deviation of the channels.
@@ -129,6 +132,7 @@ class DataRecipe:
     flip: bool = False
     shorter: tuple[int, ...] = ()
     longest: int = 0
+    mask_resize: MaskResize = "nearest"
     photometric: bool = False
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)

@@ -167,7 +167,7 @@ def _evaluated_objects(split: ObjectSplit, name: str) -> EvaluationSet:
 def _build_objects(recipe: DataRecipe, masks: bool, seed: int) -> DataSets:
     train = with_objects(read_objects(recipe, recipe.train_split, masks), recipe.train_split)
     shorter = recipe.shorter or (recipe.eval_resize,)
-    vary = detection_augment.training_transform(shorter, recipe.longest or None, recipe.flip)
+    vary = detection_augment.training_transform(shorter, recipe.longest or None, recipe.flip, recipe.mask_resize)
 
     def evaluation(name: str) -> EvaluationSet:
         split = read_objects(recipe, name, masks)
