@@ -12,6 +12,7 @@ pytest.importorskip("torchvision")
 from torchvision import tv_tensors
 
 from convofconv.lab.data.augment import RandomResize, evaluation_transform, training_transform
+from convofconv.lab.data.detection_augment import training_transform as detection_transform
 from convofconv.lab.data.images import VOID
 from convofconv.lab.recipe import DataRecipe
 
@@ -164,3 +165,62 @@ def test_evaluation_sizes(changes: dict[str, int], task: str, size: tuple[int, i
         assert target.shape == size
     again, _ = transform(image, mask if task == "segmentation" else 1)
     assert torch.equal(found, again)
+
+
+def disc(side: int = 120, radius: int = 20) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+    """A white disc and its mask."""
+    places = torch.arange(side) + 0.5
+    inside = (places[:, None] - 47.3) ** 2 + (places - 61.8) ** 2 <= radius**2
+    return tv_tensors.Image(255 * inside.to(torch.uint8).repeat(3, 1, 1)), tv_tensors.Mask(inside.to(torch.uint8))
+
+
+def boxed(image: torch.Tensor, mask: torch.Tensor, how: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """A disc as a detector learns from it."""
+    one = torch.ones(1, dtype=torch.int64)
+    box = tv_tensors.BoundingBoxes(torch.tensor([[40.0, 20.0, 90.0, 80.0]]), format="XYXY", canvas_size=(120, 120))  # type: ignore[call-overload]
+    objects = {"boxes": box, "labels": one, "area": one, "iscrowd": one, "masks": tv_tensors.Mask(mask[None])}
+    varied, found = detection_transform((90,), None, flip=False, mask_resize=how)(image, objects)
+    return varied, found["masks"][0]
+
+
+RESIZED = {
+    "scale": ({"scale": (0.75, 0.75), "crop": (90, 90)}, training_transform),
+    "eval_resize": ({"eval_resize": 90}, evaluation_transform),
+    "random_resized_crop": ({"random_resized_crop": True, "crop": (60, 60)}, training_transform),
+}
+
+
+@pytest.mark.parametrize("resized", [*RESIZED, "shorter"])
+def test_masks_lie_where_their_images_do_if_that_is_asked_for(resized: str) -> None:
+    """torchvision's nearest pixel is that at the beginning of a pixel, and not in its middle."""
+    overlaps = {}
+    for how in ("nearest", "nearest-exact"):
+        torch.manual_seed(0)
+        if resized == "shorter":
+            image, mask = boxed(*disc(), how)
+        else:
+            values, transform = RESIZED[resized]
+            image, mask = transform(DataRecipe(**RAW, **values, mask_resize=how), "segmentation")(*disc())
+        shown = image[0] > (0.5 if image.max() <= 1 else 128)
+        overlaps[how] = float((shown & (mask == 1)).sum() / (shown | (mask == 1)).sum())
+        assert mask.unique().tolist() == [0, 1]
+        assert type(mask) is torch.Tensor
+    assert overlaps["nearest-exact"] > 0.97
+    assert overlaps["nearest"] < overlaps["nearest-exact"] - 0.01
+
+
+@pytest.mark.parametrize("how", ["nearest", "nearest-exact"])
+def test_masks_are_resized_as_torch_does_by_that_name(how: str) -> None:
+    mask = torch.randint(0, 21, (40, 60), dtype=torch.uint8)
+    recipe = DataRecipe(eval_resize=30, **({} if how == "nearest" else {"mask_resize": how}))  # the default
+    _, found = evaluation_transform(recipe, "segmentation")(pair(40, 60)[0], tv_tensors.Mask(mask))
+    expected = torch.nn.functional.interpolate(mask[None, None].float(), (30, 45), mode=how)[0, 0]
+    assert torch.equal(found, expected.long())
+
+
+def test_what_is_filled_is_void_however_masks_are_resized() -> None:
+    recipe = DataRecipe(crop=(20, 30), scale=(0.7, 0.9), padding=3, flip=True, mask_resize="nearest-exact", **RAW)
+    for image, mask in train(recipe, *pair(12, 12), times=5):
+        assert mask.dtype == torch.int64
+        assert (mask == VOID).any()
+        assert torch.equal(mask == VOID, image[2].round() == 0)

@@ -12,6 +12,7 @@ pytest.importorskip("torchvision")
 pytest.importorskip("mlxtend")
 
 from data_files import SHARED, write_image_folder, write_voc
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from convofconv import ConfigError
@@ -73,6 +74,23 @@ def test_masks_in_which_void_stands_for_the_object_are_refused(tmp_path: Path, h
         return
     with pytest.raises(ConfigError, match="of 2 training masks none has a pixel of class 1, nucleus, and some have"):
         build_data(recipe, "segmentation", 0)
+
+
+def test_masks_with_nothing_to_learn_from_are_refused_whatever_the_classes(tmp_path: Path) -> None:
+    names = [f"{number:02}" for number in range(30)]
+    write_voc(tmp_path, {"train": names, "val": ["00"]}, highest=0)
+    recipe, files = DataRecipe("voc", tmp_path, classes=21), tmp_path / "VOCdevkit" / "VOC2012" / "SegmentationClass"
+    with pytest.raises(
+        ConfigError, match="of 30 training masks none has a pixel of class 1 to 20, and some have pixels of"
+    ):
+        build_data(recipe, "segmentation", 0)
+    for file in files.iterdir():
+        Image.new("L", (20, 12), 0).save(file)
+    with pytest.raises(ConfigError, match="none has a pixel of class 1 to 20; there is nothing to learn"):
+        build_data(recipe, "segmentation", 0)
+    # Objects may be rare.
+    Image.new("L", (20, 12), 7).save(files / "29.png")
+    assert len(build_data(recipe, "segmentation", 0).train) == 30
 
 
 def test_mistakes_in_every_split_are_found_at_once(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("torchvision")
 pytest.importorskip("pycocotools")
@@ -25,6 +26,7 @@ from pycocotools.coco import COCO
 
 from convofconv import ConfigError
 from convofconv.lab.data.coco import read_coco
+from convofconv.lab.data.objects import evaluation_target, training_target
 from convofconv.lab.data.segments import _runs
 
 pytestmark = pytest.mark.lab
@@ -49,10 +51,25 @@ def test_classes_pictures_and_objects(tmp_path: Path) -> None:
     assert objects.area.tolist() == [30, 5, 30]
     assert objects.ids.tolist() == [100, 102, 103]
     assert [array.dtype for array in (objects.boxes, objects.labels, objects.area)] == [
-        np.float32,
+        np.float64,
         np.int64,
-        np.float32,
+        np.float64,
     ]
+
+
+def test_boxes_and_areas_are_the_numbers_of_the_file(tmp_path: Path) -> None:
+    data = content()
+    data["annotations"][0] |= {"bbox": [2.1, 1.3, 5.7, 4.9], "area": 1024.00001}
+    data["annotations"][3]["bbox"] = [15.1, -0.7, 10.3, 6.3]
+    _, objects = read_coco(*write_coco(tmp_path, data))[1]
+    assert objects.annotated is not None
+    assert objects.annotated.tolist() == [[2.1, 1.3, 5.7, 4.9], [3, 0, 1, 5], [15.1, -0.7, 10.3, 6.3]]
+    assert objects.boxes.tolist() == [[2.1, 1.3, 2.1 + 5.7, 1.3 + 4.9], [3, 0, 4, 5], [15.1, 0, 20, 6.3 - 0.7]]
+    assert objects.area.tolist() == [1024.00001, 5, 30]
+    target, learnt = evaluation_target(objects), training_target(objects)
+    assert torch.equal(target["bbox"], torch.from_numpy(objects.annotated))
+    assert [target[key].dtype for key in ("boxes", "area")] == [torch.float64] * 2
+    assert [learnt[key].dtype for key in ("boxes", "area")] == [torch.float32] * 2
 
 
 def test_masks_of_every_kind(tmp_path: Path) -> None:
@@ -92,7 +109,7 @@ def test_boxes_without_area_are_kept_and_told_once(tmp_path: Path, bbox: list[fl
     _, objects = split[1]
     assert len(told) == 1
     assert objects.ids.tolist() == [100, 102, 103]
-    left, top, right, bottom = objects.boxes[0]
+    left, top, right, bottom = objects.boxes[0].astype(np.float32)  # as detectors learn from them
     assert 0 <= left <= right <= 20
     assert 0 <= top <= bottom <= 10
     assert left == right or top == bottom
@@ -132,7 +149,7 @@ def test_masks_take_little_more_memory_than_their_numbers(tmp_path: Path, segmen
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(split) == 3
-    assert taken < 1.2 * count * (16 + 8 + 4 + 1 + 8 + 17 + size) + 20_000
+    assert taken < 1.2 * count * (32 + 8 + 8 + 1 + 8 + 17 + size) + 20_000
 
 
 @pytest.mark.parametrize("seed", range(20))

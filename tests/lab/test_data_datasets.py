@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import re
 import shutil
 import time
 from collections import Counter
@@ -19,12 +20,12 @@ pytest.importorskip("mlxtend")
 
 from data_files import SHARED, write_cifar10, write_image_folder, write_voc
 from PIL import Image
-from torchvision.datasets import CIFAR10, VOCSegmentation
+from torchvision.datasets import CIFAR10, ImageFolder, VOCSegmentation
 
 from convofconv import ConfigError
 from convofconv.lab.data import datasets
 from convofconv.lab.data.datasets import Split, read_split, split_digits
-from convofconv.lab.data.pictures import digit_images
+from convofconv.lab.data.pictures import digit_images, find_pictures, split_folder
 from convofconv.lab.recipe import DataRecipe
 
 SPLITS = {"train": {"ant": 3, "bee": 4, "cow": 2}, "val": {"ant": 2, "cow": 1}}
@@ -130,6 +131,92 @@ def test_image_folders(tmp_path: Path) -> None:
     assert train[4][0].mode == "RGB"
 
 
+def litter(folder: Path) -> None:
+    """What systems and tools leave in a folder, named like images and like classes."""
+    (folder / "._0.png").write_bytes(b"\0\5\26\7 a resource fork of macOS")
+    for name in (".ipynb_checkpoints", ".thumbnails", "__MACOSX", "@eaDir"):
+        (folder / name / "deep").mkdir(parents=True)
+        Image.new("L", (9, 9)).save(folder / name / "0.png")
+        Image.new("L", (9, 9)).save(folder / name / "deep" / "1.png")
+
+
+def test_hidden_files_and_folders_are_not_read(tmp_path: Path) -> None:
+    write_image_folder(tmp_path, SPLITS)
+    recipe = DataRecipe("image_folder", tmp_path, classes=3)
+    before = [labels(read_split(recipe, split)) for split in ("train", "val")]
+    for folder in (".", "train", "train/bee", "val", "val/ant"):
+        litter(tmp_path / folder)
+    splits = [read_split(recipe, split) for split in ("train", "val")]
+    assert [split.classes for split in splits] == [("ant", "bee", "cow")] * 2
+    assert [labels(split) for split in splits] == before
+    (tmp_path / "train" / "eel").mkdir()
+    litter(tmp_path / "train" / "eel")
+    with pytest.raises(ConfigError, match="train: no pictures in eel"):
+        read_split(recipe, "train")
+
+
+def test_the_demo_does_not_read_hidden_files(tmp_path: Path) -> None:
+    write_image_folder(tmp_path, {"whole": SPLITS["train"]})
+    for folder in (tmp_path / "whole", tmp_path / "whole" / "ant"):
+        litter(folder)
+    source = find_pictures(tmp_path / "whole", 8)
+    assert source.classes == ("ant", "bee", "cow")
+    assert source.train.labels == [0] * 3 + [1] * 4 + [2] * 2
+
+
+def test_images_of_a_class_are_in_the_order_of_torchvision(tmp_path: Path) -> None:
+    """Which orders nested folders by their whole paths; a seed shuffles this order."""
+    for name in ("b/2.png", "b-c/1.png", "b/c/3.png", "a.png", "B.PNG", "b/10.png"):
+        (tmp_path / "train" / "ant" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (9, 9)).save(tmp_path / "train" / "ant" / name)
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("L", (9, 9)).save(tmp_path / "elsewhere" / "0.png")
+    (tmp_path / "train" / "ant" / "link").symlink_to(tmp_path / "elsewhere")
+    classes, found = split_folder(tmp_path / "train", tmp_path / "train")
+    theirs = ImageFolder(tmp_path / "train")
+    assert list(classes) == theirs.classes
+    assert list(found.read.args[0]) == [path for path, _ in theirs.samples]
+
+
+def test_images_that_are_left_out_are_reported(tmp_path: Path) -> None:
+    """Beside the folders of the classes, and of endings that are not read; what is no image is nobody's business."""
+    write_image_folder(tmp_path, {**SPLITS, "val": {"ant": 2, "bee": 0, "cow": 1}})
+    recipe = DataRecipe("image_folder", tmp_path, classes=3)
+    for name in (
+        "train/loose.png",
+        "train/ant/a.gif",
+        "train/bee/deep/b.HEIC",
+        "train/cow/notes.txt",
+        "val/classes.csv",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    left_out = (
+        "train: 1 images lie beside the folders of the classes and are left out (loose.png). 2 images are left out "
+        "because of their endings (a.gif, b.HEIC); those that are read end in .jpg, .jpeg, .png, .ppm, "
+    )
+    with pytest.warns(UserWarning, match=re.escape(f"{tmp_path}/{left_out}")) as told:
+        train = read_split(recipe, "train")
+    with pytest.warns(UserWarning, match="val: no images in bee, which will not be evaluated$"):
+        val = read_split(recipe, "val")
+    assert len(told) == 1
+    assert labels(train) == [0] * 3 + [1] * 4 + [2] * 2
+    assert labels(val) == [0, 0, 2]
+
+
+@pytest.mark.parametrize("outer", [("camera1", "camera2"), ("train", "val")])
+def test_a_level_of_folders_too_many_is_reported(tmp_path: Path, outer: tuple[str, ...]) -> None:
+    for name in outer:
+        write_image_folder(tmp_path / "train", {name: {"ant": 1, "bee": 2}})
+    recipe = DataRecipe("image_folder", tmp_path, classes=2)
+    with pytest.warns(
+        UserWarning, match=rf"train: all classes \({', '.join(outer)}\) have the same folders in them, ant, b"
+    ):
+        assert labels(read_split(recipe, "train")) == [0] * 3 + [1] * 3
+    Image.new("L", (9, 9)).save(tmp_path / "train" / outer[0] / "own.png")
+    assert len(read_split(recipe, "train")) == 7
+
+
 def test_tiny_imagenets_further_folder(tmp_path: Path) -> None:
     write_image_folder(tmp_path / "train" / "n01", {"images": {".": 2}})
     write_image_folder(tmp_path / "train" / "n02", {"images": {".": 1}})
@@ -148,6 +235,35 @@ def test_voc_splits(tmp_path: Path, inside: str) -> None:
         assert (mask[:, -1] == 255).all()
         assert (picture.mode, picture.size) == ("RGB", (20, 12))
     assert found.classes[15] == "person"
+
+
+def test_hidden_files_are_in_no_voc_split(tmp_path: Path) -> None:
+    """A list that was made of all files in a folder names resource forks too."""
+    write_voc(tmp_path, {"train": ["a", "._a", "b"], "val": ["c"]})
+    lists = tmp_path / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
+    (lists / "._train.txt").write_bytes(b"\0\5\26\7")
+    recipe = DataRecipe("voc", tmp_path, classes=21)
+    assert len(read_split(recipe, "train")) == 2
+    with pytest.raises(ConfigError, match=r"there are the splits train, val$"):
+        read_split(recipe, "dev")
+
+
+def test_masks_whose_colours_are_of_different_classes_are_reported(tmp_path: Path) -> None:
+    """As where colours were made numbers file by file, the commonest first."""
+    write_voc(tmp_path, {"train": ["a", "b", "c"]}, highest=2)
+    recipe = DataRecipe("voc", tmp_path, classes=3)
+    read_split(recipe, "train")
+    file = tmp_path / "VOCdevkit" / "VOC2012" / "SegmentationClass" / "c.png"
+    with Image.open(file) as mask:
+        mask.putpalette([*(mask.getpalette() or [])[:3], 1, 2, 3])
+        mask.save(file)
+    with pytest.warns(
+        UserWarning, match=r"c\.png: class 1 has the colour 1, 2, 3 here and .* in .*a\.png; the numbers"
+    ):
+        read_split(recipe, "train")
+    with Image.open(file) as mask:
+        Image.fromarray(np.asarray(mask)).save(file)  # no colours
+    read_split(recipe, "train")
 
 
 @pytest.mark.parametrize("year", ["2007", "2012"])
@@ -289,11 +405,11 @@ def broken(root: Path, case: str) -> tuple[DataRecipe, str, str]:
         (write_cifar10(root) / "cifar-10-batches-py" / "data_batch_2").write_bytes(b"\x80")
         return DataRecipe("cifar10", root), "train", "cifar-10-batches-py: not a readable CIFAR folder"
     if case == "no split folder":
-        write_image_folder(root, SPLITS)
-        return folder, "dev", "dev: no such folder; data.root needs a folder per split"
+        litter(write_image_folder(root, SPLITS))
+        return folder, "dev", "dev: no such folder; data.root needs a folder per split, .* there are train, val$"
     if case == "no training folder":
         write_image_folder(root, {"val": {"ant": 1}})
-        return folder, "val", "train: no such folder"
+        return folder, "val", "train: no such folder; .* there are val$"
     if case == "no class folders":
         (root / "train").mkdir()
         return folder, "train", "train: no class folders"

@@ -69,6 +69,17 @@ def test_training_pictures_are_resized_and_the_others_are_not(tmp_path: Path) ->
         assert as_in_evaluation.train[0, 0][0].shape == (3, side, 2 * side)
 
 
+def test_masks_are_resized_as_the_recipe_says(tmp_path: Path) -> None:
+    root = write_splits(tmp_path, train=content(), val=content())
+    ways = ("nearest", "nearest-exact")
+    plain, exact = (
+        build_data(recipe(root, shorter=(7,), mask_resize=how), "instance_segmentation", 0).train[0, 1] for how in ways
+    )
+    assert torch.equal(plain[0], exact[0])
+    assert plain[1]["masks"].shape == exact[1]["masks"].shape
+    assert not torch.equal(plain[1]["masks"], exact[1]["masks"])
+
+
 def test_pictures_with_nothing_to_learn_from_are_left_out_of_training_alone(tmp_path: Path) -> None:
     """Picture 5 has no objects, 3 is given a crowd alone, and 7 a box without area besides its whole one."""
     some = crowds()
@@ -119,21 +130,34 @@ def crowds() -> dict[str, Any]:
         ({"val": crowds()}, {}, "the 3 pictures of the split val have no objects but crowds"),
         ({"train": crowds()}, {}, "the split train have no objects"),
         ({"val": {**content(), "annotations": []}}, {}, r"instances_val.json: annotations are empty"),
-        ({}, {"val_split": "test"}, r"instances_test.json: the annotation file cannot be read"),
+        (
+            {"more": content()},
+            {"val_split": "test"},
+            r"instances_test.json: the annotation file cannot be read, .*; there are the splits more, train, val$",
+        ),
     ],
 )
 def test_splits_that_do_not_fit_are_refused(
     splits: dict[str, Any], changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     root = write_splits(tmp_path, **{"train": content(), "val": content(), **splits})
+    (root / "annotations" / "._instances_train.json").write_bytes(b"\0\5\26\7")
+    (root / "annotations" / "captions_train.json").write_text("{}")
     with pytest.raises(ConfigError, match=message):
         build_data(recipe(root, **changes), "instance_segmentation", 0)
+
+
+def test_where_there_are_no_annotations_their_place_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"annotations/instances_train.json: .* there are the splits \(none\)"):
+        build_data(recipe(tmp_path), "detection", 0)
 
 
 def test_the_command_line_names_a_broken_file_and_needs_none_for_training_to_evaluate(
     tmp_path: Path, capsys: Any
 ) -> None:
-    root = write_splits(tmp_path / "data", train=json.dumps(content())[:-40], val=content())
+    val = content()
+    val["annotations"].append(annotation(104, 3, 41, SQUARE))
+    root = write_splits(tmp_path / "data", train=json.dumps(content())[:-40], val=val)
     arguments = ["nuclei-retinanet-resnet18-w16", f"--data.root={root}", "--data.classes=4"]
     assert main(["fit", *arguments, f"--out={tmp_path / 'run'}"]) == 2
     told = capsys.readouterr().err
@@ -143,9 +167,15 @@ def test_the_command_line_names_a_broken_file_and_needs_none_for_training_to_eva
     (root / "annotations" / "instances_train.json").write_text(json.dumps(content()))
     arguments += ["--training.epochs=1", "--training.batch=2", "--model.fpn_channels=8", "--data.eval_resize=32"]
     arguments += ["--data.shorter=[32]", "--machine.threads=1", "--machine.accelerator=cpu"]
-    assert main(["fit", *arguments, f"--out={tmp_path / 'run'}"]) == 0
+    assert main(["fit", *arguments, "--model.max_detections=1", f"--out={tmp_path / 'run'}"]) == 0
+    remark = "AP counts at most 1 detections of a class in an image; 1 of 3 images has more objects than that, up to 2."
+    assert remark in capsys.readouterr().out
     # A finished run is evaluated where the training split is not.
     (root / "annotations" / "instances_train.json").unlink()
     shutil.rmtree(root / "train")
     assert main(["test", *arguments, f"--out={tmp_path / 'run'}"]) == 0
-    assert "test AP: " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "test AP: " in told
+    assert "AP counts" not in told  # 100 by default, and as many as are asked for
+    assert main(["test", str(tmp_path / "run"), "--model.max_detections=1"]) == 0
+    assert remark in capsys.readouterr().out

@@ -50,12 +50,12 @@ def rectangles(boxes: list[list[int]], width: int, height: int) -> tuple[Image.I
         masks[top:bottom, left:right, number] = 1
         image[top:bottom, left:right] = 50 * number + 50
     count = len(boxes)
-    corners = np.array(boxes, np.float32).reshape(-1, 4)
+    corners = np.array(boxes, np.float64).reshape(-1, 4)
     return Image.fromarray(image), Objects(
         Picture(9, width, height),
         corners,
         np.arange(1, count + 1),
-        np.arange(count, dtype=np.float32) + 100,
+        np.arange(count, dtype=np.float64) + 100,
         np.zeros(count, dtype=bool),
         np.arange(count),
         tuple(coco_mask.encode(masks)) if count else (),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import itertools
+import json
 import math
 import pickle
 from pathlib import Path
@@ -15,13 +17,20 @@ import pytest
 import torch
 
 pytest.importorskip("torchmetrics")
+pytest.importorskip("torchvision")
 pytest.importorskip("pycocotools")
 
+from coco_files import annotation
+from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from convofconv import ConfigError
+from convofconv.lab.data.build import EvaluationSet
+from convofconv.lab.data.coco import read_coco
+from convofconv.lab.data.detection_augment import evaluation_transform
+from convofconv.lab.data.objects import TargetSplit
 from convofconv.lab.tasks.detection_metrics import FIGURES, DetectionMetrics, _encode
 
 pytestmark = pytest.mark.lab
@@ -73,7 +82,7 @@ def random_data(seed: int, pictures: int = 15) -> list[tuple[dict[str, Any], dic
     return data
 
 
-def expected(data: list[tuple[dict[str, Any], dict[str, Any]]], kind: str) -> Any:
+def expected(data: list[tuple[dict[str, Any], dict[str, Any]]], kind: str, limit: int = 100) -> Any:
     """What pycocotools says if it is fed as its documentation says, through a file of results."""
     truth, results = [], []
     for found, target in data:
@@ -100,14 +109,15 @@ def expected(data: list[tuple[dict[str, Any], dict[str, Any]]], kind: str) -> An
         }
         coco.createIndex()
         evaluation = COCOeval(coco, coco.loadRes(results), kind)
+        evaluation.params.maxDets = [0, 1, limit]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     return evaluation
 
 
-def measured(data: list[tuple[dict[str, Any], dict[str, Any]]], masks: bool = True) -> DetectionMetrics:
-    metrics = DetectionMetrics(CLASSES, masks)
+def measured(data: list[tuple[dict[str, Any], dict[str, Any]]], masks: bool = True, **options: Any) -> DetectionMetrics:
+    metrics = DetectionMetrics(CLASSES, masks, **options)
     for start in range(0, len(data), 4):
         found, targets = zip(*data[start : start + 4], strict=True)
         metrics.update(found, targets)
@@ -146,8 +156,8 @@ def one(found: list[list[float]], truth: list[list[float]], number: int = 1, **o
     return {**boxes(found), "scores": scores}, {**target, "area": sides.prod(1), **other}
 
 
-def ap(*pictures: tuple[Any, Any]) -> dict[str, float]:
-    metrics = DetectionMetrics(2)
+def ap(*pictures: tuple[Any, Any], **options: Any) -> dict[str, float]:
+    metrics = DetectionMetrics(2, **options)
     metrics.update(*zip(*pictures, strict=True))
     return metrics.compute()
 
@@ -171,6 +181,107 @@ def test_overlaps_at_the_thresholds_count() -> None:
     assert ap(one([[0, 0, 6, 10]], [[0, 0, 10, 10]]))["AP"] == pytest.approx(30)
     values = ap(one([[0, 0, 7.5, 10]], [[0, 0, 10, 10]]))
     assert (values["AP"], values["AP50"], values["AP75"]) == pytest.approx((60, 100, 100))
+
+
+def of_the_file(tmp_path: Path, pictures: list[tuple[list[float], float, list[float]]]) -> tuple[Any, dict[str, float]]:
+    """COCO's six figures of a file itself, and ours of what is read from it; in each picture a box, its area and a
+    detection, all as left, top, width and height."""
+    images = [
+        {"id": number, "file_name": "0.png", "width": 128, "height": 128} for number in range(1, len(pictures) + 1)
+    ]
+    truth = [annotation(n, n, 1, [], bbox=box, area=area) for n, (box, area, _) in enumerate(pictures, start=1)]
+    results = [
+        {"image_id": number, "category_id": 1, "bbox": box, "score": 0.5}
+        for number, (*_, box) in enumerate(pictures, start=1)
+    ]
+    data = {"images": images, "annotations": truth, "categories": [{"id": 1, "name": "ant"}]}
+    (tmp_path / "truth.json").write_text(json.dumps(data))
+    Image.new("L", (128, 128)).save(tmp_path / "0.png")
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(tmp_path / "truth.json")
+        evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    split = TargetSplit(read_coco(tmp_path / "truth.json", tmp_path, masks=False), training=False)
+    items = EvaluationSet(split, evaluation_transform())
+    metrics = DetectionMetrics(2)
+    for number, (*_, (left, top, width, height)) in enumerate(pictures):
+        # As a network puts them out; these tests have whole numbers there, so that float32 is exact.
+        boxes = torch.tensor([[left, top, left + width, top + height]], dtype=torch.float32)
+        found = {"boxes": boxes, "labels": torch.tensor([1]), "scores": torch.tensor([0.5])}
+        metrics.update([found], [items[number][1]])
+    return evaluation.stats[:6], metrics.compute()
+
+
+def test_overlaps_exactly_on_a_threshold_are_those_of_the_file(tmp_path: Path) -> None:
+    """Boxes of tenths, whose area is half of that of a detection of whole numbers around them."""
+    pictures = []
+    for left, tenths, height in itertools.product((0, 0.1, 0.3, 0.7), range(11, 100), range(2, 12)):
+        width, area = tenths / 10, tenths * height / 5
+        for around in range(math.ceil(left + width), 20):
+            if area % around == 0 and area // around >= height:
+                pictures.append(([left, 0, width, height], area / 2, [0, 0, around, area // around]))
+    theirs, ours = of_the_file(tmp_path, pictures)
+    assert len(pictures) > 200
+    assert 0.5 < theirs[1] < 1  # on the very edge, some fall on either side
+    for name, value in zip(FIGURES[:4], theirs, strict=False):
+        assert ours[name] == pytest.approx(100 * value, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("area", "sizes"),
+    [(1024 - 1e-5, "S"), (1024, "SM"), (1024 + 1e-5, "M"), (9216 - 1e-4, "M"), (9216, "ML"), (9216 + 1e-4, "L")],
+)
+def test_areas_next_to_a_bound_are_of_the_size_that_the_file_says(tmp_path: Path, area: float, sizes: str) -> None:
+    theirs, ours = of_the_file(tmp_path, [([0, 0, 100, 100], area, [0, 0, 100, 100])])
+    assert [value >= 0 for value in theirs[3:]] == [size in sizes for size in "SML"]
+    assert set(ours) == {"AP", "AP50", "AP75", *(f"AP{size}" for size in sizes)}
+
+
+def test_boxes_that_leave_their_picture_count_as_the_file_has_them(tmp_path: Path) -> None:
+    """Half of one lies in it, and a detection of that half overlaps the whole by a half."""
+    with pytest.warns(UserWarning, match="1 of 1 boxes leave their images"):
+        theirs, ours = of_the_file(tmp_path, [([118, 10, 20, 10], 200, [118, 10, 10, 10])])
+    assert (theirs[0], theirs[1], theirs[2]) == pytest.approx((0.1, 1, 0))
+    assert (ours["AP"], ours["AP50"], ours["AP75"]) == pytest.approx((10, 100, 0))
+
+
+@pytest.mark.parametrize(("limit", "share"), [(0, 68 / 101), (100, 68 / 101), (3, 3 / 101), (149, 1), (1000, 1)])
+def test_so_many_detections_count_in_a_picture(limit: int, share: float) -> None:
+    """Of 149 objects that are all found 100 count, as in COCO: recalls from 0 to 0.67."""
+    found = one(row(149), row(149))
+    found[0]["scores"] = 1 - torch.arange(149) / 1000
+    assert ap(found, limit=limit)["AP"] == pytest.approx(100 * share, abs=1e-6)
+
+
+@pytest.mark.parametrize("limit", [2, 4])
+def test_figures_of_fewer_detections_are_those_of_pycocotools(limit: int) -> None:
+    data = random_data(4)
+    values = measured(data, limit=limit).compute()
+    for prefix, kind in (("", "bbox"), ("mask_", "segm")):
+        theirs = expected(data, kind, limit).stats[1:6]  # its AP is of 100 detections alone
+        assert [values[f"{prefix}{name}"] for name in FIGURES[1:]] == pytest.approx(100 * theirs, abs=1e-6)
+    assert values["AP"] < measured(data).compute()["AP"]
+
+
+def test_pictures_with_more_objects_than_are_counted_are_reported() -> None:
+    def remark(*pictures: tuple[Any, Any], limit: int = 0) -> str:
+        metrics = DetectionMetrics(2, limit=limit)
+        metrics.update(*zip(*pictures, strict=True))
+        return metrics.remark()
+
+    many, few = one(row(1), row(149), 1), one(row(1), row(3), 2)
+    assert remark(many, few) == (
+        "AP counts at most 100 detections of a class in an image; 1 of 2 images has more objects than that, up to 149. "
+        "model.max_detections sets the number"
+    )
+    assert remark(many, few, limit=149) == remark(few) == ""
+    assert "2 of 2 images have more objects" in remark(many, few, limit=2)
+    # Objects of several classes are counted by class, and crowds need not be found.
+    labels = torch.arange(149) % 2 + 1
+    assert remark((many[0], {**many[1], "labels": labels, "iscrowd": torch.zeros(149, dtype=torch.int64)})) == ""
+    assert remark((many[0], {**many[1], "iscrowd": (torch.arange(149) >= 100).long()})) == ""
 
 
 def test_no_detections_is_0() -> None:

@@ -133,6 +133,21 @@ def test_training_gives_losses_and_evaluation_gives_objects_in_the_pictures_pixe
             assert objects["masks"].shape[1:] == (1, height, width)
 
 
+@pytest.mark.parametrize(("most", "retinanet", "maskrcnn"), [(0, 300, 100), (7, 7, 7), (400, 400, 400), (1500, 0, 0)])
+def test_as_many_objects_are_put_out_as_are_asked_for(most: int, retinanet: int, maskrcnn: int) -> None:
+    """torchvision's own numbers by default. More than it looks at by default are looked at too."""
+    model = dataclasses.replace(SMALL, max_detections=most)
+    boxes, masks = (small(task, model=model).eval() for task in TASKS)
+    for chooser in (boxes, masks.roi_heads):
+        chooser.score_thresh, chooser.nms_thresh = 0.0, 1.0  # everything is an object
+    if most > 1000:
+        assert boxes.topk_candidates == masks.rpn.pre_nms_top_n() == masks.rpn.post_nms_top_n() == most
+        return
+    with torch.no_grad():
+        found = [network([torch.rand(3, 64, 64)])[0]["boxes"] for network in (boxes, masks)]
+    assert [len(one) for one in found] == [retinanet, maskrcnn]
+
+
 def test_masks_are_those_of_torchvision_above_a_half() -> None:
     """Whose probabilities of every pixel nobody has the memory for."""
     own, theirs = (cls(60, 80, [0.0] * 3, [1.0] * 3).eval() for cls in (AntialiasedResizing, GeneralizedRCNNTransform))

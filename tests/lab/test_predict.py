@@ -410,6 +410,7 @@ def test_the_data_set_and_the_first_weights_need_not_be_there(runs, here):
 
 def test_files_folders_and_patterns_sorted_and_each_once(here):
     blank("b/2.png", "b/1.PNG", "b/deep/3.jpg", "b/.hidden/4.png", "b/._1.png", "a.tif", "odd[1].png", "other.xyz")
+    blank("b/__MACOSX/5.png", "b/deep/@eaDir/6.jpg")
     Path("b/notes.txt").write_text("no picture")
 
     def found(*given, out="out"):
@@ -418,6 +419,9 @@ def test_files_folders_and_patterns_sorted_and_each_once(here):
     assert found("b") == ["b/1.PNG", "b/2.png", "b/deep/3.jpg"]
     assert found("b/*") == found("b")
     assert found("b/*.png") == ["b/2.png"]
+    assert found("b/**/*.*") == found("b")
+    assert found("b/__MACOSX") == found("b/__MACOSX/*") == found("*/__MACOSX/*.png") == ["b/__MACOSX/5.png"]
+    assert found("b/.hidden/*") == found("*/.hidden/*.png") == ["b/.hidden/4.png"]
     assert found("**/*.jpg", "./b/2.png", "b/2.png", "b/../b/2.png", "a.tif", "b") == ["a.tif", *found("b")]
     assert found("odd[1].png") == ["odd[1].png"]  # a file, not the pattern of odd1.png
     assert found("other.xyz") == ["other.xyz"]

@@ -1,5 +1,6 @@
 """Mistakes in recipes and options are told in a line, before anything is trained."""
 
+import json
 import os
 
 import pytest
@@ -10,6 +11,7 @@ from tiny_runs import CLASSIFY, fit
 
 from convofconv.cli import main
 from convofconv.lab.runs import fit as fit_module
+from convofconv.lab.runs.options import FOLDER
 
 MISTAKES = [
     (["fit"], "needs a recipe, or the folder of a run, right behind it"),
@@ -68,6 +70,27 @@ MISTAKES = [
     (["fit", "scenes-fcn-resnet18", "--model.small_images=true"], "model.small_images says nothing to segmentation"),
     (["fit", "scenes-fcn-resnet18", "--data.eval_crop=16"], "data.eval_crop says nothing to segmentation"),
     (["test", "digits-resnet18", "--out=nowhere"], "holds no finished run"),
+    (
+        ["fit", "digits-resnet18", "--data.root=."],
+        "data.root: digits is built in and not read from a folder. For a folder per class, DIR/train/CLASS/ and "
+        "DIR/val/CLASS/, give --data.name=image_folder --data.root=DIR --data.classes=N",
+    ),
+    (["validate", "digits-resnet18", "--data.root=.", "--out=nowhere"], "data.root: digits is built in"),
+    (["test", "digits-resnet18", "--data.root=.", "--out=nowhere"], "data.root: digits is built in"),
+    (["fit", "digits-resnet18", "--model.max_detections=9"], "model.max_detections says nothing to classification"),
+    (["fit", "scenes-retinanet-resnet18", "--model.max_detections=-1"], "model.max_detections must be at least 0"),
+    (["fit", "digits-resnet18", "--data.mask_resize=nearest-exact"], "data.mask_resize says nothing to classification"),
+    (["fit", "scenes-retinanet-resnet18", "--data.mask_resize=nearest-exact"], "mask_resize says nothing to detection"),
+    (["fit", "scenes-fcn-resnet18", "--data.mask_resize=bilinear"], "'nearest', 'nearest-exact'"),
+    (["fit", "scenes-fcn-resnet18", "--data.root=."], "give --data.name=voc --data.root=DIR --data.classes=N"),
+    (["fit", "scenes-retinanet-resnet18", "--data.root=."], "give --data.name=coco --data.root=DIR --data.classes=N"),
+    (["fit", "scenes-maskrcnn-resnet18", "--data.root=."], "data.root: digit_scenes is built in"),
+    (["fit", "digits-resnet18", "--data.download=true"], "data.download says nothing to digits; leave it out"),
+    (
+        ["fit", "imagenet-resnet50", "--data.root=.", "--data.download=true"],
+        "data.download says nothing to image_folder; leave it out",
+    ),
+    (["fit", "nuclei-retinanet-resnet18-w16", "--data.root=.", "--data.year=2007"], "data.year says nothing to coco"),
 ]
 
 
@@ -79,6 +102,43 @@ def test_mistakes_are_told_in_one_line_before_anything_is_trained(arguments, mes
     assert told.startswith("coc: ")
     assert told.count("\n") == 1
     assert message in told
+
+
+def test_a_file_that_gives_built_in_data_a_folder_is_refused(tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"data: {{name: digits, root: {tmp_path}}}\n")
+    assert main(["fit", str(path)]) == 2
+    assert "data.root: digits is built in" in capsys.readouterr().err
+
+
+def test_what_a_recipe_says_of_its_own_data_set_does_not_refuse_another_one(tmp_path, capsys):
+    """Nobody has given cifar10's folder and download to the digits, nor CamVid's year to the scenes."""
+    unknown = f"--training.batch={10**6}"  # ends where the recipe is accepted
+    for name, data in (("cifar10-resnet18", "digits"), ("camvid-fcn-resnet18", "digit_scenes")):
+        path = tmp_path / "mine.yaml"
+        lines = (FOLDER / f"{name}.yaml").read_text().splitlines()
+        path.write_text("\n".join(f"  root: {tmp_path}" if line.startswith("  root:") else line for line in lines))
+        splits = ["--data.val_split=val", "--data.test_split=", f"--data.classes={10 if data == 'digits' else 11}"]
+        assert main(["fit", str(path), f"--data.name={data}", *splits, unknown]) == 2
+        assert "training.batch must be at most" in capsys.readouterr().err
+        assert main(["fit", str(path), f"--data.name={data}", *splits, "--data.root=/", unknown]) == 2
+        assert f"data.root: {data} is built in" in capsys.readouterr().err
+
+
+def test_a_run_that_was_given_a_folder_for_built_in_data_goes_on(tmp_path, capsys):
+    """Earlier versions wrote it down, and read nothing there."""
+    out = tmp_path / "run"
+    assert fit([*CLASSIFY, "--training.epochs=1"], out) == 0
+    for name in ("recipe.json", "results.json"):
+        values = json.loads((out / name).read_text())
+        values.get("recipe", values)["data"] |= {"root": str(tmp_path), "download": True, "year": "2007"}
+        (out / name).write_text(json.dumps(values))
+    Image.new("L", (28, 28)).save(tmp_path / "a.png")
+    capsys.readouterr()
+    for arguments in (["test", out], ["validate", out], ["fit", out, "--resume"], ["predict", out, tmp_path / "a.png"]):
+        assert main([str(argument) for argument in arguments]) == 0, capsys.readouterr().err
+    assert main(["test", str(out), "--data.root=/"]) == 2
+    assert "data.root: digits is built in" in capsys.readouterr().err
 
 
 def test_a_network_of_one_size_is_refused_for_files_of_any(tmp_path, capsys):

@@ -9,10 +9,12 @@ from lightning.pytorch import Trainer
 
 import convofconv as coc
 from convofconv.errors import ConfigError
+from convofconv.lab.data.build import build_data
 from convofconv.lab.data.datasets import VOC_CLASSES
 from convofconv.lab.data.loading import evaluation_loader
 from convofconv.lab.models.build import build_network
 from convofconv.lab.recipe import DETECTION_TASKS, DataRecipe, Recipe, TrainingRecipe
+from convofconv.lab.runs.data import RunData
 from convofconv.lab.runs.options import FOLDER, recipe_from
 from convofconv.lab.tasks.metrics import ClassificationMetrics, SegmentationMetrics
 from convofconv.lab.tasks.module import DivergedError, Training
@@ -170,6 +172,19 @@ def test_nothing_that_goes_to_a_device_is_float64():
     """Apple's GPUs have none of it."""
     training = Training(Recipe(), torch.nn.Linear(2, 10), list("0123456789"))
     assert {value.dtype for value in training.state_dict().values() if value.is_floating_point()} == {torch.float32}
+
+
+def test_what_detections_are_compared_with_stays_where_it_is_counted():
+    """In float64, of which Apple's GPUs have none; and masks, which a GPU would only give back."""
+    recipe = recipe_from("scenes-retinanet-resnet18", {"data.limit": 4})
+    data = RunData(recipe, build_data(recipe.data, recipe.task, 0))
+    data.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    batch = [torch.zeros(3, 4, 4)], [{"boxes": torch.zeros(1, 4, dtype=torch.float64), "image_id": 3}]
+    ((images, targets),) = data.transfer_batch_to_device([batch], torch.device("meta"), 0)
+    assert (images[0].device.type, targets[0]["boxes"].device.type) == ("meta", "cpu")
+    data.trainer.training = True
+    images, targets = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert (images[0].device.type, targets[0]["boxes"].device.type) == ("meta", "meta")
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(FOLDER.glob("*.yaml"))])

@@ -22,6 +22,7 @@ Optimizer = Literal["sgd", "adamw"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Convert = Literal["backbone", "all"]
 HeadNorm = Literal["none", "batch", "group"]
+MaskResize = Literal["nearest", "nearest-exact"]
 
 #: The data sets of every task; the first needs no download.
 DATA_OF_TASK: dict[str, tuple[str, ...]] = {
@@ -30,10 +31,16 @@ DATA_OF_TASK: dict[str, tuple[str, ...]] = {
     "detection": ("digit_scenes", "coco"),
     "instance_segmentation": ("digit_scenes", "coco"),
 }
+#: Keys that say something to some data sets only: where one is read from, what can be fetched, and VOC's years.
+KEYS_OF_DATA: dict[str, tuple[str, ...]] = {
+    "root": ("cifar10", "cifar100", "image_folder", "voc", "coco"),
+    "download": ("cifar10", "cifar100", "voc"),
+    "year": ("voc",),
+}
 #: Tasks whose networks are detectors: they take pictures of different sizes and put out a list of objects for each.
 DETECTION_TASKS = ("detection", "instance_segmentation")
-#: Keys that say something to some tasks only, by section: those of pictures as a whole, of classifiers, of segmentation
-#: and of detectors.
+#: Keys that say something to some tasks only, by section: those of pictures as a whole, of classifiers, of masks, of
+#: segmentation and of detectors.
 _KEYS_OF_TASKS: tuple[tuple[tuple[str, ...], dict[str, tuple[str, ...]]], ...] = (
     (
         ("classification", "segmentation"),
@@ -44,10 +51,14 @@ _KEYS_OF_TASKS: tuple[tuple[tuple[str, ...], dict[str, tuple[str, ...]]], ...] =
         },
     ),
     (("classification",), {"data": ("eval_crop",), "model": ("small_images",)}),
+    (("segmentation", "instance_segmentation"), {"data": ("mask_resize",)}),
     (("segmentation",), {"data": ("focus",), "model": ("output_stride", "head_channels")}),
     (
         DETECTION_TASKS,
-        {"data": ("shorter", "longest"), "model": ("fpn_channels", "smallest_anchor", "head_norm", "rois")},
+        {
+            "data": ("shorter", "longest"),
+            "model": ("fpn_channels", "smallest_anchor", "head_norm", "rois", "max_detections"),
+        },
     ),
 )
 
@@ -77,8 +88,8 @@ class DataRecipe:
 
     Args:
         name: the data set; digits and digit_scenes are built in.
-        root: the data set's folder, in the layout that docs/lab.md describes.
-        download: fetch the data set into root if it is missing, where torchvision can.
+        root: the data set's folder, in the layout that docs/lab.md describes; none for what is built in.
+        download: fetch the data set into root if it is missing; cifar10, cifar100 and voc only.
         train_split: split to train on.
         val_split: split to choose the best epoch by.
         test_split: split that `coc test` evaluates; empty for the validation split.
@@ -94,6 +105,7 @@ class DataRecipe:
         flip: mirror half of the pictures.
         shorter: of a detector's training pictures, lengths of the shorter side to choose from; none for eval_resize.
         longest: of a detector's pictures, the most of the longer side, in training and evaluation; 0 for no limit.
+        mask_resize: how masks are resized with their images; nearest, the usual way, moves them by up to half a pixel.
         photometric: vary brightness, contrast, saturation and hue.
         mean: mean of the channels, for normalisation.
         std: deviation of the channels.
@@ -120,6 +132,7 @@ class DataRecipe:
     flip: bool = False
     shorter: tuple[int, ...] = ()
     longest: int = 0
+    mask_resize: MaskResize = "nearest"
     photometric: bool = False
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -141,7 +154,7 @@ class DataRecipe:
             raise _refuse("data.scale", "two positive factors, the smaller first", self.scale)
         if min(self.std) <= 0:
             raise _refuse("data.std", "positive", self.std)
-        if self.root is None and not self.name.startswith("digit"):
+        if self.root is None and self.name in KEYS_OF_DATA["root"]:
             raise ConfigError(f"data.root is missing: the folder of the data set {self.name}")
         if self.root is not None and not self.download and not self.root.is_dir():
             raise ConfigError(f"data.root: no such folder, {self.root}")
@@ -165,6 +178,8 @@ class ModelRecipe:
         smallest_anchor: side of the smallest boxes that a detector starts from; every level of the pyramid doubles it.
         head_norm: norms in a detector's pyramid and heads; without pretrained weights it learns far better with them.
         rois: boxes of a training picture that Mask R-CNN's heads learn from.
+        max_detections: objects that a detector puts out per image at most, and detections of a class in an image that
+            AP counts; 0 for torchvision's own number (RetinaNet 300, Mask R-CNN 100) and COCO's 100.
         freeze_norm: leave the backbone's batch norms as they are, for pretrained ones and small batches; the kernels
             must be those that they were trained with, or a method that changes them a run of the same method.
         convert: convert the backbone only, as the paper does, or the whole network.
@@ -182,6 +197,7 @@ class ModelRecipe:
     smallest_anchor: int = 32
     head_norm: HeadNorm = "none"
     rois: int = 512
+    max_detections: int = 0
     freeze_norm: bool = False
     convert: Convert = "backbone"
     pointwise: bool = False
@@ -192,7 +208,8 @@ class ModelRecipe:
             raise _refuse("model.output_stride", "8, 16 or 32", self.output_stride)
         if not 0 <= self.dropout < 1:
             raise _refuse("model.dropout", "at least 0 and less than 1", self.dropout)
-        _at_least(self, "model", [("head_channels", 0), ("fpn_channels", 1), ("smallest_anchor", 1), ("rois", 1)])
+        bounds = [("head_channels", 0), ("fpn_channels", 1), ("smallest_anchor", 1), ("rois", 1), ("max_detections", 0)]
+        _at_least(self, "model", bounds)
         if self.freeze_norm and not self.weights:
             raise ConfigError("model.freeze_norm needs model.weights: norms of random weights have seen no pictures")
 

@@ -10,11 +10,54 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from ..recipe import DataRecipe
+from ..recipe import DataRecipe, MaskResize
 from .images import VOID
 
 #: Takes a tv_tensors.Image and a label or a tv_tensors.Mask; gives a tensor and the label or a tensor.
 Transform = Callable[..., tuple[Tensor, Any]]
+
+
+class ExactMask(tv_tensors.Mask):  # type: ignore[misc]
+    """A mask that is resized by the pixels nearest to the middles of the new ones (nearest-exact), as images are.
+
+    torchvision takes those at their beginnings, half a pixel before.
+    """
+
+
+def _resize_exactly(mask: Tensor, size: list[int], max_size: int | None = None, **_: Any) -> Tensor:
+    exact = v2.InterpolationMode.NEAREST_EXACT
+    pixels = mask.as_subclass(Tensor)
+    resized = v2.functional.resize_image(pixels[None] if mask.ndim < 3 else pixels, size, exact, max_size)
+    wrapped: Tensor = tv_tensors.wrap(resized[0] if mask.ndim < 3 else resized, like=mask)
+    return wrapped
+
+
+def _crop_and_resize_exactly(
+    mask: Tensor, top: int, left: int, height: int, width: int, size: list[int], **_: Any
+) -> Tensor:
+    return _resize_exactly(v2.functional.crop(mask, top, left, height, width), size)
+
+
+v2.functional.register_kernel("resize", ExactMask)(_resize_exactly)
+v2.functional.register_kernel("resized_crop", ExactMask)(_crop_and_resize_exactly)
+
+
+class ResizeMasks(nn.Module):
+    """Decide how the masks of an item are resized by what follows.
+
+    Args:
+        how: a recipe's ``mask_resize``.
+    """
+
+    def __init__(self, how: MaskResize) -> None:
+        super().__init__()
+        self.kind: type[Tensor] = ExactMask if how == "nearest-exact" else tv_tensors.Mask
+
+    def forward(self, image: Tensor, target: Any) -> tuple[Tensor, Any]:
+        """Give the mask, or those among an item's objects, the type that says so."""
+        if isinstance(target, dict):
+            return image, {key: self.forward(image, value)[1] for key, value in target.items()}
+        return image, target.as_subclass(self.kind) if isinstance(target, tv_tensors.Mask) else target
 
 
 class RandomResize(nn.Module):
@@ -47,8 +90,8 @@ def training_transform(recipe: DataRecipe, task: str) -> Transform:
     colour for segmentation, 0 to the network but where ``photometric`` varies it with the picture.
     """
     outside = [round(255 * mean) for mean in recipe.mean] if task == "segmentation" else 0
-    fill = {tv_tensors.Image: outside, tv_tensors.Mask: VOID}
-    steps: list[Any] = []
+    fill = {tv_tensors.Image: outside, tv_tensors.Mask: VOID, ExactMask: VOID}
+    steps: list[Any] = [ResizeMasks(recipe.mask_resize)]
     if recipe.resize or recipe.scale != (1.0, 1.0):
         steps.append(RandomResize(recipe.resize, recipe.scale))
     if recipe.padding:
@@ -69,7 +112,7 @@ def evaluation_transform(recipe: DataRecipe, task: str) -> Transform:
 
     A mask is resized with its picture, so that ``eval_resize`` also decides at what size segmentation is measured.
     """
-    steps: list[Any] = []
+    steps: list[Any] = [ResizeMasks(recipe.mask_resize)]
     if recipe.eval_resize:
         steps.append(v2.Resize(recipe.eval_resize, antialias=True))
     if recipe.eval_crop and task == "classification":
@@ -84,7 +127,7 @@ def _photometric() -> list[Any]:
 
 
 def _prepared(recipe: DataRecipe, steps: list[Any]) -> Transform:
-    numbers = {tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64, "others": None}
+    numbers = {tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64, ExactMask: torch.int64, "others": None}
     ends = [v2.ToDtype(numbers, scale=True), v2.Normalize(recipe.mean, recipe.std), v2.ToPureTensor()]
     transform: Transform = v2.Compose([*steps, *ends])
     return transform

@@ -17,7 +17,7 @@ from ...errors import ConfigError, listing
 from ..recipe import DETECTION_TASKS, DataRecipe
 from . import detection_augment
 from .augment import Transform, evaluation_transform, training_transform
-from .datasets import Split, evenly, read_split
+from .datasets import Split, read_split
 from .images import VOID
 from .loading import Collate, seed_of
 from .object_datasets import check_has_objects, read_objects, with_objects
@@ -109,8 +109,8 @@ def build_data(recipe: DataRecipe, task: str, seed: int) -> DataSets:
     if task in DETECTION_TASKS:
         return _build_objects(recipe, masks=task == "instance_segmentation", seed=seed)
     train = read_split(recipe, recipe.train_split)
-    if task == "segmentation" and recipe.classes == 2:
-        _check_binary(train)
+    if task == "segmentation":
+        _check_has_objects(train)
     evaluate = evaluation_transform(recipe, task)
     val = EvaluationSet(read_split(recipe, recipe.val_split), evaluate)
     test = EvaluationSet(read_split(recipe, recipe.test_split), evaluate) if recipe.test_split else val
@@ -118,14 +118,30 @@ def build_data(recipe: DataRecipe, task: str, seed: int) -> DataSets:
     return DataSets(vary, val, test, train.classes)
 
 
-def _check_binary(train: Split) -> None:
-    """Refuse masks in which 255 stands for the object: that is void, and a network would learn of nothing else."""
-    masks = [np.asarray(train[index][1]) for index in evenly(range(len(train)), 20)]
-    if not any((mask == 1).any() for mask in masks) and any((mask == VOID).any() for mask in masks):
-        raise ConfigError(
-            f"data.root: of {len(masks)} training masks none has a pixel of class 1, {train.classes[1]}, and some have "
-            f"pixels of {VOID}, which are void and not learned from; if those are the object, write 1 in their place"
-        )
+def _check_has_objects(train: Split) -> None:
+    """Refuse masks of class 0 and void alone: a network would learn nothing else, and be right everywhere.
+
+    So it is where 255 stands for the object. Objects may be rare, so all masks are looked at, up to the first with one.
+    """
+    void = False
+    for index in np.random.default_rng(0).permutation(len(train)).tolist():
+        try:
+            mask = np.asarray(train[index][1])
+        except ConfigError:  # is raised again when training reads it
+            return
+        if ((mask > 0) & (mask < VOID)).any():
+            return
+        void |= bool((mask == VOID).any())
+    last = len(train.classes) - 1
+    wanted = f"1, {train.classes[1]}" if last == 1 else f"1 to {last}"
+    reason = (
+        f", and some have pixels of {VOID}, which are void and not learned from; if those are the object, write its "
+        "class in their place"
+    )
+    raise ConfigError(
+        f"data.root: of {len(train)} training masks none has a pixel of class {wanted}"
+        f"{reason if void else '; there is nothing to learn'}"
+    )
 
 
 def build_evaluation(recipe: DataRecipe, task: str, split: str) -> EvaluationData:
@@ -151,7 +167,7 @@ def _evaluated_objects(split: ObjectSplit, name: str) -> EvaluationSet:
 def _build_objects(recipe: DataRecipe, masks: bool, seed: int) -> DataSets:
     train = with_objects(read_objects(recipe, recipe.train_split, masks), recipe.train_split)
     shorter = recipe.shorter or (recipe.eval_resize,)
-    vary = detection_augment.training_transform(shorter, recipe.longest or None, recipe.flip)
+    vary = detection_augment.training_transform(shorter, recipe.longest or None, recipe.flip, recipe.mask_resize)
 
     def evaluation(name: str) -> EvaluationSet:
         split = read_objects(recipe, name, masks)

@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from ...errors import ConfigError, listing
+from .box_formats import check_boxes, check_masks
 from .images import open_annotated
-from .objects import Objects, ObjectSplit, Picture, to_learn
+from .objects import Objects, ObjectSplit, Picture, corners, have_area, to_learn
 from .segments import Segments, kind_of, parse_segment
 
 _NUMBER = (int, float)
@@ -31,21 +33,24 @@ _KEYS: dict[str, dict[str, Any]] = {
     "categories": {"id": int, "name": str},
     "annotations": {"id": int, "image_id": int, "category_id": int, "bbox": list, "area": _NUMBER},
 }
+#: So many masks are compared with their boxes.
+_LOOKED_AT = 500
 _KINDS = {int: "a whole number", str: "a text", list: "a list", _NUMBER: "a number"}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Columns:
-    """All objects of a file, those of a picture side by side: ``spans`` says from where to where.
+    """All objects of a file, those of an image side by side: ``spans`` says from where to where.
 
-    In arrays, for a million of Python's numbers would be copied into every process that reads pictures.
+    In arrays, because a million of Python's numbers would be copied into every process that reads images. Boxes are
+    left, top, width and height as the file has them.
     """
 
     file: Path
     spans: dict[int, tuple[int, int]]
-    boxes: NDArray[np.float32]
+    boxes: NDArray[np.float64]
     labels: NDArray[np.int64]
-    area: NDArray[np.float32]
+    area: NDArray[np.float64]
     crowd: NDArray[np.bool_]
     ids: NDArray[np.int64]
     segments: Segments | None
@@ -54,9 +59,10 @@ class _Columns:
 def read_coco(annotations: Path, pictures: Path, masks: bool = True) -> ObjectSplit:
     """Read an annotation file and find its pictures.
 
-    Labels count from 1 in the order of the category ids, which may have gaps. Boxes are cut off at the picture's edges.
-    Those that have no area then, and parts of masks with fewer than three corners, are counted and told once, as a
-    warning; training leaves such objects out, evaluation counts them as COCO's evaluator does.
+    Labels count from 1 in the order of the category ids, which may have gaps. Boxes are cut off at the image's edges.
+    Those that have no area then, and parts of masks with fewer than three corners, are counted and reported once, as a
+    warning; training leaves such objects out, evaluation counts them as COCO's evaluator does. So is what looks like
+    another format but may be right.
 
     Args:
         annotations: the JSON, instances_train2017.json for example.
@@ -64,8 +70,9 @@ def read_coco(annotations: Path, pictures: Path, masks: bool = True) -> ObjectSp
         masks: read masks; without, the data needs none.
 
     Raises:
-        ConfigError: a file or folder is missing, or the JSON is broken, lacks something or contradicts itself; also
-            when a picture is read that is broken or of another size. The message names the file and the id.
+        ConfigError: a file or folder is missing, or the JSON is broken, lacks something, contradicts itself, or has
+            boxes or masks in another format; also when an image is read that is broken or of another size. The message
+            names the file and the id.
     """
     content = _load(annotations)
     images, categories, entries = (_entries(annotations, content, key) for key in _KEYS)
@@ -74,8 +81,10 @@ def read_coco(annotations: Path, pictures: Path, masks: bool = True) -> ObjectSp
         raise ConfigError(f"{annotations}: pictures are missing, {listing(missing)}; check the folder {pictures}")
     labels = {number: label for label, number in enumerate(sorted(entry["id"] for entry in categories), start=1)}
     names = {labels[entry["id"]]: entry["name"] for entry in categories}
-    columns = _columns(annotations, found, labels, entries, masks)
-    learnt = to_learn(columns.boxes, columns.crowd)
+    columns, short = _columns(annotations, found, labels, entries, masks)
+    owners = [found[number] for number, (start, end) in columns.spans.items() for _ in range(start, end)]
+    _report(columns, owners, short)
+    learnt = to_learn(corners(columns.boxes, *_sides(owners).T), columns.crowd)
     return ObjectSplit(
         ("background", *(names[label] for label in sorted(names))),
         {label: number for number, label in labels.items()},
@@ -132,8 +141,8 @@ def _picture(file: Path, folder: Path, entry: dict[str, Any]) -> Picture:
 
 def _columns(
     file: Path, pictures: dict[int, Picture], labels: dict[int, int], entries: list[dict[str, Any]], masks: bool
-) -> _Columns:
-    """The annotations, checked and sorted by picture."""
+) -> tuple[_Columns, list[int]]:
+    """The annotations, checked and sorted by picture; and ids of those whose masks are not whole."""
     members: dict[int, list[dict[str, Any]]] = {number: [] for number in pictures}
     for entry in entries:
         where = f"{file}: annotation {entry['id']}"
@@ -148,15 +157,15 @@ def _columns(
             )
         members[entry["image_id"]].append(entry)
     ordered: list[dict[str, Any]] = []
-    boxes: list[tuple[float, ...]] = []
+    boxes: list[list[float]] = []
     segments = Segments()
-    short: list[int] = []  # ids of annotations
+    short: list[int] = []
     spans = {}
     for number, own in members.items():
         spans[number] = (len(ordered), len(ordered) + len(own))
         for entry in own:
             try:
-                boxes.append(_box(entry, pictures[number]))
+                boxes.append(_box(entry))
                 if masks:
                     segment, whole = parse_segment(entry.get("segmentation"), pictures[number])
                     segments.append(segment)
@@ -165,44 +174,56 @@ def _columns(
             except (ValueError, OverflowError) as error:
                 raise ConfigError(f"{file}: annotation {entry['id']} (image {number}): {error}") from error
             ordered.append(entry)
-    corners, ids = np.array(boxes, np.float32), np.array([entry["id"] for entry in ordered], np.int64)
-    _tell(file, len(entries), ids[(corners[:, 2:] <= corners[:, :2]).any(1)].tolist(), short)
-    return _Columns(
+    columns = _Columns(
         file,
         spans,
-        corners,
+        np.array(boxes, np.float64),
         np.array([labels[entry["category_id"]] for entry in ordered], np.int64),
-        np.array([entry["area"] for entry in ordered], np.float32),
+        np.array([entry["area"] for entry in ordered], np.float64),
         np.array([bool(entry.get("iscrowd", 0)) for entry in ordered]),
-        ids,
+        np.array([entry["id"] for entry in ordered], np.int64),
         segments if masks else None,
     )
+    return columns, short
 
 
-def _tell(file: Path, count: int, flat: Sequence[int], short: Sequence[int]) -> None:
-    said = []
-    if flat:
+def _report(columns: _Columns, owners: Sequence[Picture], short: Sequence[int]) -> None:
+    """Say what is strange about boxes and masks, in one warning, or refuse what cannot be right."""
+    boxes, ids, sides = columns.boxes, columns.ids, _sides(owners)
+    within = corners(boxes, *sides.T)
+    try:
+        said = check_boxes(boxes, sides, columns.area, ids)
+        if columns.segments is not None:
+            some = range(0, len(ids), max(1, len(ids) // _LOOKED_AT))
+            found = coco_mask.toBbox([columns.segments.encode(number, owners[number]) for number in some])
+            said += check_masks(found, within[some], ids[some])
+    except ValueError as error:
+        raise ConfigError(f"{columns.file}: {error}") from error
+    if flat := ids[~have_area(within)].tolist():
         said.append(
-            f"{len(flat)} of {count} boxes have no area in their picture, training leaves them out (annotations "
+            f"{len(flat)} of {len(ids)} boxes have no area in their picture, training leaves them out (annotations "
             f"{listing(flat)})"
         )
     if short:
         said.append(f"parts of masks with fewer than three corners are left out in annotations {listing(short)}")
     if said:
-        warnings.warn(f"{file}: {'; '.join(said)}", stacklevel=4)
+        warnings.warn(f"{columns.file}: {'. '.join(said)}", stacklevel=3)
 
 
-def _box(entry: dict[str, Any], picture: Picture) -> tuple[float, ...]:
-    """Corners of a box, within the picture."""
-    box, area = entry["bbox"], entry["area"]
+def _box(entry: dict[str, Any]) -> list[float]:
+    """Left, top, width and height, as they are written."""
+    box: list[float] = entry["bbox"]
+    area = entry["area"]
     if len(box) != 4 or not all(isinstance(value, _NUMBER) and math.isfinite(value) for value in box):
         raise ValueError(f"bbox must be four numbers, left, top, width and height; got {box!r}")
     if not 0 <= area < math.inf:
         raise ValueError(f"area must be the number of its pixels; got {area!r}")
-    left, top, width, height = box
-    corners = (left, top, left + max(width, 0), top + max(height, 0))
-    sides = (picture.width, picture.height) * 2
-    return tuple(min(max(corner, 0.0), float(side)) for corner, side in zip(corners, sides, strict=True))
+    return box
+
+
+def _sides(owners: Sequence[Picture]) -> NDArray[np.float64]:
+    """Width and height of each image."""
+    return np.array([(picture.width, picture.height) for picture in owners], np.float64)
 
 
 def _read(columns: _Columns, picture: Picture) -> tuple[Image.Image, Objects]:
@@ -217,7 +238,9 @@ def _read(columns: _Columns, picture: Picture) -> tuple[Image.Image, Objects]:
     run_lengths = None
     if columns.segments is not None:
         run_lengths = tuple(columns.segments.encode(number, picture) for number in range(start, end))
-    names = ("boxes", "labels", "area", "crowd", "ids")
-    # Copies, for what is done to a target must not be done to the data set.
+    names = ("labels", "area", "crowd", "ids")
+    # Copies: what is done to a target must not be done to the data set.
     arrays: dict[str, Any] = {name: getattr(columns, name)[start:end].copy() for name in names}
-    return image, Objects(picture, **arrays, run_lengths=run_lengths)
+    annotated = columns.boxes[start:end].copy()
+    boxes = corners(annotated, picture.width, picture.height)
+    return image, Objects(picture, boxes, **arrays, run_lengths=run_lengths, annotated=annotated)

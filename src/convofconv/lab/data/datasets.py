@@ -17,9 +17,10 @@ from torchvision.datasets import CIFAR10, CIFAR100, VOCSegmentation
 from ...errors import ConfigError, listing
 from ..recipe import DataRecipe
 from . import scenes
-from .images import Mask, open_pair
+from .images import Mask, check_palettes, open_pair
 from .loading import seed_of
 from .pictures import Pictures, cifar_folder, digit_images, find_cifar, split_folder
+from .visible import folders_in, is_hidden
 
 ItemT = TypeVar("ItemT")
 
@@ -34,6 +35,7 @@ VOC_CLASSES = (
 #: Scenes in the splits of digit_scenes.
 SCENES = {"train": 400, "val": 100}
 
+_LOOKED_AT = 20  # masks of a split whose colours are compared
 _DIGITS_SEED = 0  # the digits are split the same way whatever the seed of a training
 
 
@@ -136,10 +138,14 @@ def _cifar(recipe: DataRecipe, split: str) -> Split:
 
 
 def _image_folder(recipe: DataRecipe, split: str) -> Split:
-    train, folder = (_root(recipe) / name for name in (recipe.train_split, split))
+    root = _root(recipe)
+    train, folder = (root / name for name in (recipe.train_split, split))
     for needed in (train, folder):
         if not needed.is_dir():
-            raise ConfigError(f"{needed}: no such folder; data.root needs a folder per split, with one per class in it")
+            raise ConfigError(
+                f"{needed}: no such folder; data.root needs a folder per split, with one per class in it, and there "
+                f"are {listing(folders_in(root)) or '(none)'}"
+            )
     classes, pictures = split_folder(train, folder)
     return Split(classes, range(len(pictures.labels)), functools.partial(_read_labelled, pictures))
 
@@ -156,12 +162,13 @@ def _voc(recipe: DataRecipe, split: str) -> Split:
     # torchvision's class would read these lists too, but refuses any split that is not in the original download.
     listed = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
     if not listed.is_file():
-        others = sorted(path.stem for path in listed.parent.glob("*.txt"))
+        others = sorted(path.stem for path in listed.parent.glob("*.txt") if not is_hidden(path.name))
         raise ConfigError(f"{listed}: no such file; there are the splits {listing(others) or '(none)'}")
-    names = _lines(listed)
+    names = [name for name in _lines(listed) if not is_hidden(Path(name).name)]
     pairs = [(folder / "JPEGImages" / f"{name}.jpg", _voc_mask(folder, name)) for name in names]
     if missing := [path for pair in pairs for path in pair if not path.is_file()]:
         raise ConfigError(f"{listed}: files of this split are missing, {listing(missing, 3)}")
+    check_palettes(evenly([mask for _, mask in pairs], _LOOKED_AT))
     read = functools.partial(_read_masked, pairs, recipe.classes)
     return Split(_voc_classes(folder, recipe.classes), range(len(pairs)), read)
 

@@ -10,11 +10,14 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from .augment import Transform
+from ..recipe import MaskResize
+from .augment import ResizeMasks, Transform
 from .objects import Target
 
 
-def training_transform(shorter: Sequence[int], longest: int | None, flip: bool = True) -> Transform:
+def training_transform(
+    shorter: Sequence[int], longest: int | None, flip: bool = True, mask_resize: MaskResize = "nearest"
+) -> Transform:
     """Multi-scale resizing and mirroring; the detector, which normalises, must not resize again in training.
 
     torchvision's detectors leave out their own resizing in training, not in evaluation, with ``_skip_resize=True``.
@@ -23,11 +26,12 @@ def training_transform(shorter: Sequence[int], longest: int | None, flip: bool =
         shorter: lengths of the shorter side to choose from.
         longest: of the longer side, which wins over ``shorter``; ``None`` for no limit.
         flip: mirror half of the pictures.
+        mask_resize: how masks are resized, as in a recipe.
 
     Source:
         the 1x recipes of detectron2; RandomShortestSize of torchvision's detection references
     """
-    steps: list[Any] = []
+    steps: list[Any] = [ResizeMasks(mask_resize)]
     if flip:
         steps.append(v2.RandomHorizontalFlip())
     steps.append(v2.RandomShortestSize(list(shorter), longest, antialias=True))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -133,6 +134,29 @@ def open_mask(path: Path, classes: int) -> Mask:
             f"{classes - 1}, and {VOID} for void"
         )
     return mask
+
+
+def check_palettes(masks: Sequence[Path]) -> None:
+    """Warn of masks in which a number has another colour than in the first one; their pixels are not decoded.
+
+    Colours mean nothing, but where they differ they were probably made numbers file by file, each in its own way.
+    """
+    known: dict[int, tuple[Path, tuple[int, ...]]] = {}
+    for path in masks:
+        try:
+            with _open(path) as image:
+                colours = (image.getpalette("RGB") or []) if image.mode == "P" else []
+        except Exception:  # a broken one is named when it is read
+            continue
+        for number, colour in enumerate(zip(*[iter(colours)] * 3, strict=True)):
+            first, theirs = known.setdefault(number, (path, colour))
+            if colour != theirs:
+                warnings.warn(
+                    f"{path}: class {number} has the colour {listing(colour)} here and {listing(theirs)} in {first}; "
+                    "the numbers of a mask must be classes, its colours mean nothing",
+                    stacklevel=4,
+                )
+                return
 
 
 def open_pair(picture: Path, mask: Path, classes: int) -> tuple[Image.Image, Mask]:

@@ -28,7 +28,14 @@ def read_objects(recipe: DataRecipe, split: str, masks: bool) -> ObjectSplit:
     """
     if recipe.name == "coco":
         assert recipe.root is not None  # a recipe without one is refused
-        found = read_coco(recipe.root / "annotations" / f"instances_{split}.json", recipe.root / split, masks)
+        file = recipe.root / "annotations" / f"instances_{split}.json"
+        if not file.is_file():
+            others = sorted(path.stem.removeprefix("instances_") for path in file.parent.glob("instances_*.json"))
+            raise ConfigError(
+                f"{file}: the annotation file cannot be read, there is none; there are the splits "
+                f"{listing(others) or '(none)'}"
+            )
+        found = read_coco(file, recipe.root / split, masks)
     else:
         found = read_digit_scenes(split)
     if len(found.classes) != recipe.classes:

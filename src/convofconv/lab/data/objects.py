@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -38,20 +38,22 @@ class Objects:
     """What is in a picture; ``run_lengths`` is ``None`` for data that has boxes alone.
 
     Shape:
-        - boxes: ``(N, 4)``, left, top, right, bottom, within the picture; a broken one may be without area
+        - boxes: ``(N, 4)``, left, top, right, bottom, within the image; a broken one may be without area
         - labels: ``(N,)``, from 1 on, for 0 is background
         - area: ``(N,)``, pixels of the object, not of its box
         - crowd: ``(N,)``, whether it stands for many objects that are not told apart
         - ids: ``(N,)``, of the annotations
+        - annotated: ``(N, 4)``, left, top, width, height as the file has them, or ``None`` for those of ``boxes``
     """
 
     picture: Picture
-    boxes: NDArray[np.float32]
+    boxes: NDArray[np.float64]
     labels: NDArray[np.int64]
-    area: NDArray[np.float32]
+    area: NDArray[np.float64]
     crowd: NDArray[np.bool_]
     ids: NDArray[np.int64]
     run_lengths: tuple[RunLengths, ...] | None
+    annotated: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -71,6 +73,7 @@ class Objects:
     def keep(self, which: NDArray[np.bool_]) -> Objects:
         """Only the objects that ``which`` says, ``(N,)``."""
         columns = {name: getattr(self, name)[which] for name in ("boxes", "labels", "area", "crowd", "ids")}
+        columns["annotated"] = None if self.annotated is None else self.annotated[which]
         kept = None
         if self.run_lengths is not None:
             kept = tuple(self.run_lengths[number] for number in np.flatnonzero(which))
@@ -117,7 +120,37 @@ class TargetSplit:
         return picture, training_target(objects) if self.training else evaluation_target(objects)
 
 
-def to_learn(boxes: NDArray[np.float32], crowd: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def corners(annotated: NDArray[np.float64], width: Any, height: Any) -> NDArray[np.float64]:
+    """Boxes as files have them, cut off at the edges of their images.
+
+    Args:
+        annotated: left, top, width, height; less than none is none.
+        width: of the image, or of each box's.
+        height: likewise.
+
+    Shape:
+        - annotated: ``(N, 4)``
+        - width, height: ``()`` or ``(N,)``
+        - returns: ``(N, 4)``, left, top, right, bottom
+    """
+    ends = annotated[:, :2] + annotated[:, 2:].clip(0)
+    sides = np.stack(np.broadcast_arrays(width, height), -1)
+    return np.concatenate([annotated[:, :2].clip(0, sides), ends.clip(0, sides)], 1)
+
+
+def have_area(boxes: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which boxes, as corners, have an area in float32, in which detectors learn from them.
+
+    Shape:
+        - boxes: ``(N, 4)``
+        - returns: ``(N,)``
+    """
+    single = boxes.astype(np.float32)
+    some: NDArray[np.bool_] = np.all(single[:, 2:] > single[:, :2], axis=1)
+    return some
+
+
+def to_learn(boxes: NDArray[Any], crowd: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Which objects a detector learns from: no crowds, and no boxes without area, which torchvision's refuse.
 
     Shape:
@@ -125,17 +158,24 @@ def to_learn(boxes: NDArray[np.float32], crowd: NDArray[np.bool_]) -> NDArray[np
         - crowd: ``(N,)``
         - returns: ``(N,)``
     """
-    return ~crowd & (boxes[:, 2:] > boxes[:, :2]).all(1)
+    return ~crowd & have_area(boxes)
 
 
 def training_target(objects: Objects) -> Target:
-    """What a detector learns from, see :func:`to_learn`."""
-    return _target(objects.keep(to_learn(objects.boxes, objects.crowd)))
+    """What a detector learns from, see :func:`to_learn`; boxes and areas in float32, as the network is."""
+    return _target(objects.keep(to_learn(objects.boxes, objects.crowd)), torch.float32)
 
 
 def evaluation_target(objects: Objects) -> Target:
-    """What detections are compared with: everything that is annotated, crowds marked."""
-    return _target(objects)
+    """What detections are compared with: everything that is annotated, crowds marked, boxes and areas in float64.
+
+    ``bbox`` has the boxes as they are annotated, left, top, width, height: COCO's evaluator cuts none off, and a width
+    that is computed from edges is another number.
+    """
+    target = _target(objects, torch.float64)
+    if objects.annotated is not None:
+        target["bbox"] = torch.from_numpy(objects.annotated)
+    return target
 
 
 def collate_objects(items: Iterable[tuple[Any, Target]]) -> tuple[list[Any], list[Target]]:
@@ -153,14 +193,14 @@ def orientations(pictures: Iterable[Picture]) -> list[int]:
     return [int(picture.width > picture.height) for picture in pictures]
 
 
-def _target(objects: Objects) -> Target:
+def _target(objects: Objects, dtype: torch.dtype) -> Target:
     canvas = (objects.picture.height, objects.picture.width)
-    boxes: Any = tv_tensors.BoundingBoxFormat.XYXY
+    boxes, form = torch.from_numpy(objects.boxes).to(dtype), cast(Any, tv_tensors.BoundingBoxFormat.XYXY)
     target: Target = {
-        "boxes": tv_tensors.BoundingBoxes(torch.from_numpy(objects.boxes), format=boxes, canvas_size=canvas),
+        "boxes": tv_tensors.BoundingBoxes(boxes, format=form, canvas_size=canvas),
         "labels": torch.from_numpy(objects.labels),
         "image_id": objects.picture.id,
-        "area": torch.from_numpy(objects.area),
+        "area": torch.from_numpy(objects.area).to(dtype),
         "iscrowd": torch.from_numpy(objects.crowd.astype(np.int64)),
     }
     if objects.run_lengths is not None:

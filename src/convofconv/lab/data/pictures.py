@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import mimetypes
+import os
 import pickle
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ...errors import ConfigError, listing
 from .images import open_picture
+from .visible import files_below, folders_in, is_hidden
 
 #: Where Tiny-ImageNet tells the classes of its validation pictures.
 _ANNOTATIONS = "val_annotations.txt"
@@ -76,13 +79,15 @@ def find_pictures(path: Path, size: int) -> Source:
     for name in CIFAR:
         if cifar := find_cifar(path, name):
             return cifar
-    if _folders(path / "train"):
+    if folders_in(path / "train"):
         return _split_folder(path, size)
-    classes = _folders(path)
+    classes = folders_in(path)
     if not classes:
         raise ConfigError(f"{path}: no class folders; put the pictures of each class into a folder of its own in there")
-    pool = _class_folders(path, classes, size)
+    files = _class_folders(path, classes)
+    pool = _pictures(files, classes, size)
     _refuse_empty(path, classes, pool)
+    _report_left_out(path, files)
     return Source(path.resolve().name, tuple(classes), pool)
 
 
@@ -95,20 +100,22 @@ def split_folder(train: Path, split: Path, size: int | None = None) -> tuple[tup
     Raises:
         ConfigError: a class is empty in ``train`` or unknown there, or the split is empty.
     """
-    classes = _folders(train)
+    classes = folders_in(train)
     if not classes:
         raise ConfigError(f"{train}: no class folders; it needs a folder per class with pictures in it")
     if (split / _ANNOTATIONS).is_file():
         return tuple(classes), _annotated(split, classes, size)
-    if unknown := [name for name in _folders(split) if name not in classes]:
+    if unknown := [name for name in folders_in(split) if name not in classes]:
         raise ConfigError(
             f"{split}: {listing(unknown)} not among the classes in {train}; every class needs a folder in both"
         )
-    pictures = _class_folders(split, classes, size)
+    files = _class_folders(split, classes)
+    pictures = _pictures(files, classes, size)
     if split == train:
         _refuse_empty(train, classes, pictures)
     if not pictures.labels:
         raise ConfigError(f"{split}: no pictures; it needs a folder per class with pictures in it")
+    _report_left_out(split, files)
     return tuple(classes), pictures
 
 
@@ -136,18 +143,54 @@ def _split_folder(path: Path, size: int) -> Source:
     return Source(path.resolve().name, classes, pictures, val_pictures)
 
 
-def _folders(path: Path) -> list[str]:
-    """Names of the folders in ``path``, without hidden ones such as .ipynb_checkpoints."""
-    if not path.is_dir():
-        return []
-    return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+def _class_folders(path: Path, classes: Sequence[str]) -> dict[str, list[str]]:
+    """The files of every class that has a folder in ``path``."""
+    return {name: files_below(path / name, follow_links=True) for name in classes if (path / name).is_dir()}
 
 
-def _class_folders(path: Path, classes: Sequence[str], size: int | None) -> Pictures:
-    index = {name: i for i, name in enumerate(classes) if (path / name).is_dir()}  # make_dataset lists what exists
-    samples = make_dataset(path, index, IMG_EXTENSIONS, allow_empty=True) if index else []
-    files = [file for file, _ in samples]
-    return Pictures([label for _, label in samples], functools.partial(_file_picture, files, size))
+def _pictures(files: Mapping[str, Sequence[str]], classes: Sequence[str], size: int | None) -> Pictures:
+    """Those of the files that are images."""
+    labels, images = [], []
+    for label, name in enumerate(classes):
+        own = list(filter(_is_read, files.get(name, ())))
+        labels += [label] * len(own)
+        images += own
+    return Pictures(labels, functools.partial(_file_picture, images, size))
+
+
+def _is_read(file: str) -> bool:
+    return file.lower().endswith(IMG_EXTENSIONS)
+
+
+def _report_left_out(path: Path, files: Mapping[str, Sequence[str]]) -> None:
+    """Say, in one warning, which images in ``path`` are not read, and whether its folders may be no classes."""
+    said = []
+    beside = [file.name for file in path.iterdir() if not is_hidden(file.name) and _is_read(file.name)]
+    if beside:
+        said.append(
+            f"{len(beside)} images lie beside the folders of the classes and are left out ({listing(sorted(beside))})"
+        )
+    others = [os.path.basename(file) for own in files.values() for file in own if not _is_read(file)]
+    if images := [name for name in others if (mimetypes.guess_type(name)[0] or "").startswith("image/")]:
+        said.append(
+            f"{len(images)} images are left out because of their endings ({listing(images)}); those that are read end "
+            f"in {', '.join(IMG_EXTENSIONS)}"
+        )
+    if empty := [name for name, own in files.items() if not any(map(_is_read, own))]:
+        said.append(f"no images in {listing(empty)}, which will not be evaluated")
+    inner = {tuple(folders_in(path / name)) for name in files}
+    if len(files) > 1 and len(inner) == 1 and len(first := inner.pop()) > 1 and not _lie_directly(path, files):
+        said.append(
+            f"all classes ({listing(files)}) have the same folders in them, {listing(first)}; if those are the "
+            "classes, leave out a level of folders"
+        )
+    if said:
+        warnings.warn(f"{path}: {'. '.join(said)}", stacklevel=4)
+
+
+def _lie_directly(path: Path, files: Mapping[str, Sequence[str]]) -> bool:
+    """Whether some images lie in the folders of the classes themselves."""
+    return any(Path(file).parent == path / name for name, own in files.items() for file in own if _is_read(file))
 
 
 def _refuse_empty(path: Path, classes: Sequence[str], pictures: Pictures) -> None:

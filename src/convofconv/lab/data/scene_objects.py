@@ -32,9 +32,9 @@ def _read(draw: Callable[[int], Scene], picture: Picture) -> tuple[Image.Image, 
     count = len(scene.labels)
     objects = Objects(
         picture,
-        scene.boxes,
+        scene.boxes.astype(np.float64),
         scene.labels,
-        scene.masks.sum((1, 2)).astype(np.float32),
+        scene.masks.sum((1, 2)).astype(np.float64),
         np.zeros(count, dtype=bool),
         np.arange(1, count + 1),
         tuple(coco_mask.encode(masks)),

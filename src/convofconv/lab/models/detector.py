@@ -29,6 +29,9 @@ from .library import architecture, build_features
 DetectorT = TypeVar("DetectorT", RetinaNet, MaskRCNN)
 
 _RATIOS = (0.5, 1.0, 2.0)
+_CANDIDATES = (
+    1000  # boxes that a detector chooses from, of an image or of a level of its pyramid: torchvision's default
+)
 _ROI_SIDE = 7  # of the features that a box is pooled to, torchvision's default
 
 
@@ -171,15 +174,18 @@ def build_detector(recipe: ModelRecipe, data: DataRecipe, classes: int, masks: b
         "_skip_resize": True,
     }
     sides = [recipe.smallest_anchor * 2**level for level in range(5)]
+    most, kind = recipe.max_detections, "box_detections_per_img" if masks else "detections_per_img"
+    chosen_from = ("rpn_pre_nms_top_n_test", "rpn_post_nms_top_n_test") if masks else ("topk_candidates",)
+    limits = {kind: most, **dict.fromkeys(chosen_from, max(most, _CANDIDATES))} if most else {}
     if masks:
-        detector = _mask_rcnn(backbone, sides, classes, norm, box_batch_size_per_image=recipe.rois)
+        detector = _mask_rcnn(backbone, sides, classes, norm, box_batch_size_per_image=recipe.rois, **limits)
         detector.transform = AntialiasedResizing(**transform)
         return _in_float32(detector, "backbone", "rpn.head", "roi_heads.box_predictor", "roi_heads.mask_predictor")
     anchors = AnchorGenerator(
         tuple(tuple(round(side * 2 ** (third / 3)) for third in range(3)) for side in sides), (_RATIOS,) * len(sides)
     )
     head = RetinaNetHead(channels, anchors.num_anchors_per_location()[0], classes, norm)
-    retinanet = RetinaNet(backbone, classes, anchor_generator=anchors, head=head)
+    retinanet = RetinaNet(backbone, classes, anchor_generator=anchors, head=head, **limits)
     retinanet.transform = AntialiasedResizing(**transform)
     return _in_float32(retinanet, "backbone", "head")
 

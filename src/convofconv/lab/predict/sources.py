@@ -12,12 +12,13 @@ from pathlib import Path
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ...errors import ConfigError
+from ..data.visible import LEFTOVERS, files_below
 
 
 def find_pictures(given: Sequence[str], out: Path) -> list[Path]:
     """Files as they are given, pictures in and below folders, and those that patterns match; sorted, each once.
 
-    Hidden files are left out of folders, and so is what lies in ``out`` if that is below the folder searched.
+    Hidden files and folders are passed over, and so is what lies in ``out`` if that is below the folder searched.
 
     Args:
         given: paths, or patterns with ``*``, ``?``, ``[...]`` and ``**`` for any folders.
@@ -70,10 +71,12 @@ def _search(given: str, out: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        base, found = path, list(_below(path))
+        base, found = path, list(_pictures([path]))
     else:
         fixed = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
-        base, found = Path(*fixed), list(_pictures(map(Path, glob.glob(given, recursive=True))))
+        # Names with a dot match no pattern; those without, only where the pattern has them.
+        matches = map(Path, glob.glob(given, recursive=True))
+        base, found = Path(*fixed), list(_pictures(m for m in matches if not LEFTOVERS & {*m.parts} - {*path.parts}))
     if base.resolve() in out.parents:
         found = [picture for picture in found if out not in picture.resolve().parents]
     return found
@@ -82,15 +85,6 @@ def _search(given: str, out: Path) -> list[Path]:
 def _pictures(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
-            yield from _below(path)
+            yield from _pictures(map(Path, files_below(path)))
         elif path.suffix.lower() in IMG_EXTENSIONS:
             yield path
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise error  # os.walk would pass silently over a folder that may not be read
-
-    for place, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from _pictures(Path(place, name) for name in files if not name.startswith("."))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from lightning.pytorch import LightningDataModule
 
 from ...errors import ConfigError
 from ..data.build import DataSets, EvaluationData, EvaluationSet
 from ..data.loading import Loader, ResumableLoader, evaluation_loader, training_loader
-from ..recipe import Recipe
+from ..recipe import DETECTION_TASKS, Recipe
 
 
 class SplitData(LightningDataModule):
@@ -31,6 +34,14 @@ class SplitData(LightningDataModule):
     def _place(self) -> dict[str, int]:
         assert self.trainer is not None
         return {"rank": self.trainer.global_rank, "world": self.trainer.world_size}
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave where it is what a detector is evaluated by: it is in float64, which not all devices have."""
+        assert self.trainer is not None
+        move = super().transfer_batch_to_device
+        if self.recipe.task in DETECTION_TASKS and not self.trainer.training:
+            return [(move(images, device, dataloader_idx), targets) for images, targets in batch]
+        return move(batch, device, dataloader_idx)
 
     def test_dataloader(self) -> Loader:
         return self._evaluation(self.data.pictures)

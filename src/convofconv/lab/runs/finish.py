@@ -89,6 +89,8 @@ def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolde
     value = after[main]
     epochs = f"best epoch {len(until_best)} of {len(training.history)}"
     print(f"{main} {value:.2f} % (folded; {epochs}): {folder.results}")
+    if training.remark:
+        print(training.remark)
 
 
 def _examples(training: Training, data: RunData) -> Any:

@@ -35,7 +35,7 @@ from ..tasks.module import Training, check_same_classes
 from .checkpoints import AtomicCheckpoints, KeepLastAndBest
 from .data import RunData, SplitData
 from .finish import finish, write_history
-from .folder import RunFolder, begin_run, check_folder, check_same_recipe, read_values
+from .folder import OF_EVALUATION, RunFolder, begin_run, check_folder, check_same_recipe, read_values
 from .profile import profile
 
 
@@ -107,7 +107,7 @@ def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
     folder = RunFolder(out)
     if not folder.model.exists():
         raise ConfigError(f"{out} holds no finished run of this recipe; train it first: coc fit ... --out {out}")
-    check_same_recipe(folder, recipe)
+    check_same_recipe(folder, recipe, OF_EVALUATION)
     recipe = _to_evaluate(recipe)
     name = recipe.data.val_split if split == "val" else recipe.data.test_split or recipe.data.val_split
     data = build_evaluation(recipe.data, recipe.task, name)
@@ -127,6 +127,8 @@ def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
             for label, value in zip(data.classes, of_classes, strict=True):
                 if not math.isnan(value):  # of classes that occur
                     print(f"{split} {name} of {label}: {value:.2f}")
+        if training.remark:
+            print(training.remark)
     _part()
 
 

@@ -18,6 +18,8 @@ from ..recipe import Recipe
 
 #: What may change between the start of a run and its resuming, because it does not decide the result.
 _FREE = ("data.root", "data.download", "data.workers", "training.eval_batch", "training.checkpoint_steps", "machine.")
+#: What else may change where a finished run is evaluated.
+OF_EVALUATION = ("model.max_detections",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,13 +133,18 @@ def begin_run(folder: RunFolder, recipe: Recipe) -> None:
         write_atomic(folder.recipe, (json.dumps(plain_values(recipe), indent=2) + "\n").encode())
 
 
-def check_same_recipe(folder: RunFolder, recipe: Recipe) -> None:
+def check_same_recipe(folder: RunFolder, recipe: Recipe, free: tuple[str, ...] = ()) -> None:
     """Refuse to go on with a run of another recipe.
+
+    Args:
+        folder: of the run.
+        recipe: what is asked for.
+        free: keys that may differ besides those that decide no result.
 
     Raises:
         ConfigError: something differs that decides the result; the message names the keys.
     """
-    if wrong := different_keys(read_values(folder.recipe), plain_values(recipe)):
+    if wrong := different_keys(read_values(folder.recipe), plain_values(recipe), free):
         raise ConfigError(f"{folder.path} holds a run of another recipe: {listing(wrong)}; choose another --out")
 
 
@@ -161,14 +168,14 @@ def read_values(path: Path, *keys: str) -> dict[str, Any]:
     return cast("dict[str, Any]", values)
 
 
-def different_keys(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+def different_keys(theirs: Mapping[str, Any], mine: Mapping[str, Any], free: tuple[str, ...] = ()) -> list[str]:
     """What differs between two recipes and decides a result, as text; keys that one lacks have their default there."""
     default = flat(plain_values(Recipe()))
     before, now = {**default, **flat(theirs)}, {**default, **flat(mine)}
     return [
         f"{key}={before.get(key)!r} there, {now.get(key)!r} here"
         for key in sorted({*before, *now})
-        if before.get(key) != now.get(key) and not key.startswith(_FREE)
+        if before.get(key) != now.get(key) and not key.startswith((*_FREE, *free))
     ]
 
 

@@ -12,7 +12,7 @@ from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namesp
 
 from ...errors import ConfigError, did_you_mean, similar
 from ..files import read_yaml
-from ..recipe import Recipe
+from ..recipe import DATA_OF_TASK, KEYS_OF_DATA, DataRecipe, Recipe
 from .folder import RunFolder, check_keys, flat, recipe_of
 
 #: Recipes that come with the package.
@@ -158,10 +158,11 @@ def build_recipe(options: Namespace) -> tuple[str, Recipe]:
         ConfigError: a value is impossible.
     """
     given, path = options.as_dict(), Path(options.recipe[0])
+    file, of_run = read_recipe(path), path == RunFolder(path.parent).recipe
+    _check_keys_of_data(given, file, of_run)
     recipe, default, theirs = recipe_of({field.name: given[field.name] for field in fields(Recipe)}), Recipe(), {}
-    file = read_recipe(path)
     # A recipe for coc may be trained with another method, to compare; the folder of that run stands for what it was.
-    if path == RunFolder(path.parent).recipe or "coc" in str(file.get("method")).split("+"):
+    if of_run or "coc" in str(file.get("method")).split("+"):
         theirs = file
     for key in ("preset", "association"):
         wanted = getattr(recipe, key)
@@ -170,3 +171,41 @@ def build_recipe(options: Namespace) -> tuple[str, Recipe]:
                 f"preset and association are of the method coc, this is {recipe.method}; give --method coc"
             )
     return path.stem, recipe
+
+
+#: What the folder of a data set that can be read for a task looks like, for messages.
+_LAYOUTS = {
+    "image_folder": "a folder per class, DIR/train/CLASS/ and DIR/val/CLASS/",
+    "voc": "images and masks in VOC's layout",
+    "coco": "images and annotations in COCO's layout",
+}
+
+
+def _check_keys_of_data(given: Mapping[str, Any], file: Mapping[str, Any], recorded: bool) -> None:
+    """Refuse what says nothing to the data set, except where nobody asks for it here.
+
+    That is what the recipe's file says of another data set than the one that is asked for, and what an earlier version
+    recorded in the folder of a run.
+
+    Args:
+        given: values of the recipe.
+        file: those of its file.
+        recorded: whether the file is that of a run.
+
+    Raises:
+        ConfigError: the message names the key, and what reads a folder.
+    """
+    data, theirs = given["data"], file.get("data") or {}
+    name, default = data["name"], DataRecipe()
+    another = theirs.get("name", default.name) != name
+    for key, names in KEYS_OF_DATA.items():
+        left_over = (another or recorded) and str(data[key]) == str(theirs.get(key))
+        if name in names or left_over or data[key] == getattr(default, key):
+            continue
+        if key != "root":
+            raise ConfigError(f"data.{key} says nothing to {name}; leave it out")
+        own = next(other for other in DATA_OF_TASK[given["task"]] if other in _LAYOUTS)
+        raise ConfigError(
+            f"data.root: {name} is built in and not read from a folder. For {_LAYOUTS[own]}, give --data.name={own} "
+            "--data.root=DIR --data.classes=N"
+        )

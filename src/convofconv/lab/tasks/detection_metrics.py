@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import io
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,10 @@ from ..data.objects import RunLengths, Target
 _Part = tuple[dict[str, float], list[float]]
 #: The first six of COCO's summary: over all overlaps, at two of them, and by the objects' areas.
 FIGURES = ("AP", "AP50", "AP75", "APS", "APM", "APL")
+#: The overlap of every figure, ``None`` for all, and the areas as pycocotools calls them.
+_WHICH = ((None, "all"), (0.5, "all"), (0.75, "all"), (None, "small"), (None, "medium"), (None, "large"))
+#: Detections of a class in an image that COCO counts.
+_COCOS_LIMIT = 100
 
 
 class DetectionMetrics(nn.Module):
@@ -43,11 +48,13 @@ class DetectionMetrics(nn.Module):
     Args:
         classes: number of classes, background included.
         masks: measure masks too.
+        limit: detections of a class in an image that count, those with the highest scores; 0 for COCO's 100.
 
     Shape:
         a detection and a target per picture, with the keys
 
-        - boxes: ``(N, 4)``, left, top, right, bottom in the picture's own pixels
+        - boxes: ``(N, 4)``, left, top, right, bottom in the image's own pixels
+        - bbox: ``(N, 4)``, in place of boxes where it is given: left, top, width, height, as a file has them
         - labels: ``(N,)``
         - masks: ``(N, H, W)`` or ``(N, 1, H, W)``, of bool or probabilities
         - scores: ``(N,)``, detections
@@ -57,10 +64,10 @@ class DetectionMetrics(nn.Module):
         https://cocodataset.org/#detection-eval; the area of masks as in detectron2's COCOEvaluator
     """
 
-    def __init__(self, classes: int, masks: bool = False) -> None:
+    def __init__(self, classes: int, masks: bool = False, limit: int = 0) -> None:
         super().__init__()
         self.main = "mask_AP" if masks else "AP"
-        self.evaluation = _Evaluation(classes, masks)
+        self.evaluation = _Evaluation(classes, masks, limit or _COCOS_LIMIT)
 
     def update(self, detections: Sequence[Mapping[str, Tensor]], targets: Sequence[Target]) -> None:
         """Count a batch."""
@@ -72,12 +79,26 @@ class DetectionMetrics(nn.Module):
         Raises:
             ConfigError: there is no object to find in any picture.
         """
-        found = self.evaluation.compute()
+        found, _ = self.evaluation.compute()
         return {name: value for figures, _ in found.values() for name, value in figures.items()}
 
     def by_class(self) -> dict[str, list[float]]:
         """AP, and mask_AP where masks are measured, of every class in per cent, NaN for those without objects."""
-        return {name: by_class for name, (_, by_class) in self.evaluation.compute().items()}
+        found, _ = self.evaluation.compute()
+        return {name: by_class for name, (_, by_class) in found.items()}
+
+    def remark(self) -> str:
+        """What to know about the figures: whether images have more objects than are counted; empty where none has."""
+        _, most = self.evaluation.compute()
+        limit = self.evaluation.limit
+        more = sum(count > limit for count in most)
+        if not more:
+            return ""
+        return (
+            f"AP counts at most {limit} detections of a class in an image; {more} of {len(most)} images "
+            f"{'has' if more == 1 else 'have'} more objects than that, up to {max(most)}. model.max_detections sets "
+            "the number"
+        )
 
     def reset(self) -> None:
         """Start counting anew."""
@@ -86,7 +107,10 @@ class DetectionMetrics(nn.Module):
 
 @dataclasses.dataclass(frozen=True, eq=False)  # for torchmetrics hashes what it keeps
 class _Counted:
-    """The objects or detections of a picture; ``numbers`` are areas of truth or scores of detections."""
+    """The objects or detections of an image; ``numbers`` are areas of truth or scores of detections.
+
+    Boxes are left, top, width and height.
+    """
 
     boxes: NDArray[np.float64]
     labels: list[int]
@@ -101,9 +125,9 @@ class _Evaluation(Metric):
     full_state_update = False
     pictures: list[tuple[int, _Counted, _Counted]]
 
-    def __init__(self, classes: int, masks: bool) -> None:
+    def __init__(self, classes: int, masks: bool, limit: int) -> None:
         super().__init__()
-        self.classes, self.masks = classes, masks
+        self.classes, self.masks, self.limit = classes, masks, limit
         self.add_state("pictures", default=[], dist_reduce_fx=None)
 
     def update(self, detections: Sequence[Mapping[str, Tensor]], targets: Sequence[Target]) -> None:
@@ -112,7 +136,8 @@ class _Evaluation(Metric):
             found = _counted(detection, detection["scores"], torch.zeros_like(detection["labels"]), self.masks)
             self.pictures.append((int(target["image_id"]), truth, found))
 
-    def compute(self) -> dict[str, _Part]:
+    def compute(self) -> tuple[dict[str, _Part], list[int]]:
+        """Figures of boxes and masks, and of every image how many objects of one class it has at most."""
         pictures = {number: (truth, found) for number, truth, found in self.pictures}
         if not any(0 in truth.crowd for truth, _ in pictures.values()):
             raise ConfigError(
@@ -120,24 +145,26 @@ class _Evaluation(Metric):
                 "evaluate a split with objects"
             )
         kinds = {"": "bbox", "mask_": "segm"} if self.masks else {"": "bbox"}
-        return {f"{prefix}AP": self._evaluate(pictures, prefix, kind) for prefix, kind in kinds.items()}
+        parts = {f"{prefix}AP": self._evaluate(pictures, prefix, kind) for prefix, kind in kinds.items()}
+        return parts, [_most(truth) for truth, _ in pictures.values()]
 
     def _evaluate(self, pictures: Mapping[int, tuple[_Counted, _Counted]], prefix: str, kind: str) -> _Part:
         truth = self._coco({number: part for number, (part, _) in pictures.items()}, kind, "area")
         found = self._coco({number: part for number, (_, part) in pictures.items()}, kind, "score")
         with contextlib.redirect_stdout(io.StringIO()):
             coco = COCOeval(truth, found, kind)
+            coco.params.maxDets = [self.limit]
             coco.evaluate()
             coco.accumulate()
-            coco.summarize()
-        precision = coco.eval["precision"][..., 0, -1]  # overlaps, recalls, classes; objects of any area
-        by_class = [-1, *precision.mean((0, 1))]
-        # -1 is pycocotools' mark for no objects.
-        figures = {
-            f"{prefix}{name}": _percent(value)
-            for name, value in zip(FIGURES, coco.stats[: len(FIGURES)], strict=True)
-            if value >= 0
-        }
+        precision = coco.eval["precision"][..., 0]  # overlaps, recalls, classes, areas; -1 where there are no objects
+        by_class = [-1, *precision[..., 0].mean((0, 1))]
+        figures = {}
+        # Its own summary is of 100 detections alone.
+        for name, (overlap, area) in zip(FIGURES, _WHICH, strict=True):
+            rows = slice(None) if overlap is None else coco.params.iouThrs == overlap
+            values = precision[rows, :, :, coco.params.areaRngLbl.index(area)]
+            if (there := values > -1).any():
+                figures[f"{prefix}{name}"] = _percent(values[there].mean())
         return figures, [_percent(value) if value >= 0 else math.nan for value in by_class]
 
     def _coco(self, pictures: Mapping[int, _Counted], kind: str, key: str) -> Any:
@@ -167,8 +194,16 @@ class _Evaluation(Metric):
 
 def _counted(values: Mapping[str, Any], numbers: Tensor, crowd: Tensor, masks: bool) -> _Counted:
     run_lengths = _encode(values["masks"]) if masks else None
-    boxes = values["boxes"].detach().cpu().double().numpy()
+    boxes = values.get("bbox", values["boxes"]).detach().cpu().double().numpy()
+    if "bbox" not in values:
+        boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
     return _Counted(boxes, values["labels"].tolist(), numbers.tolist(), crowd.tolist(), run_lengths)
+
+
+def _most(truth: _Counted) -> int:
+    """How many objects of one class there are at most; crowds need not be found."""
+    counts = Counter(label for label, crowd in zip(truth.labels, truth.crowd, strict=True) if not crowd)
+    return max(counts.values(), default=0)
 
 
 def _encode(masks: Tensor) -> list[RunLengths]:
@@ -180,11 +215,10 @@ def _encode(masks: Tensor) -> list[RunLengths]:
 
 def _annotations(pictures: Mapping[int, _Counted], kind: str, key: str) -> Iterator[dict[str, Any]]:
     for number, part in pictures.items():
-        sizes = part.boxes[:, 2:] - part.boxes[:, :2]
         for place, label in enumerate(part.labels):
             entry: dict[str, Any] = {"image_id": number, "category_id": label, "iscrowd": part.crowd[place]}
-            entry["bbox"] = [*part.boxes[place, :2].tolist(), *sizes[place].tolist()]
-            entry["area"] = float(sizes[place].prod())
+            entry["bbox"] = part.boxes[place].tolist()
+            entry["area"] = float(part.boxes[place, 2:].prod())
             if kind == "segm":
                 assert part.run_lengths is not None
                 entry["segmentation"] = part.run_lengths[place]

@@ -124,7 +124,8 @@ def build_metrics(recipe: Recipe, classes: Sequence[str]) -> Metrics:
     if recipe.task == "classification":
         return ClassificationMetrics(len(classes))
     if recipe.task in DETECTION_TASKS:
-        return DetectionMetrics(len(classes), masks=recipe.task == "instance_segmentation")
+        masks = recipe.task == "instance_segmentation"
+        return DetectionMetrics(len(classes), masks, recipe.model.max_detections)
     if unknown := [name for name in recipe.data.focus if name not in classes]:
         raise ConfigError(f"data.focus: no class is called {listing(unknown)}; there are {listing(classes)}")
     return SegmentationMetrics(len(classes), [classes.index(name) for name in recipe.data.focus])

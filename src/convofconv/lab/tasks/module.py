@@ -18,6 +18,7 @@ from ...optimization import param_groups
 from ..data.images import VOID
 from ..data.loading import seed_of
 from ..recipe import DETECTION_TASKS, Recipe
+from .detection_metrics import DetectionMetrics
 from .metrics import build_metrics
 from .schedule import schedule
 
@@ -50,6 +51,8 @@ class Training(LightningModule):
         self.metrics = build_metrics(recipe, classes)
         #: Of the last test, numbers per class by metric.
         self.by_class: dict[str, list[float]] = {}
+        #: What to know about the figures of the last test; empty if nothing.
+        self.remark = ""
         #: One dictionary of numbers per finished epoch; kept in checkpoints, so that resuming neither loses nor
         #: repeats one.
         self.history: list[dict[str, float]] = []
@@ -163,6 +166,8 @@ class Training(LightningModule):
     def on_test_epoch_end(self) -> None:
         # Now: behind the test Lightning has taken everything to the CPU, where NCCL gathers nothing.
         self.by_class = self.metrics.by_class()
+        if isinstance(self.metrics, DetectionMetrics):
+            self.remark = self.metrics.remark()
         self.log_dict({f"test/{name}": value for name, value in self.metrics.compute().items()}, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
