@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
@@ -19,6 +20,12 @@ def check_texts(figure: Figure) -> int:
     for (text, box), (other, beside) in itertools.combinations(texts, 2):
         assert not box.overlaps(beside), (text, other)
     return len(texts)
+
+
+def ticks(axis: Axis) -> list[float]:
+    """Where an axis has ticks that are seen."""
+    low, high = sorted(axis.get_view_interval())
+    return [float(place) for place in axis.get_majorticklocs() if low <= place <= high]
 
 
 def _texts(figure: Figure) -> Iterator[tuple[str, Bbox]]:

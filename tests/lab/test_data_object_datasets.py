@@ -166,6 +166,7 @@ def test_the_command_line_names_a_broken_file_and_needs_none_for_training_to_eva
     # What never began is no run, and the same command works once the file is mended.
     (root / "annotations" / "instances_train.json").write_text(json.dumps(content()))
     arguments += ["--training.epochs=1", "--training.batch=2", "--model.fpn_channels=8", "--data.eval_resize=32"]
+    arguments += ["--training.warmup_steps=0"]
     arguments += ["--data.shorter=[32]", "--machine.threads=1", "--machine.accelerator=cpu"]
     assert main(["fit", *arguments, "--model.max_detections=1", f"--out={tmp_path / 'run'}"]) == 0
     remark = "AP counts at most 1 detections of a class in an image; 1 of 3 images has more objects than that, up to 2."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ pytest.importorskip("mlxtend")
 pytest.importorskip("tqdm")
 
 import torch
+from figure_texts import ticks
+from matplotlib.figure import Figure
 from PIL import Image
 
 from convofconv import ConfigError
 from convofconv.lab.data import pictures
 from convofconv.lab.demo import data as demo_data
 from convofconv.lab.demo import run as demo
+from convofconv.lab.demo import training
 from convofconv.lab.demo.settings import DemoSettings
 from convofconv.lab.files import write_atomic
 
@@ -112,7 +116,14 @@ def test_digits_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "curves.png", "kernels.png"}
     printed = capsys.readouterr().out
     assert "over 2 seeds" in printed
-    assert printed.count("seed 1 ") == 2
+    assert (
+        f"4 networks to train, 2 with each of 2 seeds: plain, coc+stnd; on the CPU, threads: 1; into {tmp_path}"
+        in printed
+    )
+    lines = [line for line in printed.splitlines() if line.startswith("seed ")]
+    for number, (line, run) in enumerate(zip(lines, record["runs"], strict=True), 1):
+        assert line.startswith(f"seed {run['seed']}  {run['method']:<10}{100 * run['accuracy'][-1]:6.2f} %  ")
+        assert re.search(f"  {number} of 4 done{', .* s left' if number < 4 else ''}$", line)
     assert f"In {tmp_path}: results.json, curves.png, kernels.png" in printed
 
 
@@ -299,6 +310,32 @@ def test_bad_data_is_refused_by_name(tmp_path: Path, case: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         demo_data.load_data(settings(tmp_path, data=path, train_images=99, test_images=99))
     assert "\n" not in str(caught.value)
+
+
+def test_a_refused_demo_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such folder"):
+        demo.run_demo(settings(tmp_path / "new/out", data=tmp_path / "nowhere"))
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ConfigError, match="no such folder"):
+        demo.run_demo(settings(tmp_path / "out/deep", data=tmp_path / "nowhere"))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_curves_of_few_epochs_can_be_read(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    from convofconv.lab.demo import figures
+
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    loss, accuracy = (2.3, 2.2, 2.1)[:epochs], (0.1, 0.2, 0.3)[:epochs]
+    figures.curves([training.Run("plain", 0, loss, accuracy, 0.1, 0.0, 1, 1, 1.0)], "digits")
+    for axes in drawn[0].axes[:2]:
+        assert ticks(axes.xaxis) == list(range(1, epochs + 1))
+    drawn[0].draw_without_rendering()
+    labels = [label.get_text() for label in drawn[0].axes[0].get_yticklabels(which="both") if label.get_text()]
+    assert labels
+    assert epochs > 1 or not any("10^" in label for label in labels), "powers of ten say nothing in so short a range"
 
 
 def test_fewer_pictures_than_classes_are_refused(tmp_path: Path) -> None:

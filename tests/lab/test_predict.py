@@ -35,7 +35,7 @@ from convofconv.lab.runs.folder import recipe_of
 
 pytestmark = pytest.mark.lab
 
-TINY = ["--training.epochs=1", "--machine.threads=1", "--machine.accelerator=cpu"]
+TINY = ["--training.epochs=1", "--training.warmup_steps=0", "--machine.threads=1", "--machine.accelerator=cpu"]
 NARROW = "--model.options={'channels': [8, 8, 8, 8]}"
 RUNS = {
     "classification": ["digits-resnet18", NARROW, "--data.limit=32", "--training.batch=16", "--method=coc+stnd"],
@@ -112,10 +112,11 @@ def blank(*names):
         Image.new("RGB", (4, 3)).save(name, format="PNG")
 
 
-def test_classes_are_the_likeliest_ones_by_the_definition(runs, here):
+def test_classes_are_the_likeliest_ones_by_the_definition(runs, here, capsys):
     digit = digit_images()[0][7]
     Image.fromarray(digit).save("seven.png")
     run = runs("classification")
+    capsys.readouterr()
     assert predict(run, "seven.png", "--top=3") == 0
     network, recipe, classes = network_of(run)
     pixels = (torch.tensor(digit).double() / 255 - 0.13) / 0.31
@@ -130,13 +131,17 @@ def test_classes_are_the_likeliest_ones_by_the_definition(runs, here):
     assert [guess["class"] for guess in one["classes"]] == [name for _, name in expected]
     assert [guess["probability"] for guess in one["classes"]] == pytest.approx([s for s, _ in expected], rel=1e-4)
     assert opened(run / "predictions/seven.png").width > 600
+    printed = ", ".join(f"{name} ({100 * share:.1f} %)" for share, name in expected)
+    numbers = run / "predictions/predictions.json"
+    assert capsys.readouterr().out == f"seven.png: {printed}\n1 picture: {numbers}\n"
 
 
 @pytest.mark.parametrize("size", [(96, 96), (61, 130)])
 @pytest.mark.parametrize("eval_resize", [0, 48])
-def test_masks_are_the_classes_of_the_pixels_by_the_definition(runs, here, size, eval_resize):
+def test_masks_are_the_classes_of_the_pixels_by_the_definition(runs, here, capsys, size, eval_resize):
     scene(here / "scene.png", size=size)
     run = changed(runs("segmentation"), here / "run", eval_resize=eval_resize)
+    capsys.readouterr()
     assert predict(run, "scene.png", "--out=out") == 0
     network, recipe, classes = network_of(run)
     prepared, _ = evaluation_transform(recipe.data, recipe.task)(to_image(opened("scene.png")), 0)
@@ -154,6 +159,10 @@ def test_masks_are_the_classes_of_the_pixels_by_the_definition(runs, here, size,
         {classes[number]: (numbers == number).mean() for number in np.unique(numbers)}, rel=1e-5
     )
     assert list(one["shares"].values()) == sorted(one["shares"].values(), reverse=True)
+    printed = capsys.readouterr().out.splitlines()[0]
+    for name, share in list(one["shares"].items())[:5]:
+        assert f"{name} ({'<0.1' if share < 0.0005 else f'{100 * share:.1f}'} %)" in printed
+    assert printed.startswith(f"scene.png: {next(iter(one['shares']))} (")
 
 
 def test_the_background_is_left_as_it_is_and_other_pixels_are_coloured():
@@ -213,7 +222,7 @@ class OneAnt(BeeAndAnt):
 
 @pytest.mark.parametrize("categories", [(None, 3, 90), ()])
 @pytest.mark.parametrize("score", [0.5, 0.3, 0.95])
-def test_all_objects_are_written_and_the_sure_ones_drawn(here, monkeypatch, categories, score):
+def test_all_objects_are_written_and_the_sure_ones_drawn_and_printed(here, monkeypatch, capsys, categories, score):
     Image.new("RGB", (1000, 600), (255, 255, 255)).save("white.png")  # drawn as large as it is
     recipe = Recipe("detection", data=DataRecipe("digit_scenes", classes=11, eval_resize=96))
     run = FinishedRun(recipe, ("background", "ant", "bee"), categories, BeeAndAnt(), torch.device("cpu"))
@@ -230,6 +239,12 @@ def test_all_objects_are_written_and_the_sure_ones_drawn(here, monkeypatch, cate
         expected = palette(background=False)[label - 1] if least >= score else (255, 255, 255)
         assert drawn.getpixel((right - 1, bottom - 1)) == expected, label
         assert drawn.getpixel((right, bottom)) == (255, 255, 255)
+    printed = {
+        0.3: "1 bee (0.90), 1 ant (0.40); 2 boxes in all",
+        0.5: "1 bee (0.90); 2 boxes in all",
+        0.95: "nothing found above 0.95; 2 boxes in all, the highest score is 0.9",
+    }
+    assert capsys.readouterr().out.splitlines()[0] == f"white.png: {printed[score]}"
 
 
 @pytest.mark.parametrize(("classes", "names"), [(("ant", "bee"), ["bee", "ant"]), (("ant",), [""])])
@@ -245,7 +260,45 @@ def test_names_are_left_out_where_there_is_only_one(here, monkeypatch, classes, 
     assert [one.name for one in drawn] == names
 
 
-def test_nothing_found_is_an_empty_list(here, monkeypatch):
+class Ants(nn.Module):
+    """Finds several ants of falling scores."""
+
+    def forward(self, images):
+        boxes = torch.tensor([[10.0, 40.0, 60.0, 70.0]]).expand(4, 4)
+        return [{"boxes": boxes, "labels": torch.ones(4).long(), "scores": torch.tensor([0.9, 0.7, 0.6, 0.1])}]
+
+
+def test_objects_of_a_class_are_counted_with_their_scores(here, monkeypatch, capsys):
+    blank("a.png", "b/c.png")
+    recipe = Recipe("detection", data=DataRecipe("digit_scenes", classes=11, eval_resize=96))
+    run = FinishedRun(recipe, ("background", "ant"), (), Ants(), torch.device("cpu"))
+    monkeypatch.setattr(module, "load_finished", lambda path, device: run)
+    assert predict("run", "a.png", "b", "--out=out") == 0
+    first, second, end = capsys.readouterr().out.splitlines()
+    assert first == "a.png: 3 ant (0.90 to 0.60); 4 boxes in all"
+    assert second.startswith("b/c.png: 3 ant ")
+    assert end == "2 pictures: out/predictions.json"
+
+
+@pytest.mark.parametrize("size", [(700, 500), (2, 300), (3000, 4), (40, 40)])
+def test_that_nothing_was_found_is_drawn_where_it_can_be_read(size):
+    from convofconv.lab.predict.canvas import drawn_size, font, text_size
+    from convofconv.lab.predict.objects import draw_nothing
+
+    image, text = Image.new("RGB", size, (0, 200, 0)), "nothing found above 0.02"
+    drawn = draw_nothing(image, text)
+    width, height = drawn_size(*size, 960)
+    letters = text_size((width, height))
+    assert drawn.width >= font(letters).getlength(text) + 8
+    assert drawn.height >= 2 * letters
+    assert drawn.getpixel((0, 0)) != (0, 200, 0)
+    below = (
+        drawn.crop((0, 2 * letters, width, height)) if height > 2 * letters else drawn.crop((1000, 0, width, height))
+    )
+    assert below.getcolors() == [(below.width * below.height, (0, 200, 0))]
+
+
+def test_nothing_found_is_an_empty_list_and_said(here, monkeypatch, capsys):
     class Blind(nn.Module):
         def forward(self, images):
             nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long(), "scores": torch.zeros(0)}
@@ -255,8 +308,12 @@ def test_nothing_found_is_an_empty_list(here, monkeypatch):
     recipe = Recipe("instance_segmentation", data=DataRecipe("digit_scenes", classes=11, eval_resize=96))
     run = FinishedRun(recipe, ("background", "ant"), (), Blind(), torch.device("cpu"))
     monkeypatch.setattr(module, "load_finished", lambda path, device: run)
-    assert predict("run", "a.png", "--out=out") == 0
+    drawn = []
+    monkeypatch.setattr(answers, "draw_nothing", lambda image, text: drawn.append(text) or image)
+    assert predict("run", "a.png", "--score=0.02", "--out=out") == 0
     assert json.loads(Path("out/detections.json").read_text()) == []
+    assert capsys.readouterr().out.splitlines()[0] == "a.png: nothing found above 0.02"
+    assert drawn == ["nothing found above 0.02"]
 
 
 def odd_pictures(folder):

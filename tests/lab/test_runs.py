@@ -13,6 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from figure_texts import ticks
+from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_runs import CLASSIFY, DETECT, INSTANCES, SEGMENT, fit, results
@@ -198,6 +200,17 @@ def test_the_log_has_a_line_per_epoch_and_the_curves_are_a_picture(tmp_path):
     assert (tmp_path / "run" / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_the_curves_have_whole_epochs_as_ticks(epochs, monkeypatch):
+    from convofconv.lab.runs import finish as module
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    history = [{"epoch": epoch, "step": epoch, "lr": 0.1, "loss": 2.3, "top1": 9.5} for epoch in range(1, epochs + 1)]
+    module._curves(history, "top1")
+    assert [ticks(axes.xaxis) for axes in drawn[0].axes] == [list(range(1, epochs + 1))] * 2
+
+
 def test_the_log_has_the_rate_that_an_epoch_was_trained_with(tmp_path):
     options = ["--training.schedule=step", "--training.milestones=[1]", "--training.gamma=0.5", "--training.lr=0.01"]
     assert fit([*CLASSIFY, *options, "--training.warmup_steps=0"], tmp_path / "run") == 0
@@ -267,6 +280,7 @@ def test_a_network_of_the_lab_is_folded_by_a_function_of_ones_own(tmp_path, monk
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     options = ["--method=coc", "--data.limit=64", "--training.batch=32", "--training.epochs=1", "--machine.threads=1"]
+    options += ["--training.warmup_steps=0"]
     assert fit(["digits-resnet18", *options], tmp_path / "run") == 0
     out = tmp_path / "folded.safetensors"
     assert main(["fold", str(tmp_path / "run/last.ckpt"), "--arch=mine:network", f"--out={out}"]) == 0

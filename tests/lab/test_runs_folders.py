@@ -3,6 +3,7 @@
 import json
 import subprocess
 
+import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_runs import CLASSIFY, command, fit, results
@@ -68,6 +69,44 @@ def test_a_finished_run_is_not_run_over(tmp_path, capsys):
     assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
     assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 2
     assert "holds a run already: go on with it by --resume, or choose another --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_finished_run_is_trained_for_longer_from_its_weights(begun, tmp_path, capsys):
+    """Its rate has fallen to the end, and stretched by hand it would be another run's."""
+    run, longer = tmp_path / "run", [*CLASSIFY, "--training.epochs=3", "--training.lr=0.01"]
+    short = [*CLASSIFY, "--training.epochs=1", "--training.lr=0.01"]
+    assert fit(short, run) == 0
+    if begun:
+        (run / "results.json").unlink()
+    for resume in ([], ["--resume"]):
+        assert fit([*longer, *resume], run) == 2
+        told = capsys.readouterr().err
+        assert "holds a run of another recipe: training.epochs=1 there, 3 here; its learning rate falls to the" in told
+        assert f"give --model.weights {run} with another --out" in told
+        assert (f"finish it (coc fit {run} --resume), then give" in told) == begun
+    assert fit([*short, "--resume"], run) == 0
+    assert fit(short, run) == 2
+    assert f"--model.weights {run} with another --out trains on from its weights" in capsys.readouterr().err
+    assert fit([*longer, f"--model.weights={run}"], tmp_path / "longer") == 0, "as they say"
+    first, further = (results(tmp_path / name)["history"] for name in ("run", "longer"))
+    assert further[0]["loss"] < first[0]["loss"]
+
+
+def test_a_run_that_today_would_be_refused_is_gone_on_with_evaluated_and_asked(tmp_path, capsys):
+    """One with a warm-up that never ends, of a version that took it."""
+    assert fit(CLASSIFY, tmp_path / "run") == 0
+    for name in ("recipe.json", "results.json"):
+        values = json.loads((tmp_path / "run" / name).read_text())
+        recipe = values if name == "recipe.json" else values["recipe"]
+        recipe["training"]["warmup_steps"] = 5000
+        del recipe["training"]["warmup_epochs"]  # nor had it that
+        (tmp_path / "run" / name).write_text(json.dumps(values))
+    Image.new("RGB", (28, 28)).save(tmp_path / "a.png")
+    assert main(["test", str(tmp_path / "run")]) == 0
+    assert main(["predict", str(tmp_path / "run"), str(tmp_path / "a.png")]) == 0
+    (tmp_path / "run/results.json").unlink()
+    assert main(["fit", str(tmp_path / "run"), "--resume"]) == 0, capsys.readouterr().err
 
 
 def test_a_start_that_failed_does_not_block_its_folder(tmp_path, capsys):

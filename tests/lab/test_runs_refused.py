@@ -91,6 +91,18 @@ MISTAKES = [
         "data.download says nothing to image_folder; leave it out",
     ),
     (["fit", "nuclei-retinanet-resnet18-w16", "--data.root=.", "--data.year=2007"], "data.year says nothing to coco"),
+    (
+        ["fit", "digits-resnet18", "--data.limit=360", "--training.batch=64", "--training.epochs=3"],
+        "training.warmup_steps is 50, but the run has 15 steps in all, 5 in each epoch",
+    ),
+    (
+        ["fit", "digits-resnet18", "--training.schedule=step", "--training.milestones=[3,7]"],
+        "training.milestones: the run ends after training.epochs, 5, and the learning rate would never fall at 7. Give",
+    ),
+    (
+        ["fit", "digits-resnet18", "--training.lr=1e-4", "--training.min_lr=1e-3"],
+        "training.min_lr is 0.001, more than training.lr, 0.0001",
+    ),
 ]
 
 
@@ -102,6 +114,32 @@ def test_mistakes_are_told_in_one_line_before_anything_is_trained(arguments, mes
     assert told.startswith("coc: ")
     assert told.count("\n") == 1
     assert message in told
+    assert not list(tmp_path.iterdir()), "a run that is refused leaves no folder"
+
+
+def test_of_the_folders_of_a_refused_run_those_are_removed_that_it_has_made_and_that_are_empty(tmp_path, capsys):
+    refused = [*CLASSIFY, "--training.batch=100"]
+    for name in ("kept/by/its/files", "kept/empty"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "kept/by/its/files/notes.txt").touch()
+    for out in ("kept/by/its/files", "kept/empty", "kept/empty/new/one", "new"):
+        assert fit(refused, tmp_path / out) == 2
+        assert "training.batch must be at most the number of training pictures, 96" in capsys.readouterr().err
+    assert (tmp_path / "kept/by/its/files/notes.txt").is_file()
+    assert {path.name for path in (tmp_path / "kept/empty").iterdir()} <= {".lock"}
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_what_another_process_writes_into_the_folder_meanwhile_stays(tmp_path, monkeypatch):
+    honest = fit_module.build_data
+
+    def build_data(*arguments):
+        (tmp_path / "run/notes.txt").touch()
+        return honest(*arguments)
+
+    monkeypatch.setattr(fit_module, "build_data", build_data)
+    assert fit([*CLASSIFY, "--training.batch=100"], tmp_path / "run") == 2
+    assert (tmp_path / "run/notes.txt").is_file()
 
 
 def test_a_file_that_gives_built_in_data_a_folder_is_refused(tmp_path, capsys):
@@ -154,6 +192,7 @@ def test_a_network_of_one_size_is_refused_for_files_of_any(tmp_path, capsys):
     told = capsys.readouterr().err
     assert "cannot take pictures of 33×33 pixels" in told
     assert "without data.eval_crop it is that of each file" in told
+    options += ["--training.warmup_steps=0"]
     assert fit(["digits-resnet18", *options, "--data.eval_crop=32", "--training.epochs=1"], tmp_path / "run") == 0
 
 
@@ -192,6 +231,7 @@ def test_what_lightning_refuses_is_told_in_one_line(tmp_path, capsys, monkeypatc
     monkeypatch.setattr(fit_module, "Trainer", trainer)
     assert fit(CLASSIFY, tmp_path / "run") == 2
     assert capsys.readouterr().err == "coc: machine: You requested gpu: [0, 1] But your machine only has: [0]\n"
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has a GPU")
@@ -200,4 +240,5 @@ def test_what_needs_a_gpu_is_told_where_there_is_none(option, tmp_path, capsys):
     recipe = [argument for argument in CLASSIFY if "accelerator" not in argument]
     assert fit([*recipe, f"--{option}"], tmp_path / "run") == 2
     assert f"{option.replace('=', ' ')} needs a GPU, and torch finds none here" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
     assert fit([*recipe, "--training.epochs=1"], tmp_path / "run") == 0, "what never began is no run"

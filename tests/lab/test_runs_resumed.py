@@ -118,7 +118,7 @@ def test_ctrl_c_is_one_in_evaluation_too(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Training, "test_step", interrupted)
     capsys.readouterr()
     assert main(["test", str(tmp_path / "run")]) == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    assert capsys.readouterr().err.endswith("precision: 32-true\ninterrupted\n")
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("lightning", reason="needs the extra [lab]")
 
-from figure_texts import check_texts
+from figure_texts import check_texts, ticks
 from made_up_runs import (
     COC_SCORES,
     PLAIN_SCORES,
@@ -104,6 +104,18 @@ def test_learning_curves_and_costs_by_hand():
     assert axes.get_xlabel() == "training CPU time, × plain"
     (point,) = (line for line in axes.lines if line.get_marker() == "o")
     assert (list(point.get_xdata()), list(point.get_ydata())) == ([pytest.approx(1.1)], [2.0])
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_learning_curves_have_whole_epochs_and_one_epoch_is_seen(epochs):
+    records = [{**record, "history": record["history"][:epochs]} for record in made_records()]
+    every, coc = draw("learning", analyse(made_study(), records)).axes
+    assert ticks(coc.xaxis) == list(range(1, epochs + 1))
+    if epochs == 1:
+        means = [line.get_ydata() for line in every.lines if line.get_marker() == "o"]
+        assert [list(values) for values in means] == [[pytest.approx(63)], [pytest.approx(61)]]
+        (deviation,) = coc.collections[0].get_segments()
+        assert deviation[:, 1] == pytest.approx([1, 3])
 
 
 @pytest.mark.parametrize("name", list(CAPTIONS))

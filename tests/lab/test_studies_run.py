@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,31 @@ def test_failures_are_recorded_and_do_not_stop_the_others(tmp_path, capsys, monk
     with pytest.raises(ConfigError, match="failed"):
         run_study(study, options_in(tmp_path, retry_failed=True, only=["*/diverges/*", "*/nonsense/*"]))
     assert len(records_of(study, tmp_path / "results").read()) == 6
+
+
+def test_a_line_says_which_run_begins_and_ends_how_many_there_are_and_how_long_they_take(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run_module, "LocalWorkers", LocalWorkers)  # processes of their own
+    run_study(tiny_study(tmp_path, budget={"seeds": 2}, variants={"plain": {}}), options_in(tmp_path))
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading == "tiny, small: 2 of 2 runs to do, 1 at a time"
+    expected = [
+        r"digits/plain/seed0 begins, 1 of 2(; .* left)?",  # if it has an epoch when it is seen
+        r"\[1/2\] digits/plain/seed0: top1 [\d.]+ % in \d+ s; (\d+ min )?\d+ s left",
+        r"digits/plain/seed1 begins, 2 of 2; (\d+ min )?\d+ s left",
+        r"\[2/2\] digits/plain/seed1: top1 [\d.]+ % in \d+ s",
+        r"2 of 2 runs done, 0 failed: .*",
+    ]
+    for line, pattern in zip(lines, expected, strict=True):
+        assert re.fullmatch(pattern, line), line
+    printed = (tmp_path / "runs/tiny-small/digits/plain/seed0/output.txt").read_text()
+    assert "epoch 2 of 2: loss" in printed
+
+
+def test_a_study_that_is_refused_leaves_no_folder(tmp_path):
+    study = tiny_study(tmp_path, variants={"plain": {"training.epoch": 3}})
+    with pytest.raises(ConfigError, match="no run is possible"):
+        run_study(study, options_in(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
 def test_results_that_are_no_numbers_are_a_failed_run_and_do_not_stop_the_others(tmp_path, capsys):

@@ -18,7 +18,7 @@ from convofconv.lab.runs.data import RunData
 from convofconv.lab.runs.options import FOLDER, recipe_from
 from convofconv.lab.tasks.metrics import ClassificationMetrics, SegmentationMetrics
 from convofconv.lab.tasks.module import DivergedError, Training
-from convofconv.lab.tasks.schedule import schedule
+from convofconv.lab.tasks.schedule import check_schedule, schedule
 
 
 def logits_for(prediction, classes):
@@ -127,6 +127,66 @@ def test_schedules_at_start_middle_and_end(name, options, expected):
 def test_warm_up(kind, expected):
     recipe = TrainingRecipe(schedule="constant", warmup=kind, warmup_steps=10, warmup_start=0.1)
     assert [schedule(recipe, 100)(step) for step in (0, 5, 10)] == pytest.approx(expected)
+
+
+def test_a_warm_up_may_be_given_in_epochs():
+    for epochs, steps in ((2, 20), (0.25, 2), (0.01, 0)):  # 10 steps to an epoch; they take the place of the steps
+        recipe = TrainingRecipe(schedule="constant", warmup_epochs=epochs, warmup_steps=7, warmup_start=0.1)
+        factors = [schedule(recipe, 10)(step) for step in range(steps + 1)]
+        assert factors == pytest.approx(
+            [0.1 + 0.9 * step / max(1, steps) if step < steps else 1 for step in range(steps + 1)]
+        )
+    with pytest.raises(ConfigError, match=r"training\.warmup_epochs must be at least 0, got -1"):
+        TrainingRecipe(warmup_epochs=-1)
+
+
+UNREACHED = [
+    # Of 15 epochs of 5 steps each.
+    (
+        {"warmup_steps": 200},
+        r"warmup_steps is 200, but the run has 75 steps in all, 5 in each epoch: .*warmup_epochs=1\.5",
+    ),
+    ({"warmup_steps": 75}, "warmup_steps is 75, but the run has 75 steps in all"),
+    (
+        {"warmup_epochs": 15},
+        r"warmup_epochs is 15, 75 steps, but the run has 75 .*warmup_epochs=0 --training\.warmup_steps=0",
+    ),
+    (
+        {"schedule": "step", "milestones": (8, 15, 30)},
+        r"milestones: the run ends after training\.epochs, 15, .* fall at 15, 30\. .*training\.milestones='\[10, 13\]'",
+    ),
+    (
+        {"schedule": "step", "milestones": (1,), "epochs": 1},
+        r"fall at 1\. Give for example --training\.schedule=constant",
+    ),
+    *(
+        ({"schedule": name, "lr": 0.01, "min_lr": 0.1}, r"min_lr is 0\.1, more than training\.lr, 0\.01: .* rise")
+        for name in ("poly", "linear", "cosine")
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), UNREACHED, ids=lambda value: str(value)[:40])
+def test_what_a_schedule_would_never_reach_is_refused_with_what_would_fit(options, message):
+    with pytest.raises(ConfigError, match=message):
+        check_schedule(TrainingRecipe(**{"epochs": 15, **options}), steps_per_epoch=5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"warmup_steps": 74},
+        {"warmup_epochs": 14.8},
+        {"warmup_epochs": 1, "warmup_steps": 200},
+        {"schedule": "step", "milestones": (8, 14)},
+        {"schedule": "cosine", "milestones": (30,)},  # not of this schedule
+        {"schedule": "cosine", "min_lr": 0.1},
+        {"schedule": "constant", "min_lr": 0.2},
+    ],
+    ids=str,
+)
+def test_a_schedule_whose_parts_are_all_reached_is_taken(options):
+    check_schedule(TrainingRecipe(epochs=15, lr=0.1, **options), steps_per_epoch=5)
 
 
 def test_the_loss_is_the_mean_over_pixels_that_are_not_void():

@@ -14,6 +14,7 @@ CLASSIFY = [
     "--data.limit=96",
     "--training.batch=16",
     "--training.epochs=2",
+    "--training.warmup_steps=0",
     "--machine.threads=1",
     "--machine.accelerator=cpu",
 ]
@@ -25,6 +26,7 @@ SEGMENT = [
     "--data.crop=[32, 32]",
     "--training.batch=8",
     "--training.epochs=2",
+    "--training.warmup_steps=0",
     "--machine.threads=1",
     "--machine.accelerator=cpu",
 ]
@@ -39,7 +41,7 @@ _SMALL_DETECTOR = [
     "--data.flip=true",
     "--training.batch=8",
     "--training.epochs=2",
-    "--training.warmup_steps=2",
+    "--training.warmup_steps=1",
     "--machine.threads=1",
     "--machine.accelerator=cpu",
 ]

@@ -20,6 +20,7 @@ _TINY = {
     "data.limit": 40,
     "training.epochs": 2,
     "training.batch": 20,
+    "training.warmup_steps": 0,
     "model.options": {"channels": [8, 8, 8, 8], "stem_type": "deep", "stem_width": 4},
 }
 #: What differs between two times of the same run.

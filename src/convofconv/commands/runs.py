@@ -56,8 +56,9 @@ def _predict_options(parser: ArgumentParser) -> None:
     option("run", type=Path, metavar="RUN", help="folder of a finished run")
     option("images", type=str, nargs="+", metavar="IMAGES", help="files, folders, or patterns in quotes")
     option("--out", type=Path, metavar="DIR", help="folder for the results, RUN/predictions if not given")
-    option("--score", type=float, default=0.5, metavar="S", help="draw objects of this score or more (default: 0.5)")
-    option("--top", type=int, default=5, metavar="N", help="tell so many of the likeliest classes (default: 5)")
+    least = "draw and print objects of this score or more (default: 0.5)"
+    option("--score", type=float, default=0.5, metavar="S", help=least)
+    option("--top", type=int, default=5, metavar="N", help="print so many of the likeliest classes (default: 5)")
     option("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: auto)")
 
 
@@ -77,8 +78,9 @@ coc fit RUN --resume
 Train with the recipe's settings, keep the best epoch, fold it into plain convs, check that it computes the same, and
 evaluate it again. RECIPE is a name from `coc recipes` or a YAML file; every value of it can be overruled. The folder of
 the run gets model.safetensors (plain convs), converted.safetensors (with kernel maps), results.json, metrics.csv,
-curves.png, TensorBoard logs and the checkpoints that --resume goes on from, after a kill at any moment. The folder of a
-run, RUN, in place of a recipe stands for the recipe that it was started with, overruled values included.
+curves.png, log.txt (what is printed), TensorBoard logs and the checkpoints that --resume goes on from, after a kill at
+any moment. The folder of a run, RUN, in place of a recipe stands for the recipe that it was started with, overruled
+values included.
 
 examples:
   coc fit digits-resnet18 --method coc
@@ -132,10 +134,10 @@ example:
         """\
 coc predict RUN IMAGES... [--out DIR]
 
-Ask the folded network of a finished run about pictures, draw the answers, and write them down as JSON: the likeliest
-classes, the class of every pixel, or the objects with their boxes and masks. The data set need not be there. IMAGES are
-files, folders with all that is in and below them, and patterns like "photos/**/*.jpg". A picture that cannot be read is
-told and left out; the exit code is then 2.
+Ask the folded network of a finished run about pictures, print and draw the answers, and write them down as JSON: the
+likeliest classes, the class of every pixel, or the objects with their boxes and masks. The data set need not be there.
+IMAGES are files, folders with all that is in and below them, and patterns like "photos/**/*.jpg". A picture that cannot
+be read is told and left out; the exit code is then 2.
 
 examples:
   coc predict runs/digits-resnet18-coc-seed0 photo.jpg

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import BaseFileLock, Timeout
 
 from ..errors import ConfigError
 
@@ -61,6 +63,48 @@ def writable_folder(path: Path) -> Path:
     except OSError as error:
         raise ConfigError(f"{path}: no results can be written there ({error.strerror})") from error
     return path
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """As :func:`writable_folder`; of the folders that this makes, those that stay empty are removed in the end."""
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        yield writable_folder(path)
+    finally:
+        for folder in made:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+@contextmanager
+def locked_folder(lock: BaseFileLock, timeout: float, taken: str, passing: Collection[str] = ()) -> Iterator[None]:
+    """Make the folder of a lock's file and hold the lock; if nothing comes of it, the folder is removed in the end.
+
+    Args:
+        lock: its file lies in the folder, and stays there.
+        timeout: seconds to wait for whoever holds it; -1 for as long as it takes.
+        taken: what the error says when somebody else holds it.
+        passing: names of files that are nothing by themselves, and do not keep a folder that this has made.
+
+    Raises:
+        ConfigError: somebody else holds the lock, or the folder cannot be written to.
+    """
+    file = Path(lock.lock_file)
+    is_new = not file.parent.exists()
+    with new_folder(file.parent) as folder:
+        try:
+            lock.acquire(timeout)
+        except Timeout as error:
+            raise ConfigError(taken) from error
+        try:
+            yield
+        finally:
+            if is_new and {path.name for path in folder.iterdir()} <= {file.name, *passing}:
+                for path in folder.iterdir():
+                    with suppress(OSError):  # Windows keeps the lock's file while it is held, and so the folder
+                        path.unlink()
+            lock.release()
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:

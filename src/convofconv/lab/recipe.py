@@ -235,7 +235,8 @@ class TrainingRecipe:
         power: of the poly schedule.
         min_lr: learning rate at the end of the poly, linear and cosine schedules.
         warmup: rise linearly from the share warmup_start of the rate, or stay constant at it.
-        warmup_steps: steps of the warm-up; 0 for none.
+        warmup_steps: length of the warm-up in optimizer steps; 0 for none.
+        warmup_epochs: length of the warm-up in epochs, fractions allowed, in place of warmup_steps; 0 for those.
         warmup_start: share of the rate that the warm-up starts from.
         label_smoothing: of the cross-entropy.
         ema: decay of the moving average of the weights that is evaluated and kept; 0 for none.
@@ -265,6 +266,7 @@ class TrainingRecipe:
     min_lr: float = 0.0
     warmup: Warmup = "linear"
     warmup_steps: int = 0
+    warmup_epochs: float = 0.0
     warmup_start: float = 0.001
     label_smoothing: float = 0.0
     ema: float = 0.0
@@ -281,7 +283,7 @@ class TrainingRecipe:
         ones = ("epochs", "batch", "eval_batch", "accumulate")
         zeros = ("weight_decay", "min_lr", "warmup_steps", "clip", "checkpoint_steps", "seed", "power", "gamma")
         _at_least(self, "training", [(name, 1) for name in ones] + [(name, 0) for name in zeros])
-        _at_least(self, "training", [("super_kernel_rate", 0)])
+        _at_least(self, "training", [("super_kernel_rate", 0), ("warmup_epochs", 0)])
         if self.seed >= 1 << 63:
             raise _refuse("training.seed", "less than 2^63", self.seed)
         if self.lr <= 0:

@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from ...grid import Grid, to_groups
 from ...maps import SpatialAssociation
 from ...selection import convs, kernel_maps, weight_maps
+from ..plots import whole_epochs
 from .training import Run
 
 _COLOURS = ("#555555", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # told apart by the colour-blind too
@@ -45,14 +46,15 @@ def curves(runs: Sequence[Run], data_name: str) -> bytes:
         end = accuracies[:, -1]
         end_axes.plot([place] * len(own), end, "o", color=colour, alpha=0.6)
         end_axes.hlines(end.mean(), place - 0.3, place + 0.3, color=colour, lw=2)
-    loss_axes.set(title="training loss", xlabel="epoch", ylabel="cross-entropy", yscale="log")
+    scale = "log" if len(runs[0].loss) > 1 else "linear"  # which has no plain ticks in so short a range
+    loss_axes.set(title="training loss", xlabel="epoch", ylabel="cross-entropy", yscale=scale)
     accuracy_axes.set(title="test accuracy", xlabel="epoch", ylabel="% of the test pictures")
     accuracy_axes.legend(title="method", loc="lower right")
     end_axes.set(title="after the last epoch", xlabel="a point per seed, a line for the mean")
     end_axes.set_xlim(-0.6, len(methods) - 0.4)
     end_axes.set_xticks(range(len(methods)), methods)
     for axes in (loss_axes, accuracy_axes):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        whole_epochs(axes)
     for axes in (loss_axes, accuracy_axes, end_axes):
         axes.grid(alpha=0.3)
     return _png(figure)

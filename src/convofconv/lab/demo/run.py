@@ -7,14 +7,15 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from ... import Config, ConfigError, __version__
 from ...conversion import maps_for
-from ..files import writable_folder, write_atomic
-from ..progress import progress_bar
+from ..files import new_folder, write_atomic
+from ..progress import Remaining, duration, print_line, progress_bar
 from .data import Data, load_data
 from .figures import curves, kernels
 from .settings import DemoSettings
@@ -34,21 +35,28 @@ def run_demo(settings: DemoSettings) -> list[Row]:
         ConfigError: a setting is wrong, the data cannot be read, or ``settings.out`` not be written to.
         VerificationError: a folded network puts out something else than the one it was folded from.
     """
-    start = time.perf_counter()
     _check_methods(settings.methods)
-    out = writable_folder(settings.out)
-    with _threads(settings.threads):
-        data = load_data(settings)
-        print(f"{data}; epochs: {settings.epochs}", flush=True)
-        runs, models = _train_all(settings, data)
-        # Times are relative to the plain network, whether it is among the methods or not.
-        timed = {"plain": build("plain", data.shape[0], len(data.classes), seed=0), **models}
-        rows = summarize(runs, step_seconds(timed, data))
-        files = {
-            "results.json": _record(settings, data, rows, runs),
-            "curves.png": curves(runs, data.name),
-            "kernels.png": kernels(models),
-        }
+    with new_folder(settings.out) as out, _threads(settings.threads):
+        return _run(settings, out)
+
+
+def _run(settings: DemoSettings, out: Path) -> list[Row]:
+    start = time.perf_counter()
+    data = load_data(settings)
+    print_line(f"{data}; epochs: {settings.epochs}")
+    print_line(
+        f"{len(settings.methods) * settings.seeds} networks to train, {len(settings.methods)} with each of "
+        f"{settings.seeds} seeds: {', '.join(settings.methods)}; on the CPU, threads: {settings.threads}; into {out}"
+    )
+    runs, models = _train_all(settings, data)
+    # Times are relative to the plain network, whether it is among the methods or not.
+    timed = {"plain": build("plain", data.shape[0], len(data.classes), seed=0), **models}
+    rows = summarize(runs, step_seconds(timed, data))
+    files = {
+        "results.json": _record(settings, data, rows, runs),
+        "curves.png": curves(runs, data.name),
+        "kernels.png": kernels(models),
+    }
     for name, content in files.items():
         if content is None:  # no layer is associated: the figure of an earlier run would not belong to these results
             (out / name).unlink(missing_ok=True)
@@ -88,14 +96,20 @@ def _train_all(settings: DemoSettings, data: Data) -> tuple[list[Run], dict[str,
     runs: list[Run] = []
     models: dict[str, nn.Module] = {}
     work = [(seed, method) for seed in range(settings.seeds) for method in settings.methods]
+    remaining = Remaining(len(work))
     with progress_bar(len(work) * settings.epochs, "training") as bar:
-        for seed, method in work:
-            bar.set_postfix_str(f"seed {seed}, {method}")
-            run, model = train(method, seed, data, settings.epochs, bar.update)
+        for number, (seed, method) in enumerate(work, 1):
+
+            def after_epoch(loss: float, accuracy: float, what: str = f"seed {seed}, {method}") -> None:
+                bar.set_postfix_str(f"{what}, loss {loss:.3f}, accuracy {100 * accuracy:.1f} %", refresh=False)
+                bar.update()
+
+            run, model = train(method, seed, data, settings.epochs, after_epoch)
             runs.append(run)
             models.setdefault(method, model)
-            if bar.disable:
-                print(f"seed {seed}  {method:<10}{100 * run.accuracy[-1]:6.2f} %  {run.seconds:.1f} s", flush=True)
+            line = f"seed {seed}  {method:<10}{100 * run.accuracy[-1]:6.2f} %  {run.seconds:.1f} s"
+            left = duration(remaining.seconds(number) or 0.0)
+            print_line(f"{line}  {number} of {len(work)} done{f', {left} left' if number < len(work) else ''}")
     return runs, models
 
 

@@ -49,8 +49,17 @@ def build(method: str, channels: int, classes: int, seed: int) -> nn.Module:
         return model if method == "plain" else convert(model, method)
 
 
-def train(method: str, seed: int, data: Data, epochs: int, after_epoch: Callable[[], object]) -> tuple[Run, nn.Module]:
+def train(
+    method: str, seed: int, data: Data, epochs: int, after_epoch: Callable[[float, float], object]
+) -> tuple[Run, nn.Module]:
     """Train one network, fold it, and check that the folded one is the same function.
+
+    Args:
+        method: the kernel maps.
+        seed: decides weights and order.
+        data: what is learned and tested.
+        epochs: how many.
+        after_epoch: called with each one's loss and accuracy.
 
     Returns:
         The record of the training, and the trained network, not folded.
@@ -75,7 +84,7 @@ def train(method: str, seed: int, data: Data, epochs: int, after_epoch: Callable
             schedule.step()
         losses.append(float(torch.stack(steps).mean()))
         accuracies.append(evaluate(model, data.test))
-        after_epoch()
+        after_epoch(losses[-1], accuracies[-1])
     plain = reparameterize(model)
     run = Run(
         method,

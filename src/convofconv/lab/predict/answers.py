@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,12 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-from ...errors import ConfigError
+from ...errors import ConfigError, listing
 from ..data.augment import evaluation_transform
-from .canvas import palette
+from .canvas import palette, percent
 from .chart import draw_chart
 from .finished import FinishedRun
-from .objects import Found, draw_objects
+from .objects import Found, draw_nothing, draw_objects
 from .regions import draw_regions
 
 
@@ -28,12 +29,14 @@ class Answer:
 
     Args:
         drawing: the picture with the answer in it or beside it.
+        printed: the answer in a line.
         told: entries for the list of pictures.
         mask: the class of every pixel, of segmentation.
         objects: of detection, in COCO's format of results but for the picture's id.
     """
 
     drawing: Image.Image
+    printed: str
     told: dict[str, Any]
     mask: Image.Image | None = None
     objects: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -45,7 +48,7 @@ def answer(run: FinishedRun, image: Image.Image, score: float, top: int) -> Answ
     Args:
         run: of any task.
         image: the picture.
-        score: the least of objects that are drawn.
+        score: the least of objects that are drawn and printed.
         top: how many of the likeliest classes are told.
 
     Raises:
@@ -74,7 +77,7 @@ def _classify(run: FinishedRun, image: Image.Image, top: int) -> Answer:
     told: dict[str, Any] = {"classes": [{"class": name, "probability": _short(value)} for name, value in guesses]}
     if shown is not image:
         told["resized_to"] = list(shown.size)
-    return Answer(draw_chart(image, guesses), told)
+    return Answer(draw_chart(image, guesses), listing((f"{name} ({percent(p)})" for name, p in guesses), top), told)
 
 
 def _at_training_size(run: FinishedRun, image: Image.Image) -> Image.Image:
@@ -99,7 +102,8 @@ def _segment(run: FinishedRun, image: Image.Image) -> Answer:
     mask = Image.fromarray(numbers)
     mask.putpalette([part for colour in palette(background) for part in colour])
     told = {"shares": {run.classes[label]: _short(share) for label, share in shares.items()}}
-    return Answer(draw_regions(image, mask, run.classes, shares, background), told, mask)
+    printed = listing(f"{run.classes[label]} ({percent(share)})" for label, share in shares.items())
+    return Answer(draw_regions(image, mask, run.classes, shares, background), printed, told, mask)
 
 
 def _detect(run: FinishedRun, image: Image.Image, least: float) -> Answer:
@@ -120,7 +124,27 @@ def _detect(run: FinishedRun, image: Image.Image, least: float) -> Answer:
         if score >= least:
             name = run.classes[label] if len(run.classes) > 2 else ""  # besides the background
             shown.append(Found(label, name, score, (left, top, right, bottom), mask))
-    return Answer(draw_objects(image, shown), {"objects": len(objects)}, objects=objects)
+    told = {"objects": len(objects)}
+    boxes = f"{len(objects)} box{'' if len(objects) == 1 else 'es'}"
+    if shown:
+        counted = listing(_counted(run.classes[label], scores) for label, scores in _scores_by_label(shown).items())
+        return Answer(draw_objects(image, shown), f"{counted}; {boxes} in all", told, objects=objects)
+    nothing = f"nothing found above {least:g}"
+    best = f"; {boxes} in all, the highest score is {float(said['scores'].max()):.2g}" if objects else ""
+    return Answer(draw_nothing(image, nothing), nothing + best, told, objects=objects)
+
+
+def _scores_by_label(found: Sequence[Found]) -> dict[int, list[float]]:
+    scores: dict[int, list[float]] = {}
+    for one in found:
+        scores.setdefault(one.label, []).append(one.score)
+    return scores
+
+
+def _counted(name: str, scores: Sequence[float]) -> str:
+    """Objects of a class, and how sure they are."""
+    least = f" to {min(scores):.2f}" if len(scores) > 1 else ""
+    return f"{len(scores)} {name} ({max(scores):.2f}{least})"
 
 
 def _refuse_strips(run: FinishedRun, image: Image.Image) -> None:

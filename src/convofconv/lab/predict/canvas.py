@@ -70,3 +70,13 @@ def scaled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 def text_size(size: tuple[int, int]) -> int:
     """Height of the letters in a drawing of a size, which is looked at as a whole."""
     return max(14, round(max(size) / 64))
+
+
+def percent(share: float) -> str:
+    """A share with one decimal.
+
+    Examples:
+        >>> percent(0.1234), percent(0.0001)
+        ('12.3 %', '<0.1 %')
+    """
+    return f"{100 * share:.1f} %" if share >= 0.0005 else "<0.1 %"

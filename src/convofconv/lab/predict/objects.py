@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from .canvas import PAPER, Colour, drawn_size, font, ink_on, palette, scaled, shortened, text_size
+from .canvas import PALE, PAPER, Colour, drawn_size, font, ink_on, palette, scaled, shortened, text_size
 
 _STRENGTH = 0.45  # of a mask's colour over the picture
 _SMALLEST = 960  # longer side of a drawing: labels must not hide small objects
@@ -41,9 +41,8 @@ class Found:
 def draw_objects(image: Image.Image, found: Sequence[Found]) -> Image.Image:
     """Draw boxes in the colours of their classes; objects that have masks in a colour of their own each."""
     size = drawn_size(*image.size, _SMALLEST)
-    room = 6 * text_size(size)  # for labels, where the picture is a narrow strip
-    canvas = Image.new("RGB", (max(size[0], room), max(size[1], room)), PAPER)
-    canvas.paste(scaled(image, size))
+    room = 6 * text_size(size)  # for labels
+    canvas = _canvas(image, size, (room, room))
     factors = size[0] / image.width, size[1] / image.height
     line = max(2, round(max(size) / 400))
     colours = palette(background=False)
@@ -59,6 +58,26 @@ def draw_objects(image: Image.Image, found: Sequence[Found]) -> Image.Image:
     for _, colour, box in painted:
         pen.rectangle(box, outline=colour, width=line)
     _write_labels(pen, canvas.size, painted)
+    return canvas
+
+
+def draw_nothing(image: Image.Image, text: str) -> Image.Image:
+    """Write on the picture that there is nothing to draw."""
+    size = drawn_size(*image.size, _SMALLEST)
+    height = text_size(size)
+    letters, pad = font(height), height // 2
+    room = round(letters.getlength(text)) + 2 * pad, height + 2 * pad
+    canvas = _canvas(image, size, room)
+    pen = ImageDraw.Draw(canvas)
+    pen.rectangle((0, 0, room[0] - 1, room[1] - 1), fill=PALE)
+    pen.text((pad, room[1] / 2), text, PAPER, letters, anchor="lm")
+    return canvas
+
+
+def _canvas(image: Image.Image, size: tuple[int, int], room: tuple[int, int]) -> Image.Image:
+    """The picture at a size, on paper where it is a strip too narrow for what is written."""
+    canvas = Image.new("RGB", (max(size[0], room[0]), max(size[1], room[1])), PAPER)
+    canvas.paste(scaled(image, size))
     return canvas
 
 

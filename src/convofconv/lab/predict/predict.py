@@ -16,7 +16,7 @@ from PIL import Image
 from ...errors import ConfigError, listing
 from ..data.images import open_picture
 from ..files import writable_folder, write_atomic
-from ..progress import progress_bar
+from ..progress import print_line, progress_bar
 from ..recipe import DETECTION_TASKS
 from .answers import Answer, answer
 from .finished import FinishedRun, load_finished
@@ -29,14 +29,14 @@ _NUMBERS = ("predictions.json", "detections.json")
 def run_predict(
     run: Path, images: Sequence[str], out: Path | None, score: float = 0.5, top: int = 5, device: str = "auto"
 ) -> None:
-    """Ask the folded network of a finished run about pictures, draw its answers and write them down.
+    """Ask the folded network of a finished run about pictures, print and draw its answers and write them down.
 
     Args:
         run: folder of the run.
         images: files, folders and patterns.
         out: folder for the results; ``predictions`` in the run's if not given.
-        score: the least of detected objects that are drawn.
-        top: how many of the likeliest classes are told.
+        score: the least of detected objects that are drawn and printed.
+        top: how many of the likeliest classes are printed and written.
         device: auto, cpu or cuda.
 
     Raises:
@@ -72,6 +72,7 @@ def run_predict(
                     files = _write_pictures(said, out, name)
                     told.append({**own, "width": image.width, "height": image.height, **files, **said.told})
                     objects += [{"image_id": number, **one} for one in said.objects]
+                    print_line(f"{path}: {said.printed}")
                 bar.update()
     finally:  # after Ctrl-C too
         _write_numbers(finished, run, told, objects, failed, out)

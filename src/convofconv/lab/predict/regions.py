@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from .canvas import INK, PALE, PAPER, Colour, Font, drawn_size, font, palette, scaled, shortened, text_size
+from .canvas import INK, PALE, PAPER, Colour, Font, drawn_size, font, palette, percent, scaled, shortened, text_size
 
 _STRENGTH = 0.5  # of the colours over the picture
 _LONGEST = 12  # of a class's name, in heights of its letters
@@ -32,7 +32,7 @@ def draw_regions(
     colours = list(palette(background))
     if background:
         colours[0] = PAPER
-    entries = [(colours[label], names[label], _percent(share)) for label, share in shares.items()]
+    entries = [(colours[label], names[label], percent(share)) for label, share in shares.items()]
     return _with_legend(picture, entries, letters)
 
 
@@ -77,7 +77,3 @@ def _with_legend(picture: Image.Image, entries: Sequence[tuple[Colour, str, str]
         pen.text((x + height + gap, middle), name, INK, letters, anchor="lm")
         pen.text((x + column - 2 * gap, middle), share, PALE, letters, anchor="rm")
     return canvas
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if share >= 0.0005 else "<0.1 %"

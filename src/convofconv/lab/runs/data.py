@@ -21,11 +21,19 @@ class SplitData(LightningDataModule):
         self.recipe, self.data = recipe, data
 
     def setup(self, stage: str) -> None:
-        """Refuse more processes than there are pictures, before anything is trained."""
-        self._check(self.data.pictures)
+        """Before anything is trained or evaluated."""
+        self.check(self._place["world"])
 
-    def _check(self, pictures: EvaluationSet) -> None:
-        if len(pictures) < (processes := self._place["world"]):
+    def check(self, processes: int) -> None:
+        """Refuse more processes than there are pictures.
+
+        Raises:
+            ConfigError: some would have nothing to do.
+        """
+        self._check_evaluation(self.data.pictures, processes)
+
+    def _check_evaluation(self, pictures: EvaluationSet, processes: int) -> None:
+        if len(pictures) < processes:
             raise ConfigError(
                 f"{len(pictures)} pictures are too few to be evaluated by {processes} processes; take fewer of them"
             )
@@ -58,15 +66,22 @@ class RunData(SplitData):
         super().__init__(recipe, EvaluationData(sets.test, sets.classes, sets.collate))
         self.sets = sets
 
-    def setup(self, stage: str) -> None:
+    def check(self, processes: int) -> None:
         """As of one split, for what is evaluated after every epoch and in the end."""
-        super().setup(stage)
-        self._check(self.sets.val)
+        super().check(processes)
+        self._check_evaluation(self.sets.val, processes)
 
     def train_dataloader(self) -> ResumableLoader:
+        return self.loader_of(**self._place)
+
+    def loader_of(self, rank: int, world: int) -> ResumableLoader:
+        """Loader of one of several processes, with its share of the recipe's batch.
+
+        Raises:
+            ConfigError: the batch is larger than the training set.
+        """
         training = self.recipe.training
-        batch = training.batch // (training.accumulate * self._place["world"])
-        return self.training_loader(batch, **self._place)
+        return self.training_loader(training.batch // (training.accumulate * world), rank, world)
 
     def training_loader(self, batch: int, rank: int = 0, world: int = 1) -> ResumableLoader:
         """Loader of batches for one of several processes."""
@@ -77,7 +92,7 @@ class RunData(SplitData):
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch."""
-        return max(1, len(self.sets.train) // self.recipe.training.batch)
+        return len(self.sets.train) // self.recipe.training.batch
 
     def val_dataloader(self) -> Loader:
         return self._evaluation(self.sets.val)

@@ -27,6 +27,8 @@ from ...verification import verify
 from ..checkpoints import write_state_dict
 from ..files import write_atomic
 from ..models.detector import BeforeSelection
+from ..plots import whole_epochs
+from ..progress import print_line
 from ..recipe import DETECTION_TASKS
 from ..tasks.module import DivergedError, Training
 from .checkpoints import read_checkpoint
@@ -46,6 +48,9 @@ def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolde
     """
     seconds, cpu_seconds = training.spent
     checkpoint = read_checkpoint(folder.best)
+    main, until_best = training.metrics.main, checkpoint["history"]
+    if trainer.is_global_zero:
+        print_line(f"the best epoch, {len(until_best)}, is folded and evaluated", folder.printed)
     training.load_state_dict(checkpoint["state_dict"])
     device = trainer.strategy.root_device
     training.to(device)  # back from the CPU, where Lightning leaves it at the end of training
@@ -65,7 +70,6 @@ def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolde
     write_state_dict(folder.model, plain.state_dict())
     if converted:
         write_state_dict(folder.converted, best.state_dict())
-    main, until_best = training.metrics.main, checkpoint["history"]
     results = {
         "recipe": plain_values(training.recipe),
         "classes": list(data.sets.classes),
@@ -88,9 +92,9 @@ def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolde
     write_atomic(folder.results, (json.dumps(results, indent=2) + "\n").encode())
     value = after[main]
     epochs = f"best epoch {len(until_best)} of {len(training.history)}"
-    print(f"{main} {value:.2f} % (folded; {epochs}): {folder.results}")
+    print_line(f"{main} {value:.2f} % (folded; {epochs}): {folder.results}", folder.printed)
     if training.remark:
-        print(training.remark)
+        print_line(training.remark, folder.printed)
 
 
 def _examples(training: Training, data: RunData) -> Any:
@@ -170,7 +174,7 @@ def _curves(history: Sequence[Mapping[str, float]], main: str) -> bytes:
     axes[1].legend()
     for one in axes:
         one.grid(alpha=0.3)
-        one.xaxis.get_major_locator().set_params(integer=True)
+        whole_epochs(one)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=120)
     return png.getvalue()

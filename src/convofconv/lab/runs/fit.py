@@ -20,7 +20,6 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
@@ -32,11 +31,13 @@ from ..models.classifier import check_classifies
 from ..progress import watched
 from ..recipe import DETECTION_TASKS, MachineRecipe, Recipe
 from ..tasks.module import Training, check_same_classes
+from ..tasks.schedule import check_schedule
 from .checkpoints import AtomicCheckpoints, KeepLastAndBest
 from .data import RunData, SplitData
 from .finish import finish, write_history
 from .folder import OF_EVALUATION, RunFolder, begin_run, check_folder, check_same_recipe, read_values
 from .profile import profile
+from .progress import Bar, Lines, place
 
 
 def run_fit(recipe: Recipe, out: Path, resume: bool, profile_only: bool = False) -> None:
@@ -83,10 +84,14 @@ def _fit(recipe: Recipe, folder: RunFolder, resume: bool) -> None:
         check_folder(folder, recipe, resume)
     go_on = resume and folder.last.exists()
     training, data = _prepared(launched, begun=go_on)
-    if leads:
-        begin_run(folder, recipe)  # as it was given: another launcher, or none, may go on with it
     with _quiet():
-        trainer = _trainer(launched, folder)
+        trainer = _trainer(launched, folder, data)
+        data.check(trainer.world_size)
+        data.loader_of(0, trainer.world_size)
+        if not go_on:
+            check_schedule(recipe.training, data.steps_per_epoch)
+        if leads:
+            begin_run(folder, recipe)  # as it was given: another launcher, or none, may go on with it
         with _interruptible(trainer, f"; coc fit {folder.path} --resume goes on from its last checkpoint"):
             trainer.fit(training, data, ckpt_path=folder.last if go_on else None, weights_only=True)
             finish(trainer, training, data, folder)
@@ -117,7 +122,10 @@ def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
     state_dict = read_state_dict(folder.model, training.network.state_dict().keys())
     load_weights(training.network, state_dict, f"{folder.model}: not the network of {folder.recipe.name}")
     with _quiet():
-        trainer = _trainer(recipe, None)
+        trainer = _trainer(recipe)
+        if trainer.is_global_zero:  # beside the figures, which others may read from the output
+            what = f"{len(data.pictures):,} images of {recipe.data.name}, split {name}; {len(data.classes)} classes"
+            print(f"{out}: {what}; {place(trainer, recipe)}", file=sys.stderr, flush=True)
         with _interruptible(trainer):
             (values,) = trainer.test(training, datamodule=SplitData(recipe, data), verbose=False)
     if trainer.is_global_zero:
@@ -252,11 +260,13 @@ def _leads(machine: MachineRecipe) -> bool:
     return bool(by_lightning.local_rank() == 0 and first_machine)
 
 
-def _trainer(recipe: Recipe, folder: RunFolder | None) -> Trainer:
+def _trainer(recipe: Recipe, folder: RunFolder | None = None, data: RunData | None = None) -> Trainer:
+    """What trains into a folder, or only evaluates."""
     training, machine = recipe.training, recipe.machine
-    callbacks: list[Callback] = [TQDMProgressBar(leave=True)] if watched() else []
-    if folder is not None:
+    callbacks: list[Callback] = [Bar()] if watched() else []
+    if folder is not None and data is not None:
         callbacks += [_CheckShared(folder), _WriteHistory(folder), KeepLastAndBest(folder, training.checkpoint_steps)]
+        callbacks += [Lines(folder, data)]  # behind what writes: an epoch that is reported is kept
     logger = TensorBoardLogger(folder.path, name="", version="tensorboard") if folder is not None else False
     on_cpu = machine.accelerator == "cpu" or not torch.accelerator.is_available()
     if on_cpu and (machine.accelerator == "gpu" or training.precision == "16-mixed"):

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from jsonargparse import ArgumentError, ArgumentParser
 
 from ...errors import ConfigError, did_you_mean, listing, similar
-from ..files import remove_parts, writable_folder, write_atomic
+from ..files import locked_folder, remove_parts, write_atomic
 from ..recipe import Recipe
 
 #: What may change between the start of a run and its resuming, because it does not decide the result.
@@ -64,6 +64,11 @@ class RunFolder:
         return self.path / "metrics.csv"
 
     @property
+    def printed(self) -> Path:
+        """What the run has printed, with the times."""
+        return self.path / "log.txt"
+
+    @property
     def curves(self) -> Path:
         """The same as a picture."""
         return self.path / "curves.png"
@@ -80,7 +85,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def at_work(self, timeout: float) -> Iterator[None]:
-        """Make the folder and keep everybody else from working in it.
+        """Make the folder and keep everybody else from working in it; a folder in which no run begins is removed again.
 
         Args:
             timeout: so many seconds somebody who does is waited for; -1 for as long as it takes.
@@ -88,19 +93,11 @@ class RunFolder:
         Raises:
             ConfigError: somebody else is at work, or the folder cannot be written to.
         """
-        writable_folder(self.path)
         lock = FileLock(self.lock, is_singleton=True)  # so that a study's worker, which holds it, may start a run
-        try:
-            lock.acquire(timeout)
-        except Timeout as error:
-            raise ConfigError(
-                f"{self.path}: another process is at work on this run; wait for it, or choose another folder"
-            ) from error
-        try:
+        taken = f"{self.path}: another process is at work on this run; wait for it, or choose another folder"
+        with locked_folder(lock, timeout, taken, passing=[self.recipe.name]):
             remove_parts(self.path)
             yield
-        finally:
-            lock.release()
 
 
 def default_folder(name: str, recipe: Recipe) -> Path:
@@ -117,13 +114,21 @@ def check_folder(folder: RunFolder, recipe: Recipe, resume: bool) -> None:
     """
     if not folder.began:
         return
-    check_same_recipe(folder, recipe)
+    further = f"--model.weights {folder.path} with another --out"
+    advice = "choose another --out"
+    if read_values(folder.recipe).get("training", {}).get("epochs", 0) < recipe.training.epochs:
+        first = "" if folder.results.exists() else f"finish it (coc fit {folder.path} --resume), then "
+        advice = f"its learning rate falls to the end of its epochs: to train for longer, {first}give {further}"
+    check_same_recipe(folder, recipe, advice=advice)
     if not resume:
-        raise ConfigError(f"{folder.path} holds a run already: go on with it by --resume, or choose another --out")
+        weights = f"; {further} trains on from its weights" if folder.results.exists() else ""
+        raise ConfigError(
+            f"{folder.path} holds a run already: go on with it by --resume, or choose another --out{weights}"
+        )
     if not folder.last.exists():
         raise ConfigError(
             f"{folder.path} holds a finished run without {folder.last.name}, there is nothing to go on with; choose "
-            "another --out to train anew"
+            f"another --out to train anew, or {further} to train on from its weights"
         )
 
 
@@ -133,19 +138,22 @@ def begin_run(folder: RunFolder, recipe: Recipe) -> None:
         write_atomic(folder.recipe, (json.dumps(plain_values(recipe), indent=2) + "\n").encode())
 
 
-def check_same_recipe(folder: RunFolder, recipe: Recipe, free: tuple[str, ...] = ()) -> None:
+def check_same_recipe(
+    folder: RunFolder, recipe: Recipe, free: tuple[str, ...] = (), advice: str = "choose another --out"
+) -> None:
     """Refuse to go on with a run of another recipe.
 
     Args:
         folder: of the run.
         recipe: what is asked for.
         free: keys that may differ besides those that decide no result.
+        advice: what to do if it is another one.
 
     Raises:
         ConfigError: something differs that decides the result; the message names the keys.
     """
     if wrong := different_keys(read_values(folder.recipe), plain_values(recipe), free):
-        raise ConfigError(f"{folder.path} holds a run of another recipe: {listing(wrong)}; choose another --out")
+        raise ConfigError(f"{folder.path} holds a run of another recipe: {listing(wrong)}; {advice}")
 
 
 def read_values(path: Path, *keys: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
 
+from ..plots import whole_epochs
 from .analysis import CLOCKS, PLAIN, Analysis, Cell, Network
 from .statistics import Summary
 from .study import Study
@@ -219,7 +220,7 @@ def _learning_panels(panels: Sequence[Any], network: Network) -> None:
         _band(first, plain.learning(), GREY)
     first.set_title("all variants", fontsize=9)
     first.set_ylabel(f"validation {network.metric}, %", fontsize=9)
-    first.xaxis.get_major_locator().set_params(integer=True)
+    whole_epochs(first)
     for axes, cell in zip(rest, _others(network), strict=False):
         if axes is not rest[0]:
             axes.sharey(rest[0])
@@ -236,9 +237,12 @@ def _learning_panels(panels: Sequence[Any], network: Network) -> None:
 
 
 def _band(axes: Any, epochs: Mapping[int, Summary], colour: str) -> None:
-    """The mean in a band of one standard deviation."""
+    """The mean in a band of one standard deviation; of one epoch, a point and a bar."""
     mean = np.array([summary.mean for summary in epochs.values()])
     spread = np.array([summary.deviation or 0.0 for summary in epochs.values()])
+    if len(epochs) == 1:
+        axes.errorbar(list(epochs), mean, spread, color=colour, fmt="o", ms=4, lw=1.2)
+        return
     axes.plot(list(epochs), mean, color=colour, lw=1.2)
     axes.fill_between(list(epochs), mean - spread, mean + spread, color=colour, alpha=0.2, lw=0)
 

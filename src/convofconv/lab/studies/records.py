@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from ...errors import ConfigError
-from ..files import writable_folder
+from ..files import locked_folder
 
 #: One line. A run's has ``kind`` "run", ``run`` (its name), ``network``, ``variant``, ``seed``, ``stage`` ("tuning" or
 #: "final"), ``tuned`` (settings that are being tried), ``recipe`` (nested, complete), ``code`` (identity of what
@@ -77,16 +77,9 @@ class Records:
         Raises:
             ConfigError: somebody else does so already.
         """
-        writable_folder(self.path.parent)
-        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise ConfigError(f"{self.path}: another coc study is writing to it; wait for its end") from error
-        try:
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        with locked_folder(lock, timeout=0, taken=f"{self.path}: another coc study is writing to it; wait for its end"):
             yield
-        finally:
-            lock.release()
 
 
 def runs(records: Sequence[Record]) -> dict[str, Record]:

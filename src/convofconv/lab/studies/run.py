@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fnmatch
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from tqdm import tqdm
-
 from ...errors import ConfigError, listing
-from ..progress import progress_bar
+from ..progress import Remaining, duration, print_line, progress_bar
 from ..recipe import Recipe
 from ..runs.finish import versions
 from ..runs.folder import RunFolder
@@ -22,7 +19,6 @@ from .local import LocalWorkers, Outcome
 from .plan import Job, NotYet, accepted_code, check_records, names_of_runs, pending, plan
 from .records import Records, runs
 from .study import Study
-from .wording import duration
 from .worker import begun_by, code_of, has_come_far, write_job
 
 
@@ -215,13 +211,16 @@ def _run_all(
     for folder, (_, recipe) in by_folder.items():
         begun_by(folder, recipe, code_identity(), accepted)  # refuses, before any folder is written to
     codes = {folder: write_job(folder, recipe, code_identity(), accepted) for folder, (_, recipe) in by_folder.items()}
-    with _Progress(study.name, {folder: recipe for folder, (_, recipe) in by_folder.items()}) as progress:
+    where = f"on {options.address}" if options.address else f"{options.workers} at a time"
+    print_line(f"{study.name}, {study.budget}: {len(todo)} of {len(names_of_runs(study))} runs to do, {where}")
+    with _Progress(study.name, by_folder) as progress:
         for number, (folder, outcome) in enumerate(workers.run(list(by_folder), progress.update), 1):
             job, recipe = by_folder[folder]
             begun = {"start_code": code_of(start)} if (start := job.start(options.runs)) else {}
             reason = {"reason": _without_folders(outcome["reason"], options)} if "reason" in outcome else {}
             records.append(_record(job, job.values(recipe), codes[folder], {**begun, **outcome, **reason}))
-            progress.tell(f"[{number}/{len(todo)}] {job.name}: {_told(outcome)}; {progress.left()}")
+            progress.update()
+            print_line(f"[{number}/{len(todo)}] {job.name}: {_told(outcome)}{progress.left()}")
 
 
 def _record(job: Job, recipe: Mapping[str, Any], code: str, outcome: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,16 +261,16 @@ def _told(outcome: Mapping[str, Any]) -> str:
 
 
 class _Progress:
-    """A bar over the epochs of all runs on a terminal, and a line per finished run everywhere."""
+    """A bar over the epochs of all runs on a terminal, elsewhere a line for each run that begins."""
 
-    def __init__(self, name: str, recipes: Mapping[Path, Recipe]) -> None:
-        self._logs = {folder: RunFolder(folder).log for folder in recipes}
-        self._epochs = {folder: recipe.training.epochs for folder, recipe in recipes.items()}
-        self._bar = progress_bar(sum(self._epochs.values()), f"{name}, epochs")
+    def __init__(self, name: str, jobs: Mapping[Path, tuple[Job, Recipe]]) -> None:
+        self._names = {folder: job.name for folder, (job, _) in jobs.items()}
+        self._printed = {folder: _size(folder) for folder in jobs}  # of those that have not begun
+        self._bar = progress_bar(sum(recipe.training.epochs for _, recipe in jobs.values()), f"{name}, epochs")
 
     def __enter__(self) -> _Progress:
-        self._started, self._before = time.monotonic(), self._done()
-        self._bar.update(self._before)
+        self._remaining = Remaining(self._bar.total, self._done())
+        self._bar.update(self._done())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -279,21 +278,26 @@ class _Progress:
 
     def _done(self) -> int:
         """Epochs that are done: lines of the runs' tables, without the heading."""
-        counts = (log.read_bytes().count(b"\n") - 1 for log in self._logs.values() if log.is_file())
-        return sum(counts)
+        logs = (RunFolder(folder).log for folder in self._names)
+        return sum(log.read_bytes().count(b"\n") - 1 for log in logs if log.is_file())
 
     def update(self) -> None:
+        """Look into the runs' folders."""
         if not self._bar.disable:
             self._bar.update(self._done() - self._bar.n)
+            return
+        for folder in [folder for folder, before in self._printed.items() if _size(folder) > before]:
+            del self._printed[folder]
+            begun = len(self._names) - len(self._printed)
+            print_line(f"{self._names[folder]} begins, {begun} of {len(self._names)}{self.left()}")
 
     def left(self) -> str:
-        """The time that is left, by the epochs that were done since the start."""
-        done = self._done()
-        if done == self._before:
-            return "no telling how long the others take"
-        each = (time.monotonic() - self._started) / (done - self._before)
-        return f"{duration(each * (sum(self._epochs.values()) - done))} left"
+        """The time that is left, by the epochs that were done since the start; nothing where none was."""
+        seconds = self._remaining.seconds(self._done())
+        return f"; {duration(seconds)} left" if seconds else ""
 
-    def tell(self, line: str) -> None:
-        self.update()
-        tqdm.write(line)
+
+def _size(folder: Path) -> int:
+    """Of what a run has printed, which grows when it begins or is gone on with."""
+    printed = RunFolder(folder).printed
+    return printed.stat().st_size if printed.is_file() else 0

@@ -67,20 +67,6 @@ def spread(summary: Summary) -> str:
     return points(summary.mean) + ("" if summary.deviation is None else f" ± {points(summary.deviation)}")
 
 
-def duration(seconds: float) -> str:
-    """A time in its two largest units.
-
-    Examples:
-        >>> duration(42), duration(754), duration(12345)
-        ('42 s', '12 min 34 s', '3 h 26 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return "{} min {} s".format(*divmod(round(seconds), 60))
-    return "{} h {} min".format(*divmod(round(seconds / 60), 60))
-
-
 def count(number: int, noun: str) -> str:
     """A number of things.
 

@@ -75,6 +75,12 @@ class Training(LightningModule):
         time_now, cpu_now = _clocks()
         return self._before[0] + time_now - self._begun[0], self._before[1] + cpu_now - self._begun[1]
 
+    @property
+    def mean_loss(self) -> float | None:
+        """Of this process's batches of this epoch so far, as far as their losses have been read."""
+        summed, count = self._losses
+        return summed / count if count else None
+
     def loss(self, images: Any, target: Any) -> Tensor:
         """Of a batch in training: what a detector says itself, or the cross-entropy of logits.
 
@@ -120,7 +126,7 @@ class Training(LightningModule):
             if not math.isfinite(value):
                 raise DivergedError(
                     f"the loss is {value} at batch {batch + 1} of epoch {self.current_epoch + 1} (step {step}). The "
-                    "last checkpoint is kept; try a smaller training.lr, a longer training.warmup_steps, or "
+                    "last checkpoint is kept; try a smaller training.lr, a longer warm-up (training.warmup_epochs), or "
                     "training.clip"
                 )
             self._losses = (self._losses[0] + value, self._losses[1] + 1)
