@@ -82,7 +82,7 @@ def test_a_finished_run_is_trained_for_longer_from_its_weights(begun, tmp_path, 
     for resume in ([], ["--resume"]):
         assert fit([*longer, *resume], run) == 2
         told = capsys.readouterr().err
-        assert "holds a run of another recipe: training.epochs=1 there, 3 here; its learning rate falls to the" in told
+        assert "holds a run of another recipe: training.epochs=1 there, 3 here; its schedule ends with its" in told
         assert f"give --model.weights {run} with another --out" in told
         assert (f"finish it (coc fit {run} --resume), then give" in told) == begun
     assert fit([*short, "--resume"], run) == 0

@@ -81,7 +81,7 @@ MISTAKES = [
     (["fit", "scenes-retinanet-resnet18", "--model.max_detections=-1"], "model.max_detections must be at least 0"),
     (["fit", "digits-resnet18", "--data.mask_resize=nearest-exact"], "data.mask_resize says nothing to classification"),
     (["fit", "scenes-retinanet-resnet18", "--data.mask_resize=nearest-exact"], "mask_resize says nothing to detection"),
-    (["fit", "scenes-fcn-resnet18", "--data.mask_resize=bilinear"], "'nearest', 'nearest-exact'"),
+    (["fit", "scenes-fcn-resnet18", "--data.mask_resize=bilinear"], "--data.mask_resize: "),
     (["fit", "scenes-fcn-resnet18", "--data.root=."], "give --data.name=voc --data.root=DIR --data.classes=N"),
     (["fit", "scenes-retinanet-resnet18", "--data.root=."], "give --data.name=coco --data.root=DIR --data.classes=N"),
     (["fit", "scenes-maskrcnn-resnet18", "--data.root=."], "data.root: digit_scenes is built in"),

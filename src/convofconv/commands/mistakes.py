@@ -18,14 +18,18 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
         options: that the command has, with their dashes.
     """
     # jsonargparse speaks of keys, in several lines: 'Parser key "train_images":\n  Expected a <class 'int'>. Got ...'
-    message = re.sub(
-        r'Parser key "([\w.]+)"', lambda found: "--" + found[1].replace("_", "-"), " ".join(message.split())
-    )
+    message = re.sub(r'Parser key "([\w.]+)"', _option, " ".join(message.split()))
     for pattern, words in _WORDS.items():
         message = re.sub(pattern, words, message)
     if unknown := re.search(r"unrecognized arguments: (.*)", message):
         message += _suggestion(unknown[1].split(), options)
     return message
+
+
+def _option(found: re.Match[str]) -> str:
+    """The option of a key; those of recipes, which have sections, are written as the keys are."""
+    key = found[1]
+    return f"--{key if '.' in key else key.replace('_', '-')}"
 
 
 def _several(found: re.Match[str]) -> str:

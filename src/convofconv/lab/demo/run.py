@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -99,11 +101,7 @@ def _train_all(settings: DemoSettings, data: Data) -> tuple[list[Run], dict[str,
     remaining = Remaining(len(work))
     with progress_bar(len(work) * settings.epochs, "training") as bar:
         for number, (seed, method) in enumerate(work, 1):
-
-            def after_epoch(loss: float, accuracy: float, what: str = f"seed {seed}, {method}") -> None:
-                bar.set_postfix_str(f"{what}, loss {loss:.3f}, accuracy {100 * accuracy:.1f} %", refresh=False)
-                bar.update()
-
+            after_epoch = functools.partial(_show, bar, f"seed {seed}, {method}")
             run, model = train(method, seed, data, settings.epochs, after_epoch)
             runs.append(run)
             models.setdefault(method, model)
@@ -111,6 +109,12 @@ def _train_all(settings: DemoSettings, data: Data) -> tuple[list[Run], dict[str,
             left = duration(remaining.seconds(number) or 0.0)
             print_line(f"{line}  {number} of {len(work)} done{f', {left} left' if number < len(work) else ''}")
     return runs, models
+
+
+def _show(bar: Any, what: str, loss: float, accuracy: float) -> None:
+    """An epoch more on the bar."""
+    bar.set_postfix_str(f"{what}, loss {loss:.3f}, accuracy {100 * accuracy:.1f} %", refresh=False)
+    bar.update()
 
 
 def _record(settings: DemoSettings, data: Data, rows: Sequence[Row], runs: Sequence[Run]) -> bytes:

@@ -118,7 +118,7 @@ def check_folder(folder: RunFolder, recipe: Recipe, resume: bool) -> None:
     advice = "choose another --out"
     if read_values(folder.recipe).get("training", {}).get("epochs", 0) < recipe.training.epochs:
         first = "" if folder.results.exists() else f"finish it (coc fit {folder.path} --resume), then "
-        advice = f"its learning rate falls to the end of its epochs: to train for longer, {first}give {further}"
+        advice = f"its schedule ends with its epochs: to train for longer, {first}give {further}"
     check_same_recipe(folder, recipe, advice=advice)
     if not resume:
         weights = f"; {further} trains on from its weights" if folder.results.exists() else ""
