@@ -1,7 +1,7 @@
 """Whether the boxes of a COCO file are left, top, width and height in pixels, and its masks where the boxes are.
 
-A right file is never refused: nearly all of its boxes lie in their images, and of those of no file do most lie in the
-first pixel. What is refused is impossible as it is written and fits throughout in another format; the rest is reported.
+A right file is never refused: its boxes lie in their images, except a few, and not all in the first pixel. Refused is
+what cannot be right as it is written and fits in another format. What only looks strange is reported.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 _FORMAT = "bbox must be left, top, width and height in pixels"
-#: So much farther than a pixel, as a share of the image's side, boxes lie outside that are not just drawn carelessly.
+#: A box that lies outside by more than this share of the image's side is not just drawn carelessly.
 _FAR = 0.1
-#: Boxes of another format fit in it, except a few that are drawn carelessly.
+#: The share of the boxes that must fit in another format, since a few may be drawn carelessly.
 _NEARLY_ALL = 0.99
 
 
