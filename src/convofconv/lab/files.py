@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -85,7 +86,7 @@ def locked_folder(lock: BaseFileLock, timeout: float, taken: str, passing: Colle
         lock: its file lies in the folder, and stays there.
         timeout: seconds to wait for whoever holds it; -1 for as long as it takes.
         taken: what the error says when somebody else holds it.
-        passing: names of files that are nothing by themselves, and do not keep a folder that this has made.
+        passing: names of files and folders that are nothing by themselves, and do not keep a folder that this has made.
 
     Raises:
         ConfigError: somebody else holds the lock, or the folder cannot be written to.
@@ -103,7 +104,7 @@ def locked_folder(lock: BaseFileLock, timeout: float, taken: str, passing: Colle
             if is_new and {path.name for path in folder.iterdir()} <= {file.name, *passing}:
                 for path in folder.iterdir():
                     with suppress(OSError):  # Windows keeps the lock's file while it is held, and so the folder
-                        path.unlink()
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
             lock.release()
 
 

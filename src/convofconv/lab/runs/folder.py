@@ -64,6 +64,11 @@ class RunFolder:
         return self.path / "metrics.csv"
 
     @property
+    def logged(self) -> Path:
+        """The folder of TensorBoard's files."""
+        return self.path / "tensorboard"
+
+    @property
     def printed(self) -> Path:
         """What the run has printed, with the times."""
         return self.path / "log.txt"
@@ -95,7 +100,7 @@ class RunFolder:
         """
         lock = FileLock(self.lock, is_singleton=True)  # so that a study's worker, which holds it, may start a run
         taken = f"{self.path}: another process is at work on this run; wait for it, or choose another folder"
-        with locked_folder(lock, timeout, taken, passing=[self.recipe.name]):
+        with locked_folder(lock, timeout, taken, passing=[self.recipe.name, self.logged.name]):
             remove_parts(self.path)
             yield
 
