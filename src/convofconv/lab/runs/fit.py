@@ -267,7 +267,7 @@ def _trainer(recipe: Recipe, folder: RunFolder | None = None, data: RunData | No
     if folder is not None and data is not None:
         callbacks += [_CheckShared(folder), _WriteHistory(folder), KeepLastAndBest(folder, training.checkpoint_steps)]
         callbacks += [Lines(folder, data)]  # behind what writes: an epoch that is reported is kept
-    logger = TensorBoardLogger(folder.path, name="", version=folder.logged.name) if folder is not None else False
+    logger = TensorBoardLogger(folder.path, name="", version=folder.tensorboard.name) if folder is not None else False
     on_cpu = machine.accelerator == "cpu" or not torch.accelerator.is_available()
     if on_cpu and (machine.accelerator == "gpu" or training.precision == "16-mixed"):
         key = "machine.accelerator gpu" if machine.accelerator == "gpu" else "training.precision 16-mixed"

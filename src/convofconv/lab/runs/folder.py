@@ -64,7 +64,7 @@ class RunFolder:
         return self.path / "metrics.csv"
 
     @property
-    def logged(self) -> Path:
+    def tensorboard(self) -> Path:
         """The folder of TensorBoard's files."""
         return self.path / "tensorboard"
 
@@ -100,7 +100,7 @@ class RunFolder:
         """
         lock = FileLock(self.lock, is_singleton=True)  # so that a study's worker, which holds it, may start a run
         taken = f"{self.path}: another process is at work on this run; wait for it, or choose another folder"
-        with locked_folder(lock, timeout, taken, passing=[self.recipe.name, self.logged.name]):
+        with locked_folder(lock, timeout, taken, passing=[self.recipe.name, self.tensorboard.name]):
             remove_parts(self.path)
             yield
 
