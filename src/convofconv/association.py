@@ -162,7 +162,7 @@ _DIRECT_PENALTY = {"input": 60, "output": 25, "both": 150}
 # The shift basis, taps · n² numbers, stays in memory, and making S reads all of it: where it is larger than this, S is
 # filled in by an index. That costs as much as this many multiplications for each of its n² numbers.
 _MAX_BASIS = 1 << 23
-_FILLING_IN = 100
+_FILLING_IN = 150
 # With more numbers than this in all S of a layer, they cost too much memory.
 _MAX_MATRICES = 1 << 26
 

@@ -236,7 +236,8 @@ def test_the_cheaper_way_is_chosen_by_cost():
     assert choose_way(Grid.build((8, 8, 3, 3), 2, 2, True), "none") == "direct"
     # The matrices that shift a grid by each tap would take 500 MB, for good: they are made by an index instead.
     assert {way((512, 512, 5, 5, 5)), choose_way(Grid.build((512, 512, 5, 5, 5), 2, 2, True), "both")} == {"index"}
-    assert way((16, 1, 5, 5, 5)) == way((32, 32, 7, 7, 7)) == "direct"
+    assert way((16, 1, 5, 5, 5)) == way((32, 16, 5, 5, 5)) == way((32, 32, 7, 7, 7)) == "direct"
+    assert way((64, 64, 5, 5, 5)) == "index"
     assert way((512, 512, 7, 7, 7)) == "direct", "matrices of 2 GB"
 
 
