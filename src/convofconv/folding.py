@@ -95,7 +95,7 @@ def _check_converted(model: ModelT, caller: str, inplace: bool) -> ModelT:
 
 
 def _copy(model: ModelT) -> ModelT:
-    """A deep copy that has everything of the original: torch.fx's graph modules forget their mode, and more."""
+    """A deep copy in which every module has its mode, and torch.fx's graph modules what else they forget."""
     memo: dict[int, object] = {}
     copied = copy.deepcopy(model, memo)
     twins = dict(copied.named_modules())
@@ -103,7 +103,9 @@ def _copy(model: ModelT) -> ModelT:
         if (twin := twins.get(name)) is None:  # a graph module leaves out what its graph does not use
             continue
         twin.training = module.training
-        for forgotten in vars(module).keys() - vars(twin).keys():
+        # Of graph modules alone: what others leave out of their copies, they leave out on purpose.
+        missing = vars(module).keys() - vars(twin).keys() if isinstance(module, torch.fx.GraphModule) else ()
+        for forgotten in missing:
             setattr(twin, forgotten, copy.deepcopy(vars(module)[forgotten], memo))
     return copied
 

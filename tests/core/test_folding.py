@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import threading
 
 import pytest
 import torch
@@ -176,3 +177,21 @@ def test_a_subclass_of_a_layer_is_folded_into_itself(x):
     plain = coc.reparameterize(layer)
     assert type(plain) is Doubled
     assert coc.verify(layer, plain, x) < 1e-6
+
+
+class Bare(nn.Sequential):
+    """Copies of it lack an attribute that cannot be copied."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.lock = threading.Lock()
+
+    def __deepcopy__(self, memo):
+        copied = nn.Sequential.__new__(Bare)
+        copied.__dict__ = {key: copy.deepcopy(value, memo) for key, value in vars(self).items() if key != "lock"}
+        return copied
+
+
+def test_nothing_is_put_back_into_copies_that_lack_it_on_purpose():
+    plain = coc.reparameterize(coc.convert(Bare(nn.Conv2d(3, 8, 3))))
+    assert not hasattr(plain, "lock")

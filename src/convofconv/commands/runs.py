@@ -79,7 +79,7 @@ Train with the recipe's settings, keep the best epoch, fold it into plain convs,
 evaluate it again. RECIPE is a name from `coc recipes` or a YAML file; every value of it can be overruled. The folder of
 the run gets model.safetensors (plain convs), converted.safetensors (with kernel maps), results.json, metrics.csv,
 curves.png, log.txt (what is printed), TensorBoard logs and the checkpoints that --resume goes on from, after a kill at
-any moment. The folder of a run, RUN, in place of a recipe stands for the recipe that it was started with, overruled
+any moment. The folder of a run, RUN, in place of a recipe stands for the recipe that it was started with, overridden
 values included.
 
 examples:
@@ -137,7 +137,7 @@ coc predict RUN IMAGES... [--out DIR]
 Ask the folded network of a finished run about pictures, print and draw the answers, and write them down as JSON: the
 likeliest classes, the class of every pixel, or the objects with their boxes and masks. The data set need not be there.
 IMAGES are files, folders with all that is in and below them, and patterns like "photos/**/*.jpg". A picture that cannot
-be read is told and left out; the exit code is then 2.
+be read is reported and left out; the exit code is then 2.
 
 examples:
   coc predict runs/digits-resnet18-coc-seed0 photo.jpg

@@ -298,6 +298,6 @@ class _Progress:
 
 
 def _size(folder: Path) -> int:
-    """Of what a run has printed, which grows when it begins or is gone on with."""
+    """Of what a run has printed, which grows when it begins or is resumed."""
     printed = RunFolder(folder).printed
     return printed.stat().st_size if printed.is_file() else 0
