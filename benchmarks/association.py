@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import convofconv as coc
-from convofconv.association import associate, choose_way
-from convofconv.grid import Grid
+from convofconv.functional.association import associate, choose_way
+from convofconv.functional.grid import Grid
 
 from .contenders import PostersWay
 from .records import add_common_arguments, has_record, write_record

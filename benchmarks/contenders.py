@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import convofconv as coc
-from convofconv.grid import Grid
+from convofconv.functional.grid import Grid
 
 #: Every conv with k ≠ 1, a detector's prediction layers included.
 EVERYTHING = coc.Selection(predictions=True)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import convofconv
-from convofconv.lab.studies.code import bare
+from convofconv.lab.studies.code_identity import bare
 
 from .timing import machine
 

@@ -40,8 +40,8 @@ kernel into its phases (a quarter of the products for two gathers more), adding 
 in the weight's own layout, norms over a few channels at a time, huge pages."""
 
 ON_GPUS = """A layer alone is a matter of launching operations from Python here, whatever its size and whatever changes
-its kernels. So in a network layers of one geometry are computed together (`convofconv.together`), and the steps below
-cost less than the sum of their layers."""
+its kernels. So in a network layers of one geometry are computed in one batch (`convofconv.runtime.batched`), and the
+steps below cost less than the sum of their layers."""
 
 INTRODUCTION = """# Speed
 

@@ -21,8 +21,8 @@ from benchmarks.contenders import CONTENDERS, posters_associate
 from benchmarks.folding import graph
 from benchmarks.timing import race
 from benchmarks.train_step import training_step
-from convofconv.association import associate
-from convofconv.grid import Grid
+from convofconv.functional.association import associate
+from convofconv.functional.grid import Grid
 
 
 @pytest.mark.parametrize("shape", [(8, 4, 3, 3), (10, 3, 5, 5), (4, 1, 7, 7)])

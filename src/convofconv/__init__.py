@@ -13,10 +13,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .caching import no_kernel_cache
-    from .checkpoint import convert_like
     from .config import PRESETS, Config
-    from .conversion import convert
     from .errors import (
         ArgumentTypeError,
         ConfigError,
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
         SurgeryError,
         VerificationError,
     )
-    from .folding import remove, reparameterize
+    from .functional.penalties import ocnn_penalty, so_penalty, srip_penalty
     from .layers import CoC1d, CoC2d, CoC3d
     from .maps import (
         METHODS,
@@ -37,23 +34,28 @@ if TYPE_CHECKING:
         SpatialAssociation,
         Standardization,
     )
-    from .optimization import param_groups
-    from .penalties import ocnn_penalty, so_penalty, srip_penalty
-    from .report import ConvReport, Summary, summary
-    from .selection import Selection, kernel_maps
+    from .maps.registered import kernel_maps
+    from .model_summary import ConvReport, Summary, summary
+    from .parameter_groups import param_groups
+    from .runtime.kernel_cache import no_kernel_cache
+    from .surgery.conversion import convert
+    from .surgery.folding import remove, reparameterize
+    from .surgery.selection import Selection
+    from .surgery.state_dict import convert_like
     from .verification import verify
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "conversion": ("convert",),
-    "folding": ("reparameterize", "remove"),
-    "checkpoint": ("convert_like",),
-    "optimization": ("param_groups",),
-    "caching": ("no_kernel_cache",),
+    "surgery.conversion": ("convert",),
+    "surgery.folding": ("reparameterize", "remove"),
+    "surgery.state_dict": ("convert_like",),
+    "parameter_groups": ("param_groups",),
+    "runtime.kernel_cache": ("no_kernel_cache",),
     "layers": ("CoC1d", "CoC2d", "CoC3d"),
-    "report": ("summary", "Summary", "ConvReport"),
-    "selection": ("kernel_maps", "Selection"),
+    "model_summary": ("summary", "Summary", "ConvReport"),
+    "surgery.selection": ("Selection",),
+    "maps.registered": ("kernel_maps",),
     "verification": ("verify",),
     "config": ("Config", "PRESETS"),
     "maps": (
@@ -65,7 +67,7 @@ _HOME = {
         "KernelLayerNorm",
         "Orthogonalization",
     ),
-    "penalties": ("so_penalty", "srip_penalty", "ocnn_penalty"),
+    "functional.penalties": ("so_penalty", "srip_penalty", "ocnn_penalty"),
     "errors": (
         "ConvOfConvError",
         "ArgumentTypeError",

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from .config import Config, resolve_config
-from .conversion import Method, maps_for
 from .maps import Conv
-from .registration import register
+from .surgery.conversion import Method, maps_for
+from .surgery.registration import register
 
 
 class _Associated:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ArgumentTypeError, ConfigError, VerificationError
-from .modes import autocast_dtype, in_float64, no_tf32
+from .functional.precision import autocast_dtype, in_float64, no_tf32
 
 
 @torch.no_grad()

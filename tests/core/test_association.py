@@ -12,10 +12,10 @@ from reference import associate as literal
 from reference import relative
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from convofconv.association import associate, choose_way, super_matrix, super_matrix_adjoint
 from convofconv.errors import ShapeError
-from convofconv.grid import Grid, super_kernel_axis
-from convofconv.modes import in_float64
+from convofconv.functional.association import associate, choose_way, super_matrix, super_matrix_adjoint
+from convofconv.functional.grid import Grid, super_kernel_axis
+from convofconv.functional.precision import in_float64
 
 SHAPES = {
     "3x3": (8, 3, 3, 3),

@@ -15,7 +15,7 @@ from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint
 
 import convofconv as coc
-from convofconv import caching
+from convofconv.runtime import kernel_cache as caching
 
 counts = pytest.mark.skipif(caching._top_hooks is None, reason="this torch is too old to keep kernels")
 

@@ -16,8 +16,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import convofconv as coc
-from convofconv.association import associate
-from convofconv.grid import Grid
+from convofconv.functional.association import associate
+from convofconv.functional.grid import Grid
 
 
 def resnet_like(width: int) -> nn.Sequential:

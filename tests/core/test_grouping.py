@@ -13,9 +13,9 @@ from reference import associate_as, randomize, relative
 from torch import nn
 
 import convofconv as coc
-from convofconv.grid import Grid
-from convofconv.grouping import similar_order
-from convofconv.maps import spatial
+from convofconv.functional.grid import Grid
+from convofconv.functional.grouping import similar_order
+from convofconv.maps import spatial_association as spatial
 
 GROUPINGS = ["random", "similar"]
 groupings = pytest.mark.parametrize("grouping", GROUPINGS)

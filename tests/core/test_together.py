@@ -12,8 +12,8 @@ from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import convofconv as coc
-from convofconv import caching
-from convofconv.together import compute_together
+from convofconv.runtime import kernel_cache as caching
+from convofconv.runtime.batched import compute_together
 
 RELEASED = coc.PRESETS["released"]
 WAYS = {

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 import convofconv as coc
-from convofconv import association
+from convofconv.functional import association
 
 
 class Net(nn.Module):

@@ -17,7 +17,7 @@ def inside(monkeypatch):
     """Studies do their runs in this process."""
     from tiny_study import Inside
 
-    from convofconv.lab.studies import run
+    from convofconv.lab.studies import execution as run
 
     monkeypatch.setattr(run, "LocalWorkers", Inside)
 

@@ -20,7 +20,7 @@ pytest.importorskip("safetensors", reason="safetensors is not installed (extra [
 
 from convofconv import convert
 from convofconv.errors import ConfigError
-from convofconv.lab.checkpoints import Weights, find_weights, load_weights, read_state_dict
+from convofconv.lab.files.state_dicts import Weights, find_weights, load_weights, read_state_dict
 
 
 def build() -> nn.Module:
@@ -100,7 +100,7 @@ def test_no_function_of_a_file_is_called(tmp_path, capsys, hidden):
 
 
 def test_what_is_passed_over_is_never_made(tmp_path):
-    from convofconv.lab.reading import read_file
+    from convofconv.lab.files.safe_reading import read_file
 
     torch.save({"args": argparse.Namespace(a=Path("x")), "at": Path("x")}, tmp_path / "last.pt")
     content = read_file(tmp_path / "last.pt")

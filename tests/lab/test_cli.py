@@ -10,7 +10,8 @@ import pytest
 
 pytest.importorskip("jsonargparse")
 
-from convofconv import ConfigError, __version__, cli
+from convofconv import ConfigError, __version__
+from convofconv.cli import entry as cli
 from convofconv.lab.demo.settings import DemoSettings
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import convofconv as coc
-from convofconv import cli
+from convofconv.cli import entry as cli
 
 pytest.importorskip("jsonargparse", reason="jsonargparse is not installed (extra [lab])")
 timm = pytest.importorskip("timm", reason="timm is not installed (extra [lab])")
@@ -140,7 +140,7 @@ def test_fold_takes_the_moving_average_and_says_so(trained, tmp_path, capsys):
 @pytest.mark.parametrize("others", [["network."], ["average.module.", "network."], ["network.", "average.module."], []])
 def test_of_a_network_and_its_moving_average_the_average_is_read(tmp_path, others):
     """As the lab evaluates it; what bears the names as they are goes before all."""
-    from convofconv.lab.checkpoints import read_state_dict
+    from convofconv.lab.files.state_dicts import read_state_dict
 
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.Conv2d(4, 4, 1)))  # 0.weight ends 1.0.weight too
     chosen = "average.module." if "average.module." in others else (others or [""])[0]
@@ -324,7 +324,7 @@ def test_a_checkpoint_is_not_written_over(trained, tmp_path, capsys):
 
 
 def test_endings_may_be_written_large(tmp_path):
-    from convofconv.lab.checkpoints import read_state_dict, write_state_dict
+    from convofconv.lab.files.state_dicts import read_state_dict, write_state_dict
 
     state = nn.Linear(2, 2).state_dict()
     for name in ("MODEL.SAFETENSORS", "model.PTH"):

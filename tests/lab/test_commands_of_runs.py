@@ -12,16 +12,17 @@ from torch import nn
 
 pytest.importorskip("lightning", reason="needs the extra [lab]")
 
+from convofconv.lab.recipe.schema import Recipe
+from convofconv.lab.recipe.values import plain_values
 from safetensors.torch import load_file
 from tiny_runs import CLASSIFY, DETECT, INSTANCES, SEGMENT, fit
 
 import convofconv as coc
-from convofconv import cli
-from convofconv.lab.checkpoints import write_state_dict
-from convofconv.lab.models.build import build_network
-from convofconv.lab.recipe import Recipe
-from convofconv.lab.runs import fit as fit_module
-from convofconv.lab.runs.folder import RunFolder, plain_values
+from convofconv.cli import entry as cli
+from convofconv.lab.files.run_folder import RunFolder
+from convofconv.lab.files.state_dicts import write_state_dict
+from convofconv.lab.models.network import build_network
+from convofconv.lab.training import run as fit_module
 
 pytestmark = pytest.mark.lab
 

@@ -12,7 +12,7 @@ pytest.importorskip("torchvision")
 from PIL import ExifTags, Image
 
 from convofconv import ConfigError
-from convofconv.lab.data.images import VOID, open_mask, open_pair, open_picture
+from convofconv.lab.data.decoding import VOID, open_mask, open_pair, open_picture
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 

@@ -16,15 +16,16 @@ pytest.importorskip("mlxtend")
 pytest.importorskip("pycocotools")
 
 from coco_files import content, write_coco
+from convofconv.lab.recipe.schema import DataRecipe
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_image
 
 from convofconv import ConfigError
-from convofconv.lab.data.build import EvaluationSet, TrainingSet
 from convofconv.lab.data.coco import read_coco
+from convofconv.lab.data.data_sets import EvaluationSet, TrainingSet
 from convofconv.lab.data.datasets import read_split
-from convofconv.lab.data.detection_augment import evaluation_transform, training_transform
+from convofconv.lab.data.object_transforms import evaluation_transform, training_transform
 from convofconv.lab.data.objects import (
     Objects,
     Picture,
@@ -35,7 +36,6 @@ from convofconv.lab.data.objects import (
     training_target,
 )
 from convofconv.lab.data.scene_objects import read_digit_scenes
-from convofconv.lab.recipe import DataRecipe
 
 pytestmark = pytest.mark.lab
 

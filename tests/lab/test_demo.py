@@ -27,7 +27,7 @@ from convofconv.lab.demo import data as demo_data
 from convofconv.lab.demo import run as demo
 from convofconv.lab.demo import training
 from convofconv.lab.demo.settings import DemoSettings
-from convofconv.lab.files import write_atomic
+from convofconv.lab.files.atomic import write_atomic
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 CLASSES = ("apple", "pear", "plum")

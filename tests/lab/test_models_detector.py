@@ -16,20 +16,20 @@ from torch import Tensor, nn
 pytest.importorskip("timm")
 pytest.importorskip("torchvision")
 
+from convofconv.lab.recipe.schema import Convert, DataRecipe, ModelRecipe, Recipe, Task, TrainingRecipe
+from convofconv.lab.recipe.values import plain_values
 from safetensors.torch import save_file
 from torchvision import tv_tensors
 from torchvision.models import detection
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from convofconv import ConfigError, reparameterize, summary, verify
-from convofconv.lab.data.build import build_data
-from convofconv.lab.data.detection_augment import training_transform
+from convofconv.lab.data.data_sets import build_data
+from convofconv.lab.data.object_transforms import training_transform
 from convofconv.lab.data.objects import collate_objects
-from convofconv.lab.models.build import build_network
 from convofconv.lab.models.detector import AntialiasedResizing, BeforeSelection, build_detector
-from convofconv.lab.recipe import Convert, DataRecipe, ModelRecipe, Recipe, Task, TrainingRecipe
-from convofconv.lab.runs.folder import plain_values
-from convofconv.lab.tasks.detection_metrics import DetectionMetrics
+from convofconv.lab.models.network import build_network
+from convofconv.lab.tasks.coco_metrics import DetectionMetrics
 
 pytestmark = pytest.mark.lab
 

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 
 pytest.importorskip("lightning", reason="needs the extra [lab]")
 
+from convofconv.lab.recipe.schema import DataRecipe, Recipe
+from convofconv.lab.recipe.values import recipe_of
 from PIL import ExifTags, Image, ImageChops
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -21,17 +23,15 @@ from torch import nn
 from torchvision.transforms.v2.functional import to_image
 
 from convofconv.cli import main
-from convofconv.lab.data.augment import evaluation_transform
 from convofconv.lab.data.pictures import digit_images
 from convofconv.lab.data.scenes import compose_scene
-from convofconv.lab.models.build import build_network
+from convofconv.lab.data.transforms import evaluation_transform
+from convofconv.lab.models.network import build_network
 from convofconv.lab.predict import answers
-from convofconv.lab.predict import predict as module
+from convofconv.lab.predict import prediction as module
 from convofconv.lab.predict.canvas import palette
-from convofconv.lab.predict.finished import FinishedRun
-from convofconv.lab.predict.sources import find_pictures, output_names
-from convofconv.lab.recipe import DataRecipe, Recipe
-from convofconv.lab.runs.folder import recipe_of
+from convofconv.lab.predict.finished_run import FinishedRun
+from convofconv.lab.predict.image_files import find_pictures, output_names
 
 pytestmark = pytest.mark.lab
 
@@ -166,7 +166,7 @@ def test_masks_are_the_classes_of_the_pixels_by_the_definition(runs, here, capsy
 
 
 def test_the_background_is_left_as_it_is_and_other_pixels_are_coloured():
-    from convofconv.lab.predict.regions import draw_regions
+    from convofconv.lab.predict.region_drawing import draw_regions
 
     image, mask = Image.new("RGB", (600, 400), (200, 200, 200)), Image.new("P", (600, 400))
     mask.paste(2, (300, 0, 600, 400))
@@ -283,7 +283,7 @@ def test_objects_of_a_class_are_counted_with_their_scores(here, monkeypatch, cap
 @pytest.mark.parametrize("size", [(700, 500), (2, 300), (3000, 4), (40, 40)])
 def test_that_nothing_was_found_is_drawn_where_it_can_be_read(size):
     from convofconv.lab.predict.canvas import drawn_size, font, text_size
-    from convofconv.lab.predict.objects import draw_nothing
+    from convofconv.lab.predict.object_drawing import draw_nothing
 
     image, text = Image.new("RGB", size, (0, 200, 0)), "nothing found above 0.02"
     drawn = draw_nothing(image, text)

@@ -9,12 +9,13 @@ import pytest
 
 pytest.importorskip("lightning", reason="needs the extra [lab]")
 
+from convofconv.lab.recipe.options import FOLDER, recipe_from
+from convofconv.lab.recipe.schema import Recipe
+from convofconv.lab.recipe.values import plain_values, recipe_of
+
 from convofconv.cli import main
 from convofconv.errors import ConfigError
-from convofconv.lab.recipe import Recipe
-from convofconv.lab.runs import fit as fit_module
-from convofconv.lab.runs.folder import plain_values, recipe_of
-from convofconv.lab.runs.options import FOLDER, recipe_from
+from convofconv.lab.training import run as fit_module
 
 pytestmark = pytest.mark.lab
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from convofconv.lab.recipe.options import FOLDER, recipe_from
+from convofconv.lab.recipe.schema import DETECTION_TASKS
 from tiny_runs import fit, results
 
 from convofconv.cli import main
-from convofconv.lab.recipe import DETECTION_TASKS
-from convofconv.lab.runs.options import FOLDER, recipe_from
 from convofconv.lab.studies.study import FOLDER as STUDIES
 from convofconv.lab.studies.study import read_study
-from convofconv.lab.tasks.schedule import check_schedule
+from convofconv.lab.training.schedule import check_schedule
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(FOLDER.glob("*.yaml"))])

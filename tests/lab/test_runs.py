@@ -13,6 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from convofconv.lab.recipe.schema import DETECTION_TASKS
+from convofconv.lab.recipe.values import recipe_of
 from figure_texts import ticks
 from matplotlib.figure import Figure
 from PIL import Image
@@ -21,11 +23,9 @@ from tiny_runs import CLASSIFY, DETECT, INSTANCES, SEGMENT, fit, results
 
 import convofconv as coc
 from convofconv.cli import main
-from convofconv.lab.models.build import build_network
 from convofconv.lab.models.detector import BeforeSelection
-from convofconv.lab.recipe import DETECTION_TASKS
-from convofconv.lab.runs.finish import versions
-from convofconv.lab.runs.folder import recipe_of
+from convofconv.lab.models.network import build_network
+from convofconv.lab.training.finish import versions
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,9 @@ def test_a_run_learns(tmp_path):
 
 def test_a_run_is_verified_where_it_was_trained(tmp_path, monkeypatch):
     """There need be no GPU for this: the strategy says where, and all but the moving itself is as it would be."""
-    from convofconv.lab.runs import finish as module
-    from convofconv.lab.runs import fit as caller
-    from convofconv.lab.tasks.module import Training
+    from convofconv.lab.training import finish as module
+    from convofconv.lab.training import run as caller
+    from convofconv.lab.training.module import Training
 
     gpu, done = torch.device("cuda", 0), []
 
@@ -113,8 +113,8 @@ def test_a_run_is_verified_where_it_was_trained(tmp_path, monkeypatch):
 
 def test_figures_by_class_are_computed_in_the_test_itself(tmp_path, monkeypatch):
     """Behind it Lightning has taken them to the CPU, where NCCL sums nothing over processes."""
-    from convofconv.lab.runs.fit import Trainer
     from convofconv.lab.tasks.metrics import ClassificationMetrics
+    from convofconv.lab.training.run import Trainer
 
     honest_test, honest_figures, inside, computed = Trainer.test, ClassificationMetrics.by_class, [], []
 
@@ -136,7 +136,7 @@ def test_figures_by_class_are_computed_in_the_test_itself(tmp_path, monkeypatch)
 
 
 def test_a_network_that_only_evaluation_breaks_is_told(tmp_path, monkeypatch, capsys):
-    from convofconv.lab.runs import fit as module
+    from convofconv.lab.training import run as module
 
     def poison(trainer, training, *rest):
         checkpoint = torch.load(tmp_path / "run/best.ckpt", weights_only=True)
@@ -166,7 +166,7 @@ def test_the_best_epoch_is_the_one_whose_network_is_kept(tmp_path):
 
 
 def test_the_commit_is_that_of_the_code_and_not_of_a_repository_around_it(tmp_path, monkeypatch):
-    from convofconv.lab.runs import finish as module
+    from convofconv.lab.training import finish as module
 
     own = tmp_path / "repository" / ".venv" / "finish.py"
     own.parent.mkdir(parents=True)
@@ -202,7 +202,7 @@ def test_the_log_has_a_line_per_epoch_and_the_curves_are_a_picture(tmp_path):
 
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_the_curves_have_whole_epochs_as_ticks(epochs, monkeypatch):
-    from convofconv.lab.runs import finish as module
+    from convofconv.lab.training import finish as module
 
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
@@ -292,7 +292,7 @@ def test_a_network_of_the_lab_is_folded_by_a_function_of_ones_own(tmp_path, monk
 @pytest.mark.parametrize("recipe", [CLASSIFY, SEGMENT], ids=["classification", "segmentation"])
 def test_half_precision_is_for_training_alone(recipe, tmp_path, monkeypatch):
     """Logits of half precision are so coarse that classes tie."""
-    from convofconv.lab.tasks.module import Training
+    from convofconv.lab.training.module import Training
 
     honest_loss, seen = Training.loss, set()
 
@@ -320,7 +320,7 @@ def test_one_of_several_processes_profiles(tmp_path, capsys, monkeypatch):
 
 
 def test_the_profile_computes_as_the_run_does(tmp_path, capsys, monkeypatch):
-    from convofconv.lab.tasks.module import Training
+    from convofconv.lab.training.module import Training
 
     honest, seen = Training.loss, set()
 

@@ -8,16 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from convofconv.lab.recipe.schema import DataRecipe, MachineRecipe, Recipe
 from safetensors.torch import load_file
 from tiny_runs import CLASSIFY, DETECT, command, results
 from torch.utils.data import Subset
 
 from convofconv import ConfigError
 from convofconv.cli import main
-from convofconv.lab.data.build import build_data
-from convofconv.lab.recipe import DataRecipe, MachineRecipe, Recipe
-from convofconv.lab.runs import fit as fit_module
-from convofconv.lab.runs.data import RunData
+from convofconv.lab.data.data_sets import build_data
+from convofconv.lab.training import run as fit_module
+from convofconv.lab.training.run_data import RunData
 
 _WITHOUT_NORM = [
     *CLASSIFY,

@@ -14,7 +14,7 @@ from tiny_study import epochs_done
 
 from convofconv.cli import main
 from convofconv.lab import progress
-from convofconv.lab.tasks.module import Training
+from convofconv.lab.training.module import Training
 
 
 def test_a_run_prints_what_it_is_and_a_line_per_epoch_and_keeps_both(tmp_path, capsys):

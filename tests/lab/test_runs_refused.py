@@ -5,13 +5,13 @@ import os
 
 import pytest
 import torch
+from convofconv.lab.recipe.options import FOLDER
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from PIL import Image
 from tiny_runs import CLASSIFY, fit
 
 from convofconv.cli import main
-from convofconv.lab.runs import fit as fit_module
-from convofconv.lab.runs.options import FOLDER
+from convofconv.lab.training import run as fit_module
 
 MISTAKES = [
     (["fit"], "needs a recipe, or the folder of a run, right behind it"),

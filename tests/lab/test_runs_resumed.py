@@ -14,8 +14,8 @@ import torch
 from tiny_runs import CLASSIFY, INSTANCES, command, fit, results
 
 from convofconv.cli import main
-from convofconv.lab.runs.checkpoints import AtomicCheckpoints
-from convofconv.lab.tasks.module import Training
+from convofconv.lab.training.module import Training
+from convofconv.lab.training.run_checkpoints import AtomicCheckpoints
 
 
 def kill_at(arguments, out, moment):
@@ -153,7 +153,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_pat
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path, capsys, monkeypatch):
-    from convofconv.lab.runs import checkpoints
+    from convofconv.lab.training import run_checkpoints as checkpoints
 
     honest, saves = torch.save, []
 

@@ -26,9 +26,9 @@ from convofconv.lab.studies.claims import FILE, VERDICTS, Evidence, Finding, ans
 from convofconv.lab.studies.overview import draw_overview
 from convofconv.lab.studies.records import Records, runs
 from convofconv.lab.studies.report import write_report
+from convofconv.lab.studies.sentences import points
 from convofconv.lab.studies.statistics import Comparison, holm
 from convofconv.lab.studies.study import read_study
-from convofconv.lab.studies.wording import points
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("drawn_only")]
 REPOSITORY = Path(__file__).parents[2]

@@ -10,15 +10,15 @@ import pytest
 
 pytest.importorskip("lightning", reason="needs the extra [lab]")
 
+from convofconv.lab.recipe.values import plain_values
 from tiny_study import options_in, tiny_study
 
 from convofconv.errors import ConfigError
-from convofconv.lab.runs.folder import plain_values
-from convofconv.lab.studies import code
-from convofconv.lab.studies import run as run_module
-from convofconv.lab.studies.code import bare, code_identity
+from convofconv.lab.studies import code_identity as code
+from convofconv.lab.studies import execution as run_module
+from convofconv.lab.studies.code_identity import bare, code_identity
+from convofconv.lab.studies.execution import records_of, run_study
 from convofconv.lab.studies.plan import plan
-from convofconv.lab.studies.run import records_of, run_study
 from convofconv.lab.studies.worker import outcome, run_job, write_job
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("inside")]

@@ -28,8 +28,8 @@ from convofconv.errors import ConfigError
 from convofconv.lab.studies.analysis import PLAIN, analyse
 from convofconv.lab.studies.figures import CAPTIONS, draw
 from convofconv.lab.studies.report import write_report
+from convofconv.lab.studies.sentences import summary_of
 from convofconv.lab.studies.study import Tuning
-from convofconv.lab.studies.wording import summary_of
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("drawn_only")]
 

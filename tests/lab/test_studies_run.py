@@ -11,17 +11,17 @@ import pytest
 
 pytest.importorskip("lightning", reason="needs the extra [lab]")
 
+from convofconv.lab.recipe.values import different_keys, plain_values
 from tiny_study import options_in, tiny_study
 
 from convofconv.errors import ConfigError
-from convofconv.lab.runs.folder import different_keys, plain_values
-from convofconv.lab.studies import run as run_module
-from convofconv.lab.studies.code import code_identity
-from convofconv.lab.studies.local import LocalWorkers
+from convofconv.lab.studies import execution as run_module
+from convofconv.lab.studies.code_identity import code_identity
+from convofconv.lab.studies.execution import RunOptions, records_of, run_study
+from convofconv.lab.studies.local_workers import LocalWorkers
 from convofconv.lab.studies.plan import choose_settings, names_of_runs, plan
 from convofconv.lab.studies.records import Records, runs
 from convofconv.lab.studies.report import write_report
-from convofconv.lab.studies.run import RunOptions, records_of, run_study
 from convofconv.lab.studies.study import Study, read_study
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("inside")]

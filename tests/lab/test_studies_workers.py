@@ -20,14 +20,14 @@ pytest.importorskip("lightning", reason="needs the extra [lab]")
 from tiny_study import epochs_done, options_in, timeless, tiny_study, wait_for, write_study
 
 from convofconv.errors import ConfigError
-from convofconv.lab.runs.folder import RunFolder
-from convofconv.lab.studies import run as run_module
+from convofconv.lab.files.run_folder import RunFolder
+from convofconv.lab.studies import execution as run_module
 from convofconv.lab.studies import worker
-from convofconv.lab.studies.code import code_identity
-from convofconv.lab.studies.local import one_gpu
+from convofconv.lab.studies.code_identity import code_identity
+from convofconv.lab.studies.execution import RunOptions, records_of, run_study
+from convofconv.lab.studies.local_workers import one_gpu
 from convofconv.lab.studies.plan import plan
 from convofconv.lab.studies.records import Records, runs
-from convofconv.lab.studies.run import RunOptions, records_of, run_study
 from convofconv.lab.studies.worker import outcome, run_job, write_job
 
 pytestmark = pytest.mark.lab

@@ -5,20 +5,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from convofconv.lab.recipe.options import FOLDER, recipe_from
+from convofconv.lab.recipe.schema import DETECTION_TASKS, DataRecipe, Recipe, TrainingRecipe
 from lightning.pytorch import Trainer
 
 import convofconv as coc
 from convofconv.errors import ConfigError
-from convofconv.lab.data.build import build_data
+from convofconv.lab.data.data_sets import build_data
 from convofconv.lab.data.datasets import VOC_CLASSES
 from convofconv.lab.data.loading import evaluation_loader
-from convofconv.lab.models.build import build_network
-from convofconv.lab.recipe import DETECTION_TASKS, DataRecipe, Recipe, TrainingRecipe
-from convofconv.lab.runs.data import RunData
-from convofconv.lab.runs.options import FOLDER, recipe_from
+from convofconv.lab.models.network import build_network
 from convofconv.lab.tasks.metrics import ClassificationMetrics, SegmentationMetrics
-from convofconv.lab.tasks.module import DivergedError, Training
-from convofconv.lab.tasks.schedule import check_schedule, schedule
+from convofconv.lab.training.module import DivergedError, Training
+from convofconv.lab.training.run_data import RunData
+from convofconv.lab.training.schedule import check_schedule, schedule
 
 
 def logits_for(prediction, classes):

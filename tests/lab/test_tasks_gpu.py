@@ -15,8 +15,8 @@ from tiny_runs import CLASSIFY, DETECT, INSTANCES, SEGMENT, fit, results
 from tiny_study import options_in, tiny_study
 
 from convofconv.cli import main
-from convofconv.lab.studies.run import run_study
-from convofconv.lab.tasks.module import Training
+from convofconv.lab.studies.execution import run_study
+from convofconv.lab.training.module import Training
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here")
 

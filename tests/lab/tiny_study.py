@@ -12,7 +12,7 @@ import yaml
 
 pytest.importorskip("lightning", reason="needs the extra [lab]")
 
-from convofconv.lab.studies.run import RunOptions
+from convofconv.lab.studies.execution import RunOptions
 from convofconv.lab.studies.study import Study, read_study
 from convofconv.lab.studies.worker import outcome, run_job
 

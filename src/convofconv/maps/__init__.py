@@ -3,11 +3,11 @@
 ``torch.nn.utils.parametrize`` registers them on a conv; several compose in the order of their registration.
 """
 
-from .base import Conv, KernelMap, read_settings
-from .norm import KernelLayerNorm
+from .depthwise_overparameterization import DepthwiseOverparameterization
+from .kernel_layer_norm import KernelLayerNorm
+from .kernel_map import Conv, KernelMap, read_settings
 from .orthogonalization import Orthogonalization
-from .overparameterization import DepthwiseOverparameterization
-from .spatial import SpatialAssociation
+from .spatial_association import SpatialAssociation
 from .standardization import Standardization, standardize
 
 #: The methods by name, in the order in which their maps are applied. Linear maps come first, as behind the others they

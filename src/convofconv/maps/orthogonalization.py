@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..config import Config
 from ..errors import ConfigError
-from ..memory_format import match_layout
-from ..modes import no_autocast
-from .base import Conv, KernelMap, Stack
+from ..functional.memory_format import match_layout
+from ..functional.precision import no_autocast
+from .kernel_map import Conv, KernelMap, Stack
 
 
 class Orthogonalization(KernelMap):

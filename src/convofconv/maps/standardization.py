@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..config import Config
 from ..errors import ConfigError
-from ..memory_format import match_layout
-from .base import Conv, KernelMap, Stack
+from ..functional.memory_format import match_layout
+from .kernel_map import Conv, KernelMap, Stack
 
 
 def standardize(weight: Tensor, eps: float = 1e-5) -> Tensor:

@@ -15,9 +15,9 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100, VOCSegmentation
 
 from ...errors import ConfigError, listing
-from ..recipe import DataRecipe
+from ..recipe.schema import DataRecipe
 from . import scenes
-from .images import Mask, check_palettes, open_pair
+from .decoding import Mask, check_palettes, open_pair
 from .loading import seed_of
 from .pictures import Pictures, cifar_folder, digit_images, find_cifar, split_folder
 from .visible import folders_in, is_hidden

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from ...errors import ConfigError, listing
-from ..recipe import DataRecipe
+from ..recipe.schema import DataRecipe
 from .coco import read_coco
 from .datasets import evenly
 from .objects import ObjectSplit

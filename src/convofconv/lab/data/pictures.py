@@ -23,7 +23,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ...errors import ConfigError, listing
-from .images import open_picture
+from .decoding import open_picture
 from .visible import files_below, folders_in, is_hidden
 
 #: Where Tiny-ImageNet tells the classes of its validation pictures.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from .images import Mask
+from .decoding import Mask
 
 #: What the numbers of a scene's mask mean.
 CLASSES = ("background", *"0123456789")

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ...grid import Grid, to_groups
+from ...functional.grid import Grid, to_groups
 from ...maps import SpatialAssociation
-from ...selection import convs, kernel_maps, weight_maps
+from ...maps.registered import convs, kernel_maps, weight_maps
 from ..plots import whole_epochs
 from .training import Run
 

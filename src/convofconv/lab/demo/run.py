@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from ... import Config, ConfigError, __version__
-from ...conversion import maps_for
-from ..files import new_folder, write_atomic
+from ...surgery.conversion import maps_for
+from ..files.atomic import new_folder, write_atomic
 from ..progress import Remaining, duration, print_line, progress_bar
 from .data import Data, load_data
 from .figures import curves, kernels

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ..architectures import find_architecture
-from ..recipe import ModelRecipe
-from .library import architecture, build_from_library, is_own
+from ..recipe.schema import ModelRecipe
+from .architectures import find_architecture
+from .backbones import architecture, build_from_library, is_own
 
 #: What the libraries call the share of features that is dropped before the last layer.
 _DROPOUT = {"timm": "drop_rate", "torchvision": "dropout"}

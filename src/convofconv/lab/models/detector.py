@@ -23,8 +23,8 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxP
 from torchvision.transforms.v2.functional import resize
 
 from ...errors import ConfigError
-from ..recipe import DataRecipe, ModelRecipe
-from .library import architecture, build_features
+from ..recipe.schema import DataRecipe, ModelRecipe
+from .backbones import architecture, build_features
 
 DetectorT = TypeVar("DetectorT", RetinaNet, MaskRCNN)
 

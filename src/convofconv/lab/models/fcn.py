@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ..recipe import ModelRecipe
-from .library import architecture, build_features
+from ..recipe.schema import ModelRecipe
+from .backbones import architecture, build_features
 
 _ADVICE = (
     "Take a backbone of timm whose feature maps can have model.output_stride: a ResNet or an HRNet, for example; "

@@ -15,12 +15,12 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from ...errors import ConfigError, listing
-from ..data.augment import evaluation_transform
+from ..data.transforms import evaluation_transform
 from .canvas import palette, percent
-from .chart import draw_chart
-from .finished import FinishedRun
-from .objects import Found, draw_nothing, draw_objects
-from .regions import draw_regions
+from .class_chart import draw_chart
+from .finished_run import FinishedRun
+from .object_drawing import Found, draw_nothing, draw_objects
+from .region_drawing import draw_regions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,14 +12,14 @@ from typing import Any
 import yaml
 
 from ...errors import ConfigError
-from ..files import write_atomic
+from ..files.atomic import write_atomic
 from .analysis import PLAIN, Analysis, Contrast, analyse, difference_in
+from .execution import records_of
 from .figures import encode
 from .overview import FEWEST, draw_overview, tabulate
-from .run import records_of
+from .sentences import between, count, points, probability
 from .statistics import ALPHA, corrected_interval, holm
 from .study import read_study
-from .wording import between, count, points, probability
 
 FILE = Path(__file__).with_name("claims.yaml")
 VERDICTS = ("proved", "reproduced", "direction only", "not reproduced", "refuted", "not testable here")

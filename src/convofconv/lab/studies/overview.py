@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from .analysis import Contrast
 from .figures import BLUE, GREY, LINE
+from .sentences import between, points
 from .statistics import average
-from .wording import between, points
 
 #: By question, a comparison on each network that was measured; networks are named by their study and label.
 Answers = Mapping[str, Mapping[str, Contrast]]

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, listing
-from ..models.weights import finished_run
-from ..recipe import Recipe
-from ..runs.folder import RunFolder, different_keys, flat, plain_values
-from ..runs.options import recipe_from
+from ..files.run_folder import RunFolder
+from ..models.run_weights import finished_run
+from ..recipe.options import recipe_from
+from ..recipe.schema import Recipe
+from ..recipe.values import different_keys, flat, plain_values
 from .records import Record, runs
 from .study import Settings, Study
 

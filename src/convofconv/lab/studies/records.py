@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from ...errors import ConfigError
-from ..files import locked_folder
+from ..files.atomic import locked_folder
 
 #: One line. A run's has ``kind`` "run", ``run`` (its name), ``network``, ``variant``, ``seed``, ``stage`` ("tuning" or
 #: "final"), ``tuned`` (settings that are being tried), ``recipe`` (nested, complete), ``code`` (identity of what

@@ -7,15 +7,15 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ..files import writable_folder, write_atomic
+from ..files.atomic import writable_folder, write_atomic
 from ..progress import duration
 from .analysis import CLOCKS, PLAIN, Analysis, Cell, Contrast, Network, analyse
 from .blocks import Blocks
 from .figures import ADJUSTED, CAPTIONS, draw, encode
 from .records import Record
+from .sentences import NOTHING, between, count, p_is, points, probability, spread, summary_of
 from .study import Study, Tuning
 from .tables import comparisons_csv, runs_csv
-from .wording import NOTHING, between, count, p_is, points, probability, spread, summary_of
 
 
 def write_report(study: Study, records: Sequence[Record], folder: Path) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, did_you_mean, listing, similar
-from ..files import read_yaml
+from ..files.atomic import read_yaml
 
 #: Studies that come with the package.
 FOLDER = Path(__file__).parent / "grids"

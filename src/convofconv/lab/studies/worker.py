@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, ConvOfConvError, listing
-from ..files import write_atomic
-from ..recipe import Recipe
-from ..runs.fit import run_fit
-from ..runs.folder import RunFolder, different_keys, plain_values, recipe_of
-from .code import code_identity
+from ..files.atomic import write_atomic
+from ..files.run_folder import RunFolder
+from ..recipe.schema import Recipe
+from ..recipe.values import different_keys, plain_values, recipe_of
+from ..training.run import run_fit
+from .code_identity import code_identity
 
 #: Why a run failed.
 _FAILURE = "failure.json"

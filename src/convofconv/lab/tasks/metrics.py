@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassStatScores
 
 from ...errors import ConfigError, listing
-from ..data.images import VOID
-from ..recipe import DETECTION_TASKS, Recipe
-from .detection_metrics import DetectionMetrics
+from ..data.decoding import VOID
+from ..recipe.schema import DETECTION_TASKS, Recipe
+from .coco_metrics import DetectionMetrics
 
 
 class ClassificationMetrics(nn.Module):

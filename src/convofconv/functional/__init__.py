@@ -1,0 +1,1 @@
+"""The mathematics on tensors alone: grids of kernels, the association, groupings, penalties; no nn.Module."""

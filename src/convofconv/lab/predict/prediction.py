@@ -1,0 +1,148 @@
+"""What ``coc predict`` does: pictures in, drawings and numbers out."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ...errors import ConfigError, listing
+from ..data.decoding import open_picture
+from ..files.atomic import writable_folder, write_atomic
+from ..progress import print_line, progress_bar
+from ..recipe.schema import DETECTION_TASKS
+from .answers import Answer, answer
+from .finished_run import FinishedRun, load_finished
+from .image_files import find_pictures, output_names
+
+#: Answers as numbers: of all pictures, and of detection as results in COCO's format.
+_NUMBERS = ("predictions.json", "detections.json")
+
+
+def run_predict(
+    run: Path, images: Sequence[str], out: Path | None, score: float = 0.5, top: int = 5, device: str = "auto"
+) -> None:
+    """Ask the folded network of a finished run about pictures, print and draw its answers and write them down.
+
+    Args:
+        run: folder of the run.
+        images: files, folders and patterns.
+        out: folder for the results; ``predictions`` in the run's if not given.
+        score: the least of detected objects that are drawn and printed.
+        top: how many of the likeliest classes are printed and written.
+        device: auto, cpu or cuda.
+
+    Raises:
+        ConfigError: there is no finished run, something given leads to no picture, or a result would take the place of
+            a picture; also, when all the others are done, if there were pictures that cannot be read.
+    """
+    if not 0 <= score <= 1:
+        raise ConfigError(f"--score must be from 0 to 1, got {score}")
+    if top < 1:
+        raise ConfigError(f"--top must be at least 1, got {top}")
+    out = out or run / "predictions"
+    pictures = find_pictures(images, out)
+    names = output_names(pictures)
+    _refuse_overwriting(pictures, names, out)
+    finished = load_finished(run, _device(device))
+    writable_folder(out)
+    told: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    for number_file in _NUMBERS[: 1 + (finished.recipe.task in DETECTION_TASKS)]:
+        (out / number_file).unlink(missing_ok=True)  # an earlier call's would not belong to these drawings
+    try:
+        with progress_bar(len(pictures), "pictures") as bar:
+            for number, (path, name) in enumerate(zip(pictures, names, strict=True), start=1):
+                own = {"id": number, "file_name": path.as_posix()}
+                try:
+                    image = open_picture(path, upright=True)
+                    said = answer(finished, image, score, top)
+                except ConfigError as error:
+                    failed[path.as_posix()] = str(error).removeprefix(f"{path}: ")
+                    bar.write(f"coc: left out {path}: {failed[path.as_posix()]}", file=sys.stderr)
+                else:
+                    files = _write_pictures(said, out, name)
+                    told.append({**own, "width": image.width, "height": image.height, **files, **said.told})
+                    objects += [{"image_id": number, **one} for one in said.objects]
+                    print_line(f"{path}: {said.printed}")
+                bar.update()
+    finally:  # after Ctrl-C too
+        _write_numbers(finished, run, told, objects, failed, out)
+    if failed:
+        others = f"; the others are in {out}" if len(failed) < len(pictures) else ""
+        raise ConfigError(f"{len(failed)} of {len(pictures)} pictures failed: {listing(failed)}{others}")
+    print(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''}: {out / _NUMBERS[0]}")
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch finds no GPU here; leave it out or take cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _refuse_overwriting(pictures: Sequence[Path], names: Sequence[str], out: Path) -> None:
+    """Of what lies beside the pictures, replace only what an earlier call has written."""
+    folders = {os.path.realpath(path.parent) for path in pictures}
+    ours = _written_before(out)
+    given = {os.path.realpath(path) for path in pictures}
+    for name in names:
+        for target in (out / f"{name}.png", out / f"{name}.mask.png"):
+            beside = os.path.realpath(target.parent) in folders and os.path.lexists(target)
+            if os.path.realpath(target) in given or (beside and target not in ours):
+                raise ConfigError(
+                    f"--out: a result would take the place of the picture {target}; choose another folder"
+                )
+
+
+def _written_before(out: Path) -> set[Path]:
+    """Drawings and masks that the last call has written to a folder, none if that cannot be told."""
+    try:
+        images = json.loads((out / _NUMBERS[0]).read_text(encoding="utf-8"))["images"]
+        return {out / image[key] for image in images for key in ("drawing", "mask") if key in image}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _write_pictures(said: Answer, out: Path, name: str) -> dict[str, str]:
+    """The drawing, and the mask if there is one; gives their names."""
+    files = {"drawing": f"{name}.png"}
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / files["drawing"], _png(said.drawing))
+    if said.mask is not None:
+        files["mask"] = f"{name}.mask.png"
+        write_atomic(out / files["mask"], _png(said.mask))
+    return files
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _write_numbers(
+    finished: FinishedRun,
+    run: Path,
+    told: list[dict[str, Any]],
+    objects: list[dict[str, Any]],
+    failed: dict[str, str],
+    out: Path,
+) -> None:
+    """All answers; of detection as a COCO file of the pictures, and a file of results that belongs to it."""
+    recipe = finished.recipe
+    numbers: dict[str, Any] = {"run": run.as_posix(), "task": recipe.task, "classes": list(finished.classes)}
+    if recipe.task in DETECTION_TASKS:
+        names = list(enumerate(finished.classes))[1:]
+        numbers["categories"] = [{"id": finished.category(label), "name": name} for label, name in names]
+        lines = ",\n".join(f"  {json.dumps(one)}" for one in objects)
+        write_atomic(out / _NUMBERS[1], f"[\n{lines}\n]\n".encode())
+    numbers |= {"images": told, "failed": [{"file_name": name, "reason": reason} for name, reason in failed.items()]}
+    write_atomic(out / _NUMBERS[0], (json.dumps(numbers, indent=2) + "\n").encode())
