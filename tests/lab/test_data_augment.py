@@ -9,12 +9,12 @@ import torch
 
 pytest.importorskip("torchvision")
 
-from convofconv.lab.recipe.schema import DataRecipe
 from torchvision import tv_tensors
 
 from convofconv.lab.data.decoding import VOID
 from convofconv.lab.data.object_transforms import training_transform as detection_transform
 from convofconv.lab.data.transforms import RandomResize, evaluation_transform, training_transform
+from convofconv.lab.recipe.schema import DataRecipe
 
 #: Normalisation that gives back the values of the uint8 picture.
 RAW = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}

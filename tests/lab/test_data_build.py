@@ -11,7 +11,6 @@ import torch
 pytest.importorskip("torchvision")
 pytest.importorskip("mlxtend")
 
-from convofconv.lab.recipe.schema import DataRecipe
 from data_files import SHARED, write_image_folder, write_voc
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader
 from convofconv import ConfigError
 from convofconv.lab.data.data_sets import DataSets, build_data, build_evaluation
 from convofconv.lab.data.loading import evaluation_loader, training_loader
+from convofconv.lab.recipe.schema import DataRecipe
 
 
 def varied(tmp_path: Path, seed: int = 0) -> DataSets:

@@ -18,7 +18,6 @@ import pytest
 pytest.importorskip("torchvision")
 pytest.importorskip("mlxtend")
 
-from convofconv.lab.recipe.schema import DataRecipe
 from data_files import SHARED, write_cifar10, write_image_folder, write_voc
 from PIL import Image
 from torchvision.datasets import CIFAR10, ImageFolder, VOCSegmentation
@@ -27,6 +26,7 @@ from convofconv import ConfigError
 from convofconv.lab.data import datasets
 from convofconv.lab.data.datasets import Split, read_split, split_digits
 from convofconv.lab.data.pictures import digit_images, find_pictures, split_folder
+from convofconv.lab.recipe.schema import DataRecipe
 
 SPLITS = {"train": {"ant": 3, "bee": 4, "cow": 2}, "val": {"ant": 2, "cow": 1}}
 

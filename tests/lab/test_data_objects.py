@@ -16,7 +16,6 @@ pytest.importorskip("mlxtend")
 pytest.importorskip("pycocotools")
 
 from coco_files import content, write_coco
-from convofconv.lab.recipe.schema import DataRecipe
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_image
@@ -36,6 +35,7 @@ from convofconv.lab.data.objects import (
     training_target,
 )
 from convofconv.lab.data.scene_objects import read_digit_scenes
+from convofconv.lab.recipe.schema import DataRecipe
 
 pytestmark = pytest.mark.lab
 

@@ -12,9 +12,8 @@ import convofconv as coc
 
 pytest.importorskip("timm", reason="timm is not installed (extra [lab])")
 pytest.importorskip("safetensors", reason="safetensors is not installed (extra [lab])")
-from convofconv.lab.recipe.schema import DataRecipe, ModelRecipe, Recipe, TrainingRecipe
-
 from convofconv.lab.models.network import build_network
+from convofconv.lab.recipe.schema import DataRecipe, ModelRecipe, Recipe, TrainingRecipe
 
 TINY = {"channels": [8, 16, 24, 32]}
 SCENES = DataRecipe("digit_scenes")

@@ -13,9 +13,9 @@ from convofconv.errors import ConfigError
 pytest.importorskip("timm", reason="timm is not installed (extra [lab])")
 pytest.importorskip("torchvision", reason="torchvision is not installed (extra [lab])")
 import timm
-from convofconv.lab.recipe.schema import ModelRecipe
 
 from convofconv.lab.models.classifier import build_classifier
+from convofconv.lab.recipe.schema import ModelRecipe
 
 TINY = {"channels": [8, 16, 24, 32]}
 

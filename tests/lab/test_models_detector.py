@@ -16,8 +16,6 @@ from torch import Tensor, nn
 pytest.importorskip("timm")
 pytest.importorskip("torchvision")
 
-from convofconv.lab.recipe.schema import Convert, DataRecipe, ModelRecipe, Recipe, Task, TrainingRecipe
-from convofconv.lab.recipe.values import plain_values
 from safetensors.torch import save_file
 from torchvision import tv_tensors
 from torchvision.models import detection
@@ -29,6 +27,8 @@ from convofconv.lab.data.object_transforms import training_transform
 from convofconv.lab.data.objects import collate_objects
 from convofconv.lab.models.detector import AntialiasedResizing, BeforeSelection, build_detector
 from convofconv.lab.models.network import build_network
+from convofconv.lab.recipe.schema import Convert, DataRecipe, ModelRecipe, Recipe, Task, TrainingRecipe
+from convofconv.lab.recipe.values import plain_values
 from convofconv.lab.tasks.coco_metrics import DetectionMetrics
 
 pytestmark = pytest.mark.lab

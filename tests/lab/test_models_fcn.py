@@ -11,9 +11,9 @@ from convofconv.errors import ConfigError
 
 pytest.importorskip("timm", reason="timm is not installed (extra [lab])")
 import timm
-from convofconv.lab.recipe.schema import ModelRecipe
 
 from convofconv.lab.models.fcn import FCN, build_fcn
+from convofconv.lab.recipe.schema import ModelRecipe
 
 TINY = {"channels": [8, 16, 24, 32]}
 HRNET = ModelRecipe("hrnet_w18_small")

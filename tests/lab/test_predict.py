@@ -13,8 +13,6 @@ import torch.nn.functional as F
 
 pytest.importorskip("lightning", reason="needs the extra [lab]")
 
-from convofconv.lab.recipe.schema import DataRecipe, Recipe
-from convofconv.lab.recipe.values import recipe_of
 from PIL import ExifTags, Image, ImageChops
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -32,6 +30,8 @@ from convofconv.lab.predict import prediction as module
 from convofconv.lab.predict.canvas import palette
 from convofconv.lab.predict.finished_run import FinishedRun
 from convofconv.lab.predict.image_files import find_pictures, output_names
+from convofconv.lab.recipe.schema import DataRecipe, Recipe
+from convofconv.lab.recipe.values import recipe_of
 
 pytestmark = pytest.mark.lab
 

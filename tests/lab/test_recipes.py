@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from convofconv.lab.recipe.options import FOLDER, recipe_from
-from convofconv.lab.recipe.schema import DETECTION_TASKS
 from tiny_runs import fit, results
 
 from convofconv.cli import main
+from convofconv.lab.recipe.options import FOLDER, recipe_from
+from convofconv.lab.recipe.schema import DETECTION_TASKS
 from convofconv.lab.studies.study import FOLDER as STUDIES
 from convofconv.lab.studies.study import read_study
 from convofconv.lab.training.schedule import check_schedule

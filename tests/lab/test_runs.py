@@ -13,8 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from convofconv.lab.recipe.schema import DETECTION_TASKS
-from convofconv.lab.recipe.values import recipe_of
 from figure_texts import ticks
 from matplotlib.figure import Figure
 from PIL import Image
@@ -25,6 +23,8 @@ import convofconv as coc
 from convofconv.cli import main
 from convofconv.lab.models.detector import BeforeSelection
 from convofconv.lab.models.network import build_network
+from convofconv.lab.recipe.schema import DETECTION_TASKS
+from convofconv.lab.recipe.values import recipe_of
 from convofconv.lab.training.finish import versions
 
 

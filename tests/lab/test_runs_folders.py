@@ -4,13 +4,13 @@ import json
 import subprocess
 
 import pytest
-from convofconv.lab.recipe.options import recipe_from
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_runs import CLASSIFY, command, fit, results
 
 from convofconv.cli import main
 from convofconv.lab.files.run_folder import RunFolder
+from convofconv.lab.recipe.options import recipe_from
 
 
 def test_the_folder_of_a_run_stands_for_its_recipe_and_what_was_overruled(tmp_path, capsys, monkeypatch):

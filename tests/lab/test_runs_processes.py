@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from convofconv.lab.recipe.schema import DataRecipe, MachineRecipe, Recipe
 from safetensors.torch import load_file
 from tiny_runs import CLASSIFY, DETECT, command, results
 from torch.utils.data import Subset
@@ -16,6 +15,7 @@ from torch.utils.data import Subset
 from convofconv import ConfigError
 from convofconv.cli import main
 from convofconv.lab.data.data_sets import build_data
+from convofconv.lab.recipe.schema import DataRecipe, MachineRecipe, Recipe
 from convofconv.lab.training import run as fit_module
 from convofconv.lab.training.run_data import RunData
 

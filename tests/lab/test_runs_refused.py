@@ -5,12 +5,12 @@ import os
 
 import pytest
 import torch
-from convofconv.lab.recipe.options import FOLDER
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from PIL import Image
 from tiny_runs import CLASSIFY, fit
 
 from convofconv.cli import main
+from convofconv.lab.recipe.options import FOLDER
 from convofconv.lab.training import run as fit_module
 
 MISTAKES = [

@@ -5,8 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from convofconv.lab.recipe.options import FOLDER, recipe_from
-from convofconv.lab.recipe.schema import DETECTION_TASKS, DataRecipe, Recipe, TrainingRecipe
 from lightning.pytorch import Trainer
 
 import convofconv as coc
@@ -15,6 +13,8 @@ from convofconv.lab.data.data_sets import build_data
 from convofconv.lab.data.datasets import VOC_CLASSES
 from convofconv.lab.data.loading import evaluation_loader
 from convofconv.lab.models.network import build_network
+from convofconv.lab.recipe.options import FOLDER, recipe_from
+from convofconv.lab.recipe.schema import DETECTION_TASKS, DataRecipe, Recipe, TrainingRecipe
 from convofconv.lab.tasks.metrics import ClassificationMetrics, SegmentationMetrics
 from convofconv.lab.training.module import DivergedError, Training
 from convofconv.lab.training.run_data import RunData
