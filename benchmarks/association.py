@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 import convofconv as coc
-from convofconv.functional.association import associate, choose_way
+from convofconv.functional.association import associate
 from convofconv.functional.grid import Grid
+from convofconv.functional.super_matrix import choose_way
 
 from .contenders import PostersWay
 from .records import add_common_arguments, has_record, write_record

@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from .maps import REGISTRY
+
 if TYPE_CHECKING:
     from .config import PRESETS, Config
     from .errors import (
@@ -25,15 +27,7 @@ if TYPE_CHECKING:
     )
     from .functional.penalties import ocnn_penalty, so_penalty, srip_penalty
     from .layers import CoC1d, CoC2d, CoC3d
-    from .maps import (
-        METHODS,
-        DepthwiseOverparameterization,
-        KernelLayerNorm,
-        KernelMap,
-        Orthogonalization,
-        SpatialAssociation,
-        Standardization,
-    )
+    from .maps import *
     from .maps.registered import kernel_maps
     from .model_summary import ConvReport, Summary, summary
     from .parameter_groups import param_groups
@@ -58,15 +52,7 @@ _HOME = {
     "maps.registered": ("kernel_maps",),
     "verification": ("verify",),
     "config": ("Config", "PRESETS"),
-    "maps": (
-        "METHODS",
-        "KernelMap",
-        "SpatialAssociation",
-        "DepthwiseOverparameterization",
-        "Standardization",
-        "KernelLayerNorm",
-        "Orthogonalization",
-    ),
+    "maps": ("METHODS", "KernelMap", *(entry.kernel_map for entry in REGISTRY)),
     "functional.penalties": ("so_penalty", "srip_penalty", "ocnn_penalty"),
     "errors": (
         "ConvOfConvError",
@@ -111,11 +97,7 @@ __all__ = [
     "PRESETS",
     # kernel maps
     "KernelMap",
-    "SpatialAssociation",
-    "DepthwiseOverparameterization",
-    "Standardization",
-    "KernelLayerNorm",
-    "Orthogonalization",
+    *(entry.kernel_map for entry in REGISTRY),
     # penalties
     "so_penalty",
     "srip_penalty",

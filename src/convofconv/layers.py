@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from .config import Config, resolve_config
-from .maps import Conv
+from .maps.kernel_map import Conv
 from .surgery.conversion import Method, maps_for
 from .surgery.registration import register
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from .errors import ArgumentTypeError
-from .maps import Conv, KernelLayerNorm, KernelMap, SpatialAssociation
 from .maps.registered import convs, describe, kernel_maps
 from .surgery.norm_layers import followed_by_norm
 from .surgery.obstacles import NO_CONV_LAYER, obstacles, other_convs
@@ -104,25 +102,9 @@ def summary(model: nn.Module) -> Summary:
             tuple(type(kernel_map).__name__ for kernel_map in maps),
             "" if maps else obstacle(conv) or default_reason(name, conv) or unselected,
             sum(p.numel() for p in parameters.values()),
-            _notes(conv, maps),
+            tuple(remark for kernel_map in maps for remark in kernel_map.remarks(conv, maps)),
         )
     return Summary(
         tuple(reports[name] for name in sorted(reports, key=places.__getitem__)),
         sum(p.numel() for p in model.parameters() if not is_lazy(p)),
     )
-
-
-def _notes(conv: Conv, maps: Sequence[KernelMap]) -> tuple[str, ...]:
-    association = next((m for m in maps if isinstance(m, SpatialAssociation)), None)
-    if association is None:
-        return ()
-    grid, config, notes = association.grid, association.config, []
-    if grid.missing:
-        where = "every conv group" if grid.blocks > 1 else "the layer"
-        notes.append(f"the last grid of {where} holds {grid.cells - grid.missing} of {grid.cells} kernels")
-    within = association.order is None and (conv.out_channels // conv.groups) % grid.cells == 0
-    if conv.groups > 1 and grid.blocks == 1 and not within:
-        notes.append("grids straddle conv groups (within_conv_groups=True keeps them inside)")
-    if config.kernel_norm and not any(isinstance(m, KernelLayerNorm) for m in maps):
-        notes.append("no kernel norm: no normalisation layer follows")
-    return tuple(notes)

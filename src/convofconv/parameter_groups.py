@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from .errors import ArgumentTypeError, ConfigError, listing
-from .maps import SpatialAssociation
+from .maps.kernel_map import KernelMap
 from .surgery.norm_layers import is_norm
 
 
@@ -99,9 +99,7 @@ def _kinds(model: nn.Module) -> dict[int, str]:
     for module in model.modules():
         norm = is_norm(module)
         for name, parameter in module.named_parameters(recurse=False):
-            if isinstance(module, SpatialAssociation):
-                kind = "super kernels" if name == "super_kernel" else "norms and biases"
-            else:
-                kind = "norms and biases" if norm or parameter.dim() <= 1 else "weights"
+            kind = "norms and biases" if norm or parameter.dim() <= 1 else "weights"
+            kind = module.parameter_groups.get(name, kind) if isinstance(module, KernelMap) else kind
             kinds.setdefault(id(parameter), kind)
     return kinds

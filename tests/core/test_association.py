@@ -13,9 +13,10 @@ from reference import relative
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from convofconv.errors import ShapeError
-from convofconv.functional.association import associate, choose_way, super_matrix, super_matrix_adjoint
+from convofconv.functional.association import associate
 from convofconv.functional.grid import Grid, super_kernel_axis
 from convofconv.functional.precision import in_float64
+from convofconv.functional.super_matrix import choose_way, super_matrix, super_matrix_adjoint
 
 SHAPES = {
     "3x3": (8, 3, 3, 3),

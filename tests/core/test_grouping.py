@@ -202,11 +202,11 @@ def test_random_draws_from_torchs_stream_and_no_other_grouping_does():
 def test_consecutive_kernels_need_no_order():
     model = coc.convert(net())
     association = association_of(model)
-    assert association.alike() is not None
+    assert association.batch_key() is not None
     assert not dict(association.named_buffers())
     assert not association._buffers, "looked through in every forward"
     assert not [key for key in model.state_dict() if key.endswith("order")]
-    assert association_of(coc.convert(net(), config=coc.Config(grouping="random"))).alike() is None
+    assert association_of(coc.convert(net(), config=coc.Config(grouping="random"))).batch_key() is None
 
 
 @groupings

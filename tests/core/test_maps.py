@@ -11,7 +11,7 @@ from reference import associate_as, randomize, relative, standardize
 from torch import nn
 
 import convofconv as coc
-from convofconv.functional.association import _shift_tensors
+from convofconv.functional.super_matrix import _shift_tensors
 
 CONFIGS = {
     "poster": coc.Config(),

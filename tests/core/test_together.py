@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import convofconv as coc
 from convofconv.runtime import kernel_cache as caching
-from convofconv.runtime.batched import compute_together
+from convofconv.runtime.batched import compute_batched
 
 RELEASED = coc.PRESETS["released"]
 WAYS = {
@@ -73,13 +73,13 @@ def alone(model):
 @pytest.fixture
 def batches(monkeypatch):
     """How many layers were computed together each time."""
-    honest, found = caching.compute_together, []
+    honest, found = caching.compute_batched, []
 
-    def compute_together(several, maps):
+    def compute_batched(several, maps):
         found.append(len(several))
         return honest(several, maps)
 
-    monkeypatch.setattr(caching, "compute_together", compute_together)
+    monkeypatch.setattr(caching, "compute_batched", compute_batched)
     return found
 
 
@@ -149,7 +149,7 @@ def test_forward_mode_derivatives(way, halves):
         learnt.__dict__["super_kernel"] = dual
         found, expected = (
             torch.stack([torch.autograd.forward_ad.unpack_dual(kernel).tangent for kernel in kernels])
-            for kernels in (compute_together(layers, len(layers[0])), several_alone(layers))
+            for kernels in (compute_batched(layers, len(layers[0])), several_alone(layers))
         )
     assert expected[1].any()
     assert not expected[0].any()
@@ -271,7 +271,7 @@ def test_norms_keep_their_digits_in_halves(dtype):
     model = convert(Alike(), "norm", coc.Config()).to(dtype)
     kernels = [layer[0].parametrizations.weight for layer in model.body]
     exact = [copy.deepcopy(one).double()() for one in kernels]
-    together = compute_together(kernels, 1)
+    together = compute_batched(kernels, 1)
     for mine, theirs, truth in zip(together, [one() for one in kernels], exact, strict=True):
         assert relative(mine.double(), truth) <= 1.01 * relative(theirs.double(), truth)
 
@@ -304,11 +304,11 @@ class Shifted(coc.KernelMap):
     def forward(self, weight):
         return weight + self.shift
 
-    def alike(self):
+    def batch_key(self):
         return ()
 
     @classmethod
-    def together(cls, maps, kernels, stack):
+    def batched(cls, maps, kernels, stack):
         return kernels + stack([m.shift for m in maps])
 
 

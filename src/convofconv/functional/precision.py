@@ -1,4 +1,4 @@
-"""What torch computes with at the moment: autocast, TF32, float64, tracers, and tensors that hold no values."""
+"""What torch computes with at the moment: autocast, TF32, float64, inference mode."""
 
 from __future__ import annotations
 
@@ -8,12 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
-
-
-def has_values(tensor: Tensor) -> bool:
-    """Whether a tensor holds numbers, not only a shape (the meta device, and the fake tensors of memory estimators)."""
-    return not (tensor.is_meta or isinstance(tensor, FakeTensor))
 
 
 def in_float64(tensor: Tensor) -> Tensor:
@@ -63,10 +57,3 @@ def no_tf32() -> Iterator[None]:
             undo.callback(setattr, cudnn.conv, "fp32_precision", cudnn.conv.fp32_precision)
             cudnn.conv.fp32_precision = "ieee"
         yield
-
-
-def associates_eagerly() -> bool:
-    """Whether a node of our own may be used: neither compiling, tracing nor inside torch.func, which see
-    through operations only."""
-    tracing = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    return not (tracing or torch._C._are_functorch_transforms_active())

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ..config import Config
 from ..errors import ShapeError
 from ..functional.memory_format import match_layout
-from ..functional.precision import has_values, in_float64
+from ..functional.precision import in_float64
+from ..torch_private import has_values
 from .kernel_map import Conv, KernelMap, Stack, conv_shape
 
 
@@ -48,6 +49,8 @@ class DepthwiseOverparameterization(KernelMap):
         True
     """
 
+    linear = True
+
     def __init__(
         self,
         weight_shape: Sequence[int],
@@ -77,11 +80,11 @@ class DepthwiseOverparameterization(KernelMap):
         self._check(weight)
         return _mix(weight, self.depthwise_kernel, self.groups)
 
-    def alike(self) -> Hashable:
+    def batch_key(self) -> Hashable:
         return self.groups
 
     @classmethod
-    def together(cls, maps: Sequence[DepthwiseOverparameterization], kernels: Tensor, stack: Stack) -> Tensor:
+    def batched(cls, maps: Sequence[DepthwiseOverparameterization], kernels: Tensor, stack: Stack) -> Tensor:
         return _mix(kernels, stack([one.depthwise_kernel for one in maps]), len(maps) * maps[0].groups)
 
     @torch.no_grad()

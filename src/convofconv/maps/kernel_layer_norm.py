@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,7 @@ class KernelLayerNorm(KernelMap):
     """
 
     changes_scale = True
+    parameter_groups: ClassVar[Mapping[str, str]] = dict.fromkeys(("norm_weight", "norm_bias"), "norms and biases")
 
     def __init__(
         self,
@@ -91,11 +92,11 @@ class KernelLayerNorm(KernelMap):
         out = F.layer_norm(x, x.shape[1:], gain, bias, self.eps).to(weight.dtype)
         return match_layout(out.movedim(-1, 1) if last else out, weight)
 
-    def alike(self) -> Hashable:
+    def batch_key(self) -> Hashable:
         return self.eps
 
     @classmethod
-    def together(cls, maps: Sequence[KernelLayerNorm], kernels: Tensor, stack: Stack) -> Tensor:
+    def batched(cls, maps: Sequence[KernelLayerNorm], kernels: Tensor, stack: Stack) -> Tensor:
         gain, bias = stack([m.norm_weight for m in maps]), stack([m.norm_bias for m in maps])
         # In float32 at least, as torch's does inside: gain and bias are not those of one layer.
         wide = torch.promote_types(kernels.dtype, torch.float32)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..config import Config
+from ..config import Config, Init
 from ..errors import ArgumentTypeError, ConfigError, ShapeError
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -33,19 +33,46 @@ class KernelMap(nn.Module):
         Halve()
     """
 
+    #: Whether the map is linear in the kernels. Those that are come first where a configuration adds others.
+    linear: ClassVar[bool] = False
     #: Whether the map fixes the kernels' scale; such maps are by default given only to convs that a norm follows.
     changes_scale: ClassVar[bool] = False
+    #: The group of :func:`convofconv.param_groups` that a parameter belongs to, by its name: ``"super kernels"`` have a
+    #: rate and decay of their own, ``"norms and biases"`` are not decayed. Others are told by their shape.
+    parameter_groups: ClassVar[Mapping[str, str]] = {}
+    #: How the map starts, see ``init`` of :class:`convofconv.Config`.
+    start_mode: Init = "identity"
 
     @classmethod
     def for_conv(cls: type[Self], conv: Conv, config: Config) -> Self:
         """Build the map for one conv; override where the map has parameters or needs the conv's shape."""
         return cls()
 
+    @classmethod
+    def companions(cls, config: Config) -> tuple[type[KernelMap], ...]:
+        """Other maps that a configuration of this one asks for."""
+        return ()
+
+    def start_from_identity(self) -> None:
+        """Change nothing from now on, if the map can; one that always starts so has nothing to do."""
+
+    def condition_number(self) -> float:
+        """How much :meth:`right_inverse` may amplify errors.
+
+        Raises:
+            NotImplementedError: it cannot be computed.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be inverted")
+
+    def remarks(self, conv: Conv, maps: Sequence[KernelMap]) -> tuple[str, ...]:
+        """What :func:`convofconv.summary` notes on a conv that has these maps, this one among them."""
+        return ()
+
     def reset_parameters(self) -> None:
         """Draw the map's own parameters anew; a map without parameters has nothing to do."""
 
-    def alike(self) -> Hashable | None:
-        """What maps of one class must share to be computed :meth:`together`, ``None`` for one that never is.
+    def batch_key(self) -> Hashable | None:
+        """What maps of one class must share to be computed in one batch, ``None`` for one that never is.
 
         The shape of the layers' weights, and the devices and dtypes of everything, are compared besides; everything
         else that decides the result or the shapes of parameters belongs into it.
@@ -53,8 +80,8 @@ class KernelMap(nn.Module):
         return None
 
     @classmethod
-    def together(cls: type[Self], maps: Sequence[Self], kernels: Tensor, stack: Stack) -> Tensor:
-        """Apply maps that are :meth:`alike`, one per layer, to the kernels of all their layers at once.
+    def batched(cls: type[Self], maps: Sequence[Self], kernels: Tensor, stack: Stack) -> Tensor:
+        """Apply maps of one :meth:`batch_key`, one per layer, to the kernels of all their layers at once.
 
         A class without a way of its own to do so has its maps called one by one; what it inherits does not count. Of
         what is computed here the result alone may be differentiated.
@@ -76,16 +103,16 @@ class KernelMap(nn.Module):
             ...         self.factor = nn.Parameter(torch.ones(1))
             ...     def forward(self, weight):
             ...         return self.factor * weight
-            ...     def alike(self):
+            ...     def batch_key(self):
             ...         return ()
             ...     @classmethod
-            ...     def together(cls, maps, kernels, stack):
+            ...     def batched(cls, maps, kernels, stack):
             ...         factors = stack([m.factor for m in maps])
             ...         return factors.repeat_interleave(len(kernels) // len(maps)).view(-1, 1, 1, 1) * kernels
-            >>> Scale.together([Scale(), Scale()], torch.ones(6, 4, 3, 3), torch.cat).shape
+            >>> Scale.batched([Scale(), Scale()], torch.ones(6, 4, 3, 3), torch.cat).shape
             torch.Size([6, 4, 3, 3])
         """
-        raise NotImplementedError(f"{cls.__name__} has no way to compute several layers together")
+        raise NotImplementedError(f"{cls.__name__} has no way to compute several layers in one batch")
 
     def settings(self) -> dict[str, object]:
         """What the map's result depends on besides its parameters, as plain JSON values; kept in checkpoints."""

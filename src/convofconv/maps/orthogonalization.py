@@ -68,11 +68,11 @@ class Orthogonalization(KernelMap):
     def forward(self, weight: Tensor) -> Tensor:
         return self._by_groups(weight, self.groups)
 
-    def alike(self) -> Hashable:
+    def batch_key(self) -> Hashable:
         return self.iterations, self.scale, self.groups
 
     @classmethod
-    def together(cls, maps: Sequence[Orthogonalization], kernels: Tensor, stack: Stack) -> Tensor:
+    def batched(cls, maps: Sequence[Orthogonalization], kernels: Tensor, stack: Stack) -> Tensor:
         return maps[0]._by_groups(kernels, len(maps) * maps[0].groups)
 
     def _by_groups(self, weight: Tensor, groups: int) -> Tensor:

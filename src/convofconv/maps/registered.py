@@ -11,21 +11,20 @@ from typing import cast
 from torch import nn
 from torch.nn.utils import parametrize
 
+from ..torch_private import ConvNd, parametrizations_of
 from .kernel_map import Conv, KernelMap
 
 
 def convs(model: nn.Module) -> Iterator[tuple[str, Conv]]:
     """All convolutions by name, each module once."""
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.conv._ConvNd):
+        if isinstance(module, ConvNd):
             yield name, cast(Conv, module)
 
 
 def weight_maps(module: nn.Module) -> parametrize.ParametrizationList | None:
     """Everything that is registered on a module's weight, of whatever library, or ``None``."""
-    # The modules' own dictionaries: this runs for every conv of every forward, where attributes cost too much.
-    lists = module._modules.get("parametrizations")
-    return None if lists is None else cast("parametrize.ParametrizationList | None", lists._modules.get("weight"))
+    return parametrizations_of(module)
 
 
 def kernel_maps(module: nn.Module) -> tuple[KernelMap, ...]:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..config import Config, resolve_config
+from ..config import Config, Init, resolve_config
 from ..errors import ConfigError, ShapeError
-from ..functional.association import associate, choose_way, super_convolve
+from ..functional.association import associate, super_convolve
 from ..functional.grid import Grid, from_groups, to_groups
 from ..functional.grouping import random_order, similar_order
 from ..functional.memory_format import match_layout
-from ..functional.precision import associates_eagerly, has_values, in_float64
+from ..functional.precision import in_float64
+from ..functional.super_matrix import choose_way
+from ..torch_private import has_values, is_tracing, writes
+from .kernel_layer_norm import KernelLayerNorm
 from .kernel_map import Conv, KernelMap, Stack, conv_shape
 from .standardization import standardize
 
@@ -58,6 +61,12 @@ class SpatialAssociation(KernelMap):
         torch.Size([1, 2, 3, 3])
     """
 
+    linear = True
+    parameter_groups: ClassVar[Mapping[str, str]] = {
+        "super_kernel": "super kernels",
+        **dict.fromkeys(("gain", "norm_weight", "norm_bias"), "norms and biases"),
+    }
+
     order: Tensor | None
     gain: nn.Parameter | None
     norm_weight: nn.Parameter | None
@@ -74,6 +83,7 @@ class SpatialAssociation(KernelMap):
     ) -> None:
         super().__init__()
         self.config = config = resolve_config(config)
+        self.start_mode: Init = config.init
         shape = conv_shape(weight_shape, "SpatialAssociation")
         blocks = groups if config.within_conv_groups else 1
         self.grid = grid = Grid.build(shape, config.grid_side, config.extra_width, config.dilated, blocks)
@@ -113,6 +123,10 @@ class SpatialAssociation(KernelMap):
     def for_conv(cls, conv: Conv, config: Config) -> SpatialAssociation:
         weight = conv.weight
         return cls(tuple(weight.shape), config, conv.groups, weight.device, weight.dtype, weight)
+
+    @classmethod
+    def companions(cls, config: Config) -> tuple[type[KernelMap], ...]:
+        return (KernelLayerNorm,) if config.kernel_norm else ()
 
     def settings(self) -> dict[str, object]:
         return dataclasses.asdict(self.config)
@@ -202,9 +216,9 @@ class SpatialAssociation(KernelMap):
         Averages are loaded or evaluated, while DDP, which writes the same order before every forward, trains: there
         the first look is enough.
         """
-        if not has_values(order) or order.is_inference() or not associates_eagerly():
+        if not has_values(order) or order.is_inference() or is_tracing():
             return
-        seen = (id(order), order._version)
+        seen = (id(order), writes(order))
         if self.training and self._checked_order is not None and self._checked_order[0] == seen[0]:
             return
         if seen != self._checked_order:
@@ -222,14 +236,14 @@ class SpatialAssociation(KernelMap):
     def _from_places(self, weight: Tensor) -> Tensor:
         return weight if self.order is None else weight.index_select(0, self.order.argsort())
 
-    def alike(self) -> Hashable | None:
+    def batch_key(self) -> Hashable | None:
         c = self.config
         if self.order is not None or c.share != "input" or "effective_super_kernel" in vars(self):
             return None
         return self.grid, self.way, c.depth, c.skip, c.standardize_super_kernel, c.grid_norm
 
     @classmethod
-    def together(cls, maps: Sequence[SpatialAssociation], kernels: Tensor, stack: Stack) -> Tensor:
+    def batched(cls, maps: Sequence[SpatialAssociation], kernels: Tensor, stack: Stack) -> Tensor:
         def by_depth(parameters: Sequence[Tensor]) -> Tensor:  # (depth, layers · m, ...)
             stacked: Tensor = stack(parameters).unflatten(0, (len(maps), -1))
             return stacked.movedim(0, 1).flatten(1, 2)
@@ -325,6 +339,18 @@ class SpatialAssociation(KernelMap):
             product = present * (_super_matrix(s, grid) @ (present * product))
         keep = 1.0 if self.config.skip else 1 - present
         return product + keep * torch.eye(grid.positions, dtype=torch.float64, device=present.device)
+
+    def remarks(self, conv: Conv, maps: Sequence[KernelMap]) -> tuple[str, ...]:
+        grid, notes = self.grid, []
+        if grid.missing:
+            where = "every conv group" if grid.blocks > 1 else "the layer"
+            notes.append(f"the last grid of {where} holds {grid.cells - grid.missing} of {grid.cells} kernels")
+        within = self.order is None and (conv.out_channels // conv.groups) % grid.cells == 0
+        if conv.groups > 1 and grid.blocks == 1 and not within:
+            notes.append("grids straddle conv groups (within_conv_groups=True keeps them inside)")
+        if self.config.kernel_norm and not any(isinstance(m, KernelLayerNorm) for m in maps):
+            notes.append("no kernel norm: no normalisation layer follows")
+        return tuple(notes)
 
     def extra_repr(self) -> str:
         c, grid = self.config, self.grid

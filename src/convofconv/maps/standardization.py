@@ -71,11 +71,11 @@ class Standardization(KernelMap):
     def forward(self, weight: Tensor) -> Tensor:
         return match_layout(standardize(weight, self.eps), weight)
 
-    def alike(self) -> Hashable:
+    def batch_key(self) -> Hashable:
         return self.eps
 
     @classmethod
-    def together(cls, maps: Sequence[Standardization], kernels: Tensor, stack: Stack) -> Tensor:
+    def batched(cls, maps: Sequence[Standardization], kernels: Tensor, stack: Stack) -> Tensor:
         return maps[0](kernels)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:

@@ -1,8 +1,8 @@
 """Several layers that are alike computed as one, their kernels one layer's behind another's.
 
 On narrow layers, and on GPUs on nearly all, the time goes into launching operations, not into arithmetic: a few for all
-layers take the place of some for each. Kernel maps say with :meth:`~convofconv.maps.KernelMap.alike` which of them can
-be computed so, and with :meth:`~convofconv.maps.KernelMap.together` how.
+layers take the place of some for each. Kernel maps say with :meth:`~convofconv.KernelMap.batch_key` which of them can
+be computed so, and with :meth:`~convofconv.KernelMap.batched` how.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from ..functional.precision import no_autocast
-from ..maps import KernelMap
+from ..maps.kernel_map import KernelMap
+from ..torch_private import modules_of, parameters_of
 
 
-def compute_together(several: Sequence[parametrize.ParametrizationList], count: int) -> tuple[Tensor, ...]:
+def compute_batched(several: Sequence[parametrize.ParametrizationList], count: int) -> tuple[Tensor, ...]:
     """The kernels of several layers behind their first maps.
 
     Args:
@@ -31,10 +32,10 @@ def compute_together(several: Sequence[parametrize.ParametrizationList], count: 
         out: Tensor = _Stack.apply(used, *tensors)
         return out
 
-    kernels = stack([cast(Tensor, one._parameters["original"]) for one in several])
+    kernels = stack([cast(Tensor, parameters_of(one)["original"]) for one in several])
     for index in range(count):
-        same = [cast(KernelMap, one._modules[str(index)]) for one in several]
-        kernels = type(same[0]).together(same, kernels, stack)
+        same = [cast(KernelMap, modules_of(one)[str(index)]) for one in several]
+        kernels = type(same[0]).batched(same, kernels, stack)
     out: tuple[Tensor, ...] = _Part.apply(used, kernels)
     return out
 

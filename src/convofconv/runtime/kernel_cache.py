@@ -11,7 +11,7 @@ was backpropagated through it: a forward may be a whole step, of several losses 
 checkpointing, ``torch.func`` and ``torch.compile`` nothing is kept: the first must save the same tensors when it runs
 again, the others trace.
 
-What comes back through kernels that were computed together, or once for several uses, comes back once: two losses
+What comes back through kernels that were computed in one batch, or once for several uses, comes back once: two losses
 that are both computed before the first is backpropagated need :func:`no_kernel_cache`, or ``retain_graph=True``.
 
 ``torch.nn.utils.parametrize.cached()`` does less and asks for more: users write it around every forward, it knows no
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
 import threading
 import weakref
 from collections import defaultdict
@@ -35,12 +34,28 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..functional.memory_format import is_channels_last
-from ..functional.precision import associates_eagerly, autocasts
-from ..maps import KernelMap
+from ..functional.precision import autocasts
+from ..maps.kernel_map import KernelMap
 from ..maps.registered import convs, kernel_maps, weight_maps
-from .batched import compute_together
+from ..torch_private import (
+    buffers_of,
+    caller,
+    forward_pre_hooks,
+    has_tensor_hooks,
+    is_hooked,
+    is_jit_tracing,
+    is_running,
+    is_tracing,
+    is_transforming,
+    modules_of,
+    parameters_of,
+    remove_forward_hooks,
+    saves_elsewhere,
+    writes,
+)
+from .batched import compute_batched
 
-#: A layer is narrow, and worth computing together with others, up to this size, and so many are computed together that
+#: A layer is narrow, and worth computing in a batch with others, up to this size, and a batch has so many that
 #: their copies stay in the cache.
 _ON_CPU = (1 << 18, 1 << 21)
 #: Launching an operation on a GPU costs more than what it does to the kernels of any common layer.
@@ -52,7 +67,7 @@ _SHARDING = ("FSDPModule", "FullyShardedDataParallel")
 def cache_kernels(model: nn.Module) -> None:
     """Keep kernels while ``model``'s forward runs."""
     _plans.pop(model, None)
-    if _enter not in model._forward_pre_hooks.values():
+    if _enter not in forward_pre_hooks(model):
         model.register_forward_pre_hook(_enter, prepend=True)
         model.register_forward_hook(_leave, always_call=True)
 
@@ -61,11 +76,8 @@ def stop_caching(model: nn.Module) -> None:
     """Take the hooks of :func:`cache_kernels` off every module that has no converted conv left."""
     for module in model.modules():
         _plans.pop(module, None)
-        if _enter in module._forward_pre_hooks.values() and not any(kernel_maps(conv) for _, conv in convs(module)):
-            for hooks, ours in ((module._forward_pre_hooks, _enter), (module._forward_hooks, _leave)):
-                for key in [key for key, hook in hooks.items() if hook is ours]:
-                    del hooks[key]
-                    module._forward_hooks_always_called.pop(key, None)
+        if _enter in forward_pre_hooks(module) and not any(kernel_maps(conv) for _, conv in convs(module)):
+            remove_forward_hooks(module, _enter, _leave)
 
 
 @contextlib.contextmanager
@@ -97,13 +109,13 @@ def cached_kernel(conv: nn.Module) -> Tensor | None:
     """The conv's kernel in the forward that is running, or ``None`` where each use computes its own."""
     if torch.compiler.is_compiling():  # from Python between two graphs, where torch.compile starts with this function
         return None
-    if not _local.frames or torch._C._are_functorch_transforms_active() or _saves_elsewhere():
+    if not _local.frames or is_transforming() or saves_elsewhere():
         return None
     if _local.computes_anew:
         return None
     for frame in _local.frames:
         if conv in frame.plan:
-            return frame.kernel(conv) if _is_running(frame) else None
+            return frame.kernel(conv) if is_running(frame.caller) else None
     return None
 
 
@@ -115,30 +127,13 @@ def _enter(module: nn.Module, _: Any) -> None:
         stop_caching(module)
         return
     # torch calls no hook after a KeyboardInterrupt: forwards that it ended are still here.
-    _local.frames[:] = [frame for frame in _local.frames if _is_running(frame)]
-    _local.frames.append(_Frame(module, plan, sys._getframe(1)))
+    _local.frames[:] = [frame for frame in _local.frames if is_running(frame.caller)]
+    _local.frames.append(_Frame(module, plan, cast(FrameType, caller())))
 
 
 def _leave(module: nn.Module, _: Any, __: Any) -> None:
     if not torch.compiler.is_compiling() and _local.frames and _local.frames[-1].module is module:
         _local.frames.pop()
-
-
-def _is_running(frame: _Frame) -> bool:
-    """Whether the call that opened the frame is still on this thread's stack."""
-    caller: FrameType | None = sys._getframe(1)
-    while caller is not None and caller is not frame.caller:
-        caller = caller.f_back
-    return caller is not None
-
-
-# Before torch 2.8 there is no way to ask; then nothing is ever kept, which is slower and always right.
-_top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-
-
-def _saves_elsewhere() -> bool:
-    """Whether something intercepts what autograd saves: activation checkpointing does."""
-    return _top_hooks is None or _top_hooks(False) is not None
 
 
 # Which convs a model has, and with which others each is computed: looked up once per model, not in every forward.
@@ -149,8 +144,8 @@ _plans: weakref.WeakKeyDictionary[nn.Module, dict[bool, _Plan]] = weakref.WeakKe
 
 
 def _plan(model: nn.Module) -> _Plan:
-    if torch._C._get_tracing_state() is not None:
-        return _make_plan(model, 0, 0)  # together none, for looking at what is alike would be traced
+    if is_jit_tracing():
+        return _make_plan(model, 0, 0)  # no batches, because looking at what is alike would be traced
     plans = _plans.setdefault(model, {})
     known = next(iter(plans.values()), None)
     first = None if known is None else next(iter(known.keys()), None)
@@ -194,19 +189,18 @@ class _Sources:
     __slots__ = ("state", "tensors")
 
     def __init__(self, registered: parametrize.ParametrizationList) -> None:
-        # Module's own dictionaries: this runs for every conv of every forward, where attributes cost too much.
-        tensors: list[Tensor | None] = [*registered._parameters.values()]
-        for kernel_map in registered._modules.values():
+        tensors: list[Tensor | None] = [*parameters_of(registered).values()]
+        for kernel_map in modules_of(registered).values():
             assert kernel_map is not None  # a ModuleList has no holes
-            if kernel_map._modules or kernel_map._buffers:
+            if modules_of(kernel_map) or buffers_of(kernel_map):
                 tensors += [*kernel_map.parameters(), *kernel_map.buffers()]
             else:
-                tensors += kernel_map._parameters.values()
+                tensors += parameters_of(kernel_map).values()
         self.tensors = tensors  # kept alive, so that an id stands for one tensor
         state: list[tuple[int, int, int, bool]] = []
         for t in tensors:
             if t is not None:
-                state.append((id(t), 0 if t.is_inference() else t._version, t.data_ptr(), t.requires_grad))
+                state.append((id(t), writes(t), t.data_ptr(), t.requires_grad))
         self.state = state
 
 
@@ -246,7 +240,7 @@ class _Frame:
 
     def kernel(self, conv: nn.Module) -> Tensor | None:
         registered = weight_maps(conv)
-        original = None if registered is None else registered._parameters.get("original")
+        original = None if registered is None else parameters_of(registered).get("original")
         if registered is None or type(original) is not nn.Parameter:  # folded since, or sharded (FSDP)
             return None
         mode = _mode(original.device)
@@ -268,8 +262,8 @@ class _Frame:
             kernel = registered()
             self.kept[conv, mode] = _Kept(kernel, sources, _Graph([kernel]))
             return
-        count = len(_maps_together(registered))
-        kernels = list(compute_together([one for _, one in batch], count))
+        count = len(_batched_maps(registered))
+        kernels = list(compute_batched([one for _, one in batch], count))
         for index, (_, one) in enumerate(batch):
             for kernel_map in list(one)[count:]:
                 kernels[index] = kernel_map(kernels[index])
@@ -280,13 +274,13 @@ class _Frame:
     def _batch(
         self, conv: nn.Module, registered: parametrize.ParametrizationList, mode: Hashable
     ) -> list[tuple[nn.Module, parametrize.ParametrizationList]]:
-        """This conv and those to compute together with it: of the ones planned for that, which are still alike."""
+        """This conv and those to compute in one batch with it: of the ones planned for that, which are still alike."""
         batch = [(conv, registered)]
-        if len(self.plan[conv]) == 1 or not self.may_stack or not associates_eagerly():
+        if len(self.plan[conv]) == 1 or not self.may_stack or is_tracing():
             return batch
         if (kind := _kind(registered)) is None:
             return batch
-        weights = {id(registered._parameters["original"])}
+        weights = {id(parameters_of(registered)["original"])}
         for reference in self.plan[conv]:
             member = reference()
             if member is None or member is conv:
@@ -294,7 +288,7 @@ class _Frame:
             if (kept := self.kept.get((member, mode))) is not None and not kept.graph.is_spent:
                 continue
             one = weight_maps(member)
-            if one is None or _kind(one) != kind or (weight := id(one._parameters["original"])) in weights:
+            if one is None or _kind(one) != kind or (weight := id(parameters_of(one)["original"])) in weights:
                 continue
             weights.add(weight)
             batch.append((member, one))
@@ -321,46 +315,36 @@ def _is_sharded(model: nn.Module) -> bool:
 
 
 def _kind(registered: parametrize.ParametrizationList) -> Hashable | None:
-    """What layers that are computed together must have in common, ``None`` for one that must be computed alone."""
-    weight = registered._parameters.get("original")
-    if type(weight) is not nn.Parameter or _has_hooks(weight) or _is_hooked(registered):
+    """What layers of one batch must have in common, ``None`` for one that must be computed alone."""
+    weight = parameters_of(registered).get("original")
+    if type(weight) is not nn.Parameter or has_tensor_hooks(weight) or is_hooked(registered):
         return None
-    if not (kinds := _maps_together(registered)):
+    if not (kinds := _batched_maps(registered)):
         return None
     learns = []
-    for kernel_map in registered._modules.values():
+    for kernel_map in modules_of(registered).values():
         assert kernel_map is not None  # a ModuleList has no holes
-        for p in kernel_map.parameters() if kernel_map._modules else kernel_map._parameters.values():
+        for p in kernel_map.parameters() if modules_of(kernel_map) else parameters_of(kernel_map).values():
             # A hook on a parameter must not see the missing gradient of a layer that this forward did not use.
-            if p is not None and _has_hooks(p):
+            if p is not None and has_tensor_hooks(p):
                 return None
             learns.append(None if p is None else (p.requires_grad, p.device, p.dtype))
     numbers = weight.device, weight.dtype, weight.shape, is_channels_last(weight), weight.requires_grad
     return (*numbers, *kinds, *learns)
 
 
-def _maps_together(registered: parametrize.ParametrizationList) -> list[Hashable]:
-    """For the first maps of a layer that can be computed together with other layers', what these must share."""
+def _batched_maps(registered: parametrize.ParametrizationList) -> list[Hashable]:
+    """For the first maps of a layer that can be computed in one batch with other layers', what these must share."""
     found: list[Hashable] = []
-    for kernel_map in registered._modules.values():
+    for kernel_map in modules_of(registered).values():
         assert kernel_map is not None
         # The class itself must say how, one derived from it may compute something else, and so may a forward of the
         # map's own; and nothing that is not called has hooks to run, pruning computes the super kernel in one.
-        can = "together" in vars(type(kernel_map)) and "forward" not in vars(kernel_map)
-        if not can or _is_hooked(kernel_map) or (kind := cast(KernelMap, kernel_map).alike()) is None:
+        can = "batched" in vars(type(kernel_map)) and "forward" not in vars(kernel_map)
+        if not can or is_hooked(kernel_map) or (kind := cast(KernelMap, kernel_map).batch_key()) is None:
             break
         found.append((type(kernel_map), kind))
     return found
-
-
-def _is_hooked(module: nn.Module) -> bool:
-    return bool(
-        module._forward_pre_hooks or module._forward_hooks or module._backward_pre_hooks or module._backward_hooks
-    )
-
-
-def _has_hooks(parameter: nn.Parameter) -> bool:
-    return bool(parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None))
 
 
 def _mode(device: torch.device) -> Hashable:

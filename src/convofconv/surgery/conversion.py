@@ -19,7 +19,8 @@ from torch.nn.utils import parametrize
 
 from ..config import Config, resolve_config
 from ..errors import ArgumentTypeError, ConfigError, ConversionWarning, ConvOfConvError, SurgeryError, listing
-from ..maps import METHODS, Conv, DepthwiseOverparameterization, KernelLayerNorm, KernelMap, SpatialAssociation
+from ..maps import METHODS
+from ..maps.kernel_map import Conv, KernelMap
 from ..maps.registered import convs, describe, kernel_maps
 from ..runtime.kernel_cache import cache_kernels
 from .norm_layers import followed_by_norm, looks_trained
@@ -140,7 +141,7 @@ def _plan(
         config = config_of(name)
         reason = reason_to_skip(name, conv) or obstacle(conv)
         reason = reason or ("" if config else "no configuration for it")
-        wanted = _with_kernel_norm(map_types, config) if config else []
+        wanted = _with_companions(map_types, config) if config else []
         wanted = [map_type for map_type in wanted if name in followed or not map_type.changes_scale]
         reason = reason or ("" if wanted else "no normalisation layer follows")
         if reason or config is None:
@@ -204,15 +205,14 @@ def _refuse_split_ties(model: nn.Module, plan: Sequence[tuple[str, Conv, list[Ke
 
 def maps_for(method: Method, config: Config) -> list[type[KernelMap]]:
     """The kernel maps that a method and a configuration ask for, in the order of their application."""
-    return _with_kernel_norm(_parse_method(method), config)
+    return _with_companions(_parse_method(method), config)
 
 
-def _with_kernel_norm(map_types: Sequence[type[KernelMap]], config: Config) -> list[type[KernelMap]]:
+def _with_companions(map_types: Sequence[type[KernelMap]], config: Config) -> list[type[KernelMap]]:
     out = list(map_types)
-    # Where a norm is asked for by name, only there.
-    if SpatialAssociation in out and config.kernel_norm and KernelLayerNorm not in out:
-        linear = (SpatialAssociation, DepthwiseOverparameterization)
-        out.insert(1 + max(place for place, map_type in enumerate(out) if map_type in linear), KernelLayerNorm)
+    for companion in [companion for map_type in map_types for companion in map_type.companions(config)]:
+        if companion not in out:  # one that is asked for by name comes only there
+            out.insert(1 + max(place for place, map_type in enumerate(out) if map_type.linear), companion)
     return out
 
 

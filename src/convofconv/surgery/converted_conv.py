@@ -2,17 +2,11 @@
 
 torch's parametrizations leave traps here: a plain checkpoint does not load, ``conv.weight = Parameter(...)`` fails with
 a bare KeyError, ``conv.reset_parameters()`` and ``nn.init`` change a temporary and do nothing. Each gets an answer.
-
-torch also makes a class for every parametrized module. Here all convs of one class share one after conversion, as they
-did before: what asks for ``type(conv)`` finds equal layers equal, ``torch.compile`` above all, which compiles once for
-all blocks that are alike.
 """
 
 from __future__ import annotations
 
-import sys
 import warnings
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import CodeType, FrameType
@@ -23,46 +17,30 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import ArgumentTypeError, ConversionWarning, ShapeError, SurgeryError
-from ..functional.precision import has_values
-from ..maps import KernelMap
+from ..maps.kernel_map import KernelMap
 from ..maps.registered import kernel_maps, weight_maps
 from ..runtime.kernel_cache import cached_kernel
+from ..torch_private import (
+    caller,
+    has_values,
+    is_functional_call,
+    leave_shared_class,
+    modules_running,
+    original_class,
+    parameters_of,
+    remove_load_hook,
+    replace_parameters,
+    share_class,
+)
 from .weight_writes import writers
 
 _MAPS = "parametrizations.weight."
-#: What runs a module's hooks and forward.
-_CALL = getattr(nn.Module.__call__, "__code__", None)
 _FOLD_FIRST = "fold the model first: plain = convofconv.reparameterize(model)"
 _IS_COMPUTED = (
     "the weight of a converted conv is computed by kernel maps, so it is not among the conv's parameters, where "
     "torch.nn.utils.weight_norm, spectral_norm, pruning and quantizing look for it. Use them on a folded network: "
     f"{_FOLD_FIRST}"
 )
-
-
-class _ConvertedType(type):
-    """The type of the classes of converted convs: a change that is meant for one conv must not reach the others."""
-
-    #: The class of the convs before conversion.
-    original_class: type[nn.Module]
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> nn.Module:
-        """``type(conv)(...)`` builds a plain conv: libraries of LoRA make their own layers so."""
-        return cls.original_class(*args, **kwargs)
-
-    def __delattr__(cls, name: str) -> None:
-        # torch.nn.utils.parametrize.remove_parametrizations deletes the property of the conv that it makes plain.
-        if name != "weight":
-            super().__delattr__(name)
-
-    def __setattr__(cls, name: str, value: Any) -> None:
-        # What torch sets there when maps come back to a conv whose bias has kept a parametrization.
-        if name != "weight":
-            super().__setattr__(name, value)
-
-
-#: The classes of converted convs by the class before, kept as long as there are such convs.
-_classes: weakref.WeakValueDictionary[type, _ConvertedType] = weakref.WeakValueDictionary()
 
 
 class _Parameters(dict[str, "nn.Parameter | None"]):
@@ -79,75 +57,30 @@ class _Parameters(dict[str, "nn.Parameter | None"]):
 
 def teach(conv: nn.Module) -> None:
     """Give a conv that has just been parametrized its answers; they survive deepcopy."""
-    cls = type(conv)
-    if isinstance(cls, _ConvertedType):
-        return
-    if list(cast(nn.ModuleDict, conv.parametrizations)) == ["weight"]:
-        original = cls.__bases__[0]
-        shared = _classes.get(original) or _classes.setdefault(original, _converted_class(cls))
-    else:  # another parametrization, of the bias say, is in the class that torch made
-        shared = _converted_class(cls)
-    conv.__class__ = cast(type[nn.Module], shared)
-    conv._parameters = _Parameters(conv._parameters)
-    conv.register_load_state_dict_pre_hook(_accept_plain)
+    if share_class(conv, _answers):
+        replace_parameters(conv, _Parameters(parameters_of(conv)))
+        conv.register_load_state_dict_pre_hook(_accept_plain)
 
 
-def _converted_class(cls: type) -> _ConvertedType:
-    """A class that torch has made for a parametrized conv, with the answers."""
-    computed, base = vars(cls)["weight"], cls.__bases__[0]
-    answers: dict[str, Any] = {
-        "original_class": base,
-        "getstate_of_torch": vars(cls)["__getstate__"],
+def _answers(computed: property) -> dict[str, Any]:
+    """What a converted conv has in place of what torch gave it, by name."""
+    return {
         "reset_parameters": _reset_parameters,
         "register_parameter": _register_parameter,
         "weight": property(_warn_of_writing(computed.fget), _set_weight(computed.fset)),
-        "__delattr__": _leave_shared_class,
         "__getstate__": _refuse_pickling,
         "__prepare_scriptable__": _refuse_scripting,
     }
-    # A class of the user's may have a metaclass of its own.
-    own = type(base)
-    metaclass: Any = _ConvertedType
-    if not issubclass(_ConvertedType, own):
-        metaclass = type("ConvertedType", (_ConvertedType, own), {})
-    return cast(_ConvertedType, metaclass(cls.__name__, cls.__bases__, _members(cls) | answers))
-
-
-def _members(cls: type) -> dict[str, Any]:
-    return {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
-
-
-def give_own_class(conv: nn.Module) -> None:
-    """Give a parametrized conv a class that no other shares, for torch to change."""
-    cls: Any = type(conv)
-    conv.__class__ = type(cls)(cls.__name__, cls.__bases__, _members(cls))
-
-
-def _leave_shared_class(self: nn.Module, name: str) -> None:
-    if name in self._parameters:  # torch is about to put a property in its place, into the class
-        give_own_class(self)
-    nn.Module.__delattr__(self, name)
 
 
 def make_plain(conv: nn.Module, weight: nn.Parameter) -> None:
-    """Put ``weight`` back as a plain parameter, and take back what :func:`teach` did.
-
-    torch's own remove_parametrizations deletes the property from the class, which other convs share. So the class
-    stays as it is and only this conv leaves it.
-    """
-    lists, cls = cast(nn.ModuleDict, conv.parametrizations), cast(Any, type(conv))
-    del lists["weight"]
-    if lists:  # something else of the conv, its bias say, carries another parametrization: keep that one
-        members = {name: value for name, value in _members(cls).items() if name in ("__deepcopy__", *lists)}
-        conv.__class__ = type(cls.__name__, cls.__bases__, members | {"__getstate__": cls.getstate_of_torch})
-    else:
-        cls = cls.original_class
+    """Put ``weight`` back as a plain parameter, and take back what :func:`teach` did."""
+    leave_shared_class(conv)
+    if not parametrize.is_parametrized(conv):
+        cls = type(conv)
         conv.__class__ = vars(cls).get("plain_class", cls)  # CoC2d becomes Conv2d, a class of the user's stays
-        del conv._modules["parametrizations"]
-    hooks = conv._load_state_dict_pre_hooks
-    for key in [key for key, wrapped in hooks.items() if getattr(wrapped, "hook", None) is _accept_plain]:
-        del hooks[key]
-    conv._parameters = {"weight": weight, **conv._parameters}  # in front, where every conv has it
+    remove_load_hook(conv, _accept_plain)
+    replace_parameters(conv, {"weight": weight, **parameters_of(conv)})  # in front, where every conv has it
 
 
 @contextmanager
@@ -155,13 +88,12 @@ def as_plain(conv: nn.Module) -> Iterator[nn.Parameter]:
     """Let a converted conv be a conv of its original class, with the basic kernels as its weight, for a moment."""
     converted = type(conv)
     original = cast(nn.Parameter, cast(parametrize.ParametrizationList, weight_maps(conv)).original)
-    # Not torch's type_before_parametrizations: FSDP puts a class of its own in front.
-    conv.__class__ = cast(_ConvertedType, converted).original_class
-    conv._parameters["weight"] = original
+    conv.__class__ = original_class(conv)
+    parameters_of(conv)["weight"] = original
     try:
         yield original
     finally:
-        del conv._parameters["weight"]
+        del parameters_of(conv)["weight"]
         conv.__class__ = converted
 
 
@@ -196,15 +128,13 @@ def _refuse_scripting(self: nn.Module) -> None:
     raise SurgeryError(f"a converted model cannot be scripted: {_FOLD_FIRST}, and script that")
 
 
-def _is_functional_call() -> bool:
-    """Whether ``torch.func.functional_call`` assigns: it sets what it is given, and afterwards what it found."""
-    frame = None if torch.compiler.is_compiling() else sys._getframe(3)  # behind the setter and Module.__setattr__
-    return frame is not None and frame.f_globals.get("__name__") == "torch.nn.utils._named_member_accessor"
-
-
 def _set_weight(setter: Any) -> Any:
     def set_weight(self: nn.Module, value: Tensor) -> None:
-        if _is_functional_call():  # solving for basic kernels would cut the gradient, and change them
+        # Behind this setter is Module.__setattr__, and behind that who assigns.
+        frame = None if torch.compiler.is_compiling() else caller()
+        if is_functional_call(
+            frame and frame.f_back
+        ):  # solving for basic kernels would cut the gradient, and change them
             raise SurgeryError(
                 "functional_call replaces parameters, but the weight of a converted conv is computed. Give the basic "
                 f'kernels, under the key "parametrizations.weight.original" in place of "weight"; or {_FOLD_FIRST}'
@@ -242,7 +172,7 @@ def _warn_of_writing(getter: Any) -> Any:
         if not torch.compiler.is_compiling():
             if weight_maps(self) is None:  # a plain one again, while torch takes the maps away
                 raise AttributeError("weight")  # torch.nn.Module looks among the parameters then
-            frame = sys._getframe(1)
+            frame = cast(FrameType, caller())
             place = (id(frame.f_code), frame.f_lasti)
             if place not in _reads:
                 _reads[place] = (frame.f_code, writers(frame.f_code, frame.f_lasti))
@@ -279,13 +209,10 @@ def _answer_writing(conv: nn.Module, frame: FrameType, how: Sequence[str]) -> No
 
 def _running_layer(conv: nn.Module, frame: FrameType) -> str:
     """Which layer of what network the conv is whose forward, or a hook of it, a function runs in; empty if in none."""
-    found, caller = "", cast("FrameType | None", frame)
-    while caller is not None:
-        module = caller.f_locals.get("self") if caller.f_code is _CALL else None
-        if isinstance(module, nn.Module):
-            name = next((name for name, part in module.named_modules() if part is conv), None)
-            found = found if name is None else f"{name or 'the conv'} of {type(module).__name__}"
-        caller = caller.f_back
+    found = ""
+    for module in modules_running(frame):
+        name = next((name for name, part in module.named_modules() if part is conv), None)
+        found = found if name is None else f"{name or 'the conv'} of {type(module).__name__}"
     return found
 
 

@@ -11,9 +11,10 @@ from torch.nn.utils import parametrize
 
 from ..errors import ArgumentTypeError, SurgeryError, listing
 from ..functional.precision import no_autocast, no_tf32
-from ..maps import Conv, KernelMap
+from ..maps.kernel_map import Conv, KernelMap
 from ..maps.registered import convs, kernel_maps, weight_maps
 from ..runtime.kernel_cache import stop_caching
+from ..torch_private import parameters_of
 from .converted_conv import make_plain
 from .selection import Selection, Where, parse_where, refuse_wrapped
 
@@ -115,7 +116,7 @@ def _converted(model: nn.Module, where: Where | None) -> list[tuple[Conv, parame
         if reason_to_skip(name, conv):
             left[id(registered.original)] = name
             continue
-        if "original" not in registered._parameters:
+        if "original" not in parameters_of(registered):
             raise SurgeryError(
                 f"{name or 'the root conv'}: its basic kernels are computed by something else (pruning, another "
                 "parametrization); make that permanent first, with torch.nn.utils.prune.remove or "

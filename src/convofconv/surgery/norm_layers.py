@@ -7,7 +7,7 @@ import itertools
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ..functional.precision import has_values
+from ..torch_private import ConvNd, has_values, parameters_of
 
 _TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
@@ -17,7 +17,7 @@ def followed_by_norm(model: nn.Module) -> set[str]:
     leaves = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, nn.modules.conv._ConvNd)
+        if isinstance(module, ConvNd)
         or (
             (not any(module.children()) or _is_norm_with_activation(module))
             and not isinstance(module, _TRANSPARENT)
@@ -27,19 +27,19 @@ def followed_by_norm(model: nn.Module) -> set[str]:
     return {
         name
         for (name, module), (_, after) in itertools.pairwise(leaves)
-        if isinstance(module, nn.modules.conv._ConvNd) and _norm_channels(after) == getattr(module, "out_channels", -1)
+        if isinstance(module, ConvNd) and _norm_channels(after) == getattr(module, "out_channels", -1)
     }
 
 
 def _is_norm_with_activation(module: nn.Module) -> bool:
     """Whether a module with children is itself a norm, such as timm's ``BatchNormAct2d``: it has a scale of its own."""
-    return "weight" in module._parameters and _norm_channels(module) is not None
+    return "weight" in parameters_of(module) and _norm_channels(module) is not None
 
 
 def is_norm(module: nn.Module) -> bool:
     """Whether a module is a normalisation layer, told from its class's name; ``NormedConv2d`` is a conv."""
     named = "norm" in type(module).__name__.lower()
-    return named and not isinstance(module, nn.modules.conv._ConvNd | nn.Linear | nn.Embedding)
+    return named and not isinstance(module, ConvNd | nn.Linear | nn.Embedding)
 
 
 def _norm_channels(module: nn.Module) -> int | None:

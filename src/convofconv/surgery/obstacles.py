@@ -10,8 +10,9 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from ..errors import listing
-from ..maps import Conv
+from ..maps.kernel_map import Conv
 from ..maps.registered import describe, kernel_maps, kernel_size, weight_maps
+from ..torch_private import ConvNd, ConvTransposeNd, buffers_of, forward_pre_hooks, modules_of, parameters_of
 from .weight_writes import written_in_forward
 
 #: Why what :func:`other_convs` finds is not converted.
@@ -28,7 +29,7 @@ def obstacles(model: nn.Module) -> Callable[[Conv], str]:
 
 def _obstacle(conv: Conv) -> str:
     module: nn.Module = conv
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+    if isinstance(module, ConvTransposeNd):
         return "transposed convolution"
     if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
         return "lazy and not initialised: run a forward pass first"
@@ -38,13 +39,13 @@ def _obstacle(conv: Conv) -> str:
         return "already converted"
     if registered := weight_maps(conv):
         return f"weight is parametrized already ({listing(type(m).__name__ for m in registered)})"
-    weight = module._parameters.get("weight")
+    weight = parameters_of(module).get("weight")
     if weight is None and hasattr(getattr(type(module), "weight", None), "__get__"):
         return "weight is a property of its class, not a parameter"
-    if weight is None and module._forward_pre_hooks:
+    if weight is None and forward_pre_hooks(module):
         return "weight is computed by a hook (weight_norm, spectral_norm or pruning)"
     if weight is None:
-        return f"weight is {'a buffer, ' if 'weight' in module._buffers else ''}not a parameter"
+        return f"weight is {'a buffer, ' if 'weight' in buffers_of(module) else ''}not a parameter"
     if not weight.is_floating_point():
         return f"weight is {weight.dtype}"
     if weight.shape != (wanted := _conv_shape(module, weight)):
@@ -89,7 +90,7 @@ def other_convs(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
         [('0', 'Deformable, kernels 4×3×3×3')]
     """
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.conv._ConvNd) or "parametrizations" in name.split("."):
+        if isinstance(module, ConvNd) or "parametrizations" in name.split("."):
             continue
         cls = parametrize.type_before_parametrizations(module).__name__
         for parameter, tensor in _own_parameters(module):
@@ -101,8 +102,10 @@ def other_convs(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 
 def _own_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The parameters of a module itself, also those that something is registered on."""
-    holders = {"": module, **dict(getattr(module._modules.get("parametrizations"), "_modules", {}))}
+    lists = modules_of(module).get("parametrizations")
+    holders = {"": module, **({} if lists is None else modules_of(lists))}
     for holder_name, holder in holders.items():
-        for name, parameter in holder._parameters.items():
+        assert holder is not None  # a ModuleDict has no holes
+        for name, parameter in parameters_of(holder).items():
             if parameter is not None and not is_lazy(parameter):
                 yield holder_name or name, parameter

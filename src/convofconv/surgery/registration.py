@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import ConversionWarning, ShapeError
-from ..functional.precision import has_values
-from ..maps import METHODS, Conv, KernelMap, SpatialAssociation
+from ..maps import METHODS
+from ..maps.kernel_map import Conv, KernelMap
 from ..maps.registered import describe, weight_maps
-from .converted_conv import give_own_class, teach
+from ..torch_private import give_own_class, has_values
+from .converted_conv import teach
 from .optimizer_check import expect_optimizer
 
 
@@ -44,11 +45,10 @@ def register(conv: Conv, kernel_map: KernelMap, name: str, start: bool = True) -
     if parametrize.is_parametrized(conv) and not parametrize.is_parametrized(conv, "weight"):
         # Torch would put the weight's property into the class that it made for the conv's bias and its copies, too.
         give_own_class(conv)
-    if isinstance(kernel_map, SpatialAssociation) and kernel_map.config.init != "identity" and start:
-        _register_association(conv, kernel_map, name)
+    if kernel_map.start_mode != "identity" and start:
+        _register_changing(conv, kernel_map, name)
     else:
-        if isinstance(kernel_map, SpatialAssociation):
-            kernel_map.start_from_identity()  # which takes no solving, whatever it would start from
+        kernel_map.start_from_identity()  # which takes no solving, whatever it would start from
         _parametrize(conv, kernel_map)
     teach(conv)
 
@@ -60,17 +60,17 @@ def _parametrize(conv: Conv, kernel_map: KernelMap) -> None:
     cast(parametrize.ParametrizationList, weight_maps(conv)).unsafe = False  # for whatever is registered next
 
 
-def _register_association(conv: Conv, association: SpatialAssociation, name: str) -> None:
-    """Register an association that does not start from the identity.
+def _register_changing(conv: Conv, kernel_map: KernelMap, name: str) -> None:
+    """Register a map that does not start from the identity.
 
     Of the first map of a weight torch takes ``right_inverse(weight)`` for basic kernels, of others it takes nothing.
     """
     weight, in_front = conv.weight.detach().clone(), list(weight_maps(conv) or ())
-    solves = association.config.init == "solve" and _solvable(conv, association, name)
+    solves = kernel_map.start_mode == "solve" and _solvable(conv, kernel_map, name)
     if solves and not in_front:
-        _parametrize(conv, association)
+        _parametrize(conv, kernel_map)
         return
-    basic = _solve(association, in_front, weight) if solves else None
+    basic = _solve(kernel_map, in_front, weight) if solves else None
     if solves and basic is None:
         warnings.warn(
             f"{name or 'the root conv'} ({describe(conv)}): a map in front of the association has no inverse, so this "
@@ -79,36 +79,36 @@ def _register_association(conv: Conv, association: SpatialAssociation, name: str
             stacklevel=4,
         )
     if basic is None:
-        association.start_from_identity()
-    parametrize.register_parametrization(conv, "weight", association)
+        kernel_map.start_from_identity()
+    parametrize.register_parametrization(conv, "weight", kernel_map)
     if basic is not None or not in_front:
         registered = cast(parametrize.ParametrizationList, weight_maps(conv))
         cast(nn.Parameter, registered.original).data.copy_(weight if basic is None else basic)
-    if association.config.init == "kaiming":
-        association.reset_parameters()
+    if kernel_map.start_mode == "kaiming":
+        kernel_map.reset_parameters()
 
 
 @torch.no_grad()
-def _solve(association: SpatialAssociation, in_front: Sequence[nn.Module], weight: Tensor) -> Tensor | None:
+def _solve(kernel_map: KernelMap, in_front: Sequence[nn.Module], weight: Tensor) -> Tensor | None:
     """Basic kernels that give the weight through all maps, ``None`` where one has no inverse."""
-    if not all(hasattr(kernel_map, "right_inverse") for kernel_map in in_front):
+    if not all(hasattr(one, "right_inverse") for one in in_front):
         return None
     basic = weight.clone()
     try:
-        for kernel_map in (association, *reversed(in_front)):
-            basic = cast(Tensor, cast(Any, kernel_map).right_inverse(basic))
+        for one in (kernel_map, *reversed(in_front)):
+            basic = cast(Tensor, cast(Any, one).right_inverse(basic))
     # The last two are what singular ones raise.
     except (NotImplementedError, ShapeError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
         return None
     return basic
 
 
-def _solvable(conv: Conv, association: SpatialAssociation, name: str) -> bool:
+def _solvable(conv: Conv, kernel_map: KernelMap, name: str) -> bool:
     """Whether basic kernels can be solved for without losing more than half of the weight's digits."""
     if not has_values(conv.weight):
         return True
     try:
-        condition = association.condition_number()
+        condition = kernel_map.condition_number()
     except NotImplementedError:
         condition = float("inf")
     limit = torch.finfo(torch.promote_types(conv.weight.dtype, torch.float32)).eps ** -0.5

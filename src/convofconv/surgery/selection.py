@@ -11,8 +11,9 @@ from typing import cast
 from torch import nn
 
 from ..errors import ArgumentTypeError, ConfigError, SurgeryError, listing
-from ..maps import Conv
+from ..maps.kernel_map import Conv
 from ..maps.registered import convs, kernel_size
+from ..torch_private import is_compiled
 from .obstacles import NO_CONV_LAYER, other_convs
 
 #: Names of the layers that torchvision's detectors predict with, kept plain by default: nothing normalises what they
@@ -126,7 +127,7 @@ def refuse_wrapped(model: nn.Module) -> None:
     """Raise where a wrapper has already recorded the model's parameters or traced its forward."""
     for module in model.modules():
         wrapper = next((base.__name__ for base in type(module).__mro__ if base.__name__ in _WRAPPERS), None)
-        if wrapper or module._compiled_call_impl is not None:
+        if wrapper or is_compiled(module):
             advice = "convert or fold what it wraps (model.module, or model._orig_mod of a compiled one)"
             if wrapper in (None, "FSDPModule"):  # in place: there is no bare model any more
                 advice = (

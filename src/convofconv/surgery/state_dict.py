@@ -10,9 +10,10 @@ from typing import Any, TypeVar, cast
 from torch import Tensor, nn
 
 from ..errors import ArgumentTypeError, ConfigError, SurgeryError, listing
-from ..maps import Conv, KernelMap, read_settings
+from ..maps.kernel_map import Conv, KernelMap, read_settings
 from ..maps.registered import describe, kernel_maps
 from ..runtime.kernel_cache import cache_kernels
+from ..torch_private import ConvNd
 from .conversion import build_map
 from .obstacles import obstacles
 from .registration import register_all
@@ -89,7 +90,7 @@ def is_converted(state_dict: Mapping[str, Any]) -> bool:
 def _convs_by_every_name(model: nn.Module) -> dict[str, Conv]:
     """All convolutions, those that the model holds in several places by each name: state dicts have them all."""
     every = model.named_modules(remove_duplicate=False)
-    return {name: cast(Conv, module) for name, module in every if isinstance(module, nn.modules.conv._ConvNd)}
+    return {name: cast(Conv, module) for name, module in every if isinstance(module, ConvNd)}
 
 
 def _settings_by_conv(state_dict: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:

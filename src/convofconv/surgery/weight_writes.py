@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..errors import listing
+from ..torch_private import ConvNd, forward_hooks, forward_pre_hooks, modules_of, parameters_of
 from .bytecode import OUTSIDE, UNNAMED, VIEW_ATTRIBUTES, Item, Path, Value, effects, instruction_at
 
 _NONE: Mapping[str, object] = MappingProxyType({})
@@ -59,20 +60,20 @@ def written_in_forward(model: nn.Module) -> dict[nn.Module, str]:
         for conv, how in _written_by_forward(module).items():
             who = "its forward writes into its own" if conv is module else f"{_name(module)}.forward writes into its"
             reasons.setdefault(_key(conv), f"{who} weight ({listing(sorted(how))})")
-        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+        for hook in (*forward_pre_hooks(module), *forward_hooks(module)):
             search = _Search()
             search.follow(hook, [module])
             for conv, how in search.found.items():
                 reasons.setdefault(
                     _key(conv), f"the hook {_name(hook)} writes into its weight ({listing(sorted(how))})"
                 )
-    convs = (module for module in model.modules() if isinstance(module, nn.modules.conv._ConvNd))
+    convs = (module for module in model.modules() if isinstance(module, ConvNd))
     return {conv: reasons[_key(conv)] for conv in convs if _key(conv) in reasons}
 
 
 def _key(conv: nn.Module) -> int:
     """What convs whose weights are tied have in common."""
-    return id(conv._parameters.get("weight", conv))
+    return id(parameters_of(conv).get("weight", conv))
 
 
 def _name(thing: object) -> str:
@@ -81,7 +82,7 @@ def _name(thing: object) -> str:
 
 def _written_by_forward(module: nn.Module) -> dict[nn.Module, set[str]]:
     search = _Search()
-    if not any(isinstance(part, nn.modules.conv._ConvNd) for part in module.modules()):
+    if not any(isinstance(part, ConvNd) for part in module.modules()):
         return {}
     if "forward" in vars(module):
         search.follow(vars(module)["forward"], [])
@@ -205,10 +206,10 @@ def _step(value: object, element: str | Item) -> object:
             return value[element.key] if type(value) in _CONTAINERS else None  # type: ignore[index]
         except (LookupError, TypeError):
             return None
-    if isinstance(value, nn.modules.conv._ConvNd) and element == "weight":
+    if isinstance(value, ConvNd) and element == "weight":
         return _Weight(value)
-    if isinstance(value, nn.Module) and element in value._modules:
-        return value._modules[element]
+    if isinstance(value, nn.Module) and element in modules_of(value):
+        return modules_of(value)[element]
     if isinstance(value, nn.Module | ModuleType):
         return vars(value).get(element)
     return None
