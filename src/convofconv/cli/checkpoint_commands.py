@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..maps import method_names
 from .command import Command, Group
 
 if TYPE_CHECKING:
@@ -43,13 +44,14 @@ def _summary_options(parser: ArgumentParser) -> None:
         "--method",
         type=str,
         metavar="METHOD",
-        help="coc, doconv, stnd, orth, norm, joined with + (default: coc, or that of the run)",
+        help=f"{method_names()}, joined with + (default: coc, or that of the run)",
     )
     parser.add_argument(
+        "--preset",
         "--config",
         type=str,
         metavar="PRESET",
-        help="preset: poster, released or lightweight (default: poster, or that of the run)",
+        help="poster, released or lightweight (default: poster, or that of the run)",
     )
     parser.add_argument(
         "--where",
@@ -123,7 +125,7 @@ converted as it was.
 examples:
   coc summary timm/resnet50
   coc summary runs/digits-resnet18-coc-seed0
-  coc summary torchvision/retinanet_resnet50_fpn --method coc+stnd --config released
+  coc summary torchvision/retinanet_resnet50_fpn --method coc+stnd --preset released
   coc summary timm/resnet18 --where "layer4.*" --options.num_classes 10""",
         _summary_options,
         _summary,

@@ -24,14 +24,14 @@ from .training.run_network import build_network_of, checkpoint_of, read_recipe_o
 
 
 def run_summary(
-    arch: str, options: Mapping[str, Any], method: str | None, config: str | None, where: Sequence[str]
+    arch: str, options: Mapping[str, Any], method: str | None, preset: str | None, where: Sequence[str]
 ) -> None:
     """Convert an architecture, or take the network of a run, and print what that does to every conv."""
     named = arch.startswith(("timm/", "torchvision/")) or ":" in arch
     if not named and "/" in arch and not Path(arch).exists():
         raise ConfigError(f"{arch}: there is no such folder; ARCH is that of a run, timm/NAME, or another architecture")
     if not named and Path(arch).is_dir() and (run := run_at(Path(arch))):
-        given = {"--method": method, "--config": config, "--where": where, "--options": options}
+        given = {"--method": method, "--preset": preset, "--where": where, "--options": options}
         if decided := [option for option, value in given.items() if value]:
             raise ConfigError(
                 f"{arch} is a run, whose recipe says how it was converted; leave out {', '.join(decided)}"
@@ -44,7 +44,7 @@ def run_summary(
     except ConfigError:  # some constructors compute with the values of tensors, which are none there
         model = build_architecture(arch, options)
     try:
-        convert(model, method or "coc", config or "poster", list(where) or None)
+        convert(model, method or "coc", preset or "poster", list(where) or None)
     except SurgeryError:
         if not summary(model).converted:  # a network of CoC layers has its maps already
             raise

@@ -44,6 +44,11 @@ REGISTRY = (
 )
 
 
+def method_names() -> str:
+    """The names of all methods, for help and messages."""
+    return ", ".join(entry.name for entry in REGISTRY)
+
+
 def __getattr__(name: str) -> object:
     if name == "METHODS":
         value: object = {entry.name: __getattr__(entry.kernel_map) for entry in REGISTRY}

@@ -41,10 +41,9 @@ def convert(model: ModelT, method: Method = "coc", config: Configs = "poster", w
 
     Args:
         model: any module; a single conv too.
-        method: ``"coc"`` (association), ``"doconv"`` (depthwise over-parameterization), ``"stnd"`` (weight
-            standardization), ``"orth"`` (orthogonalization) or ``"norm"`` (the released final norm alone), joined with
-            ``+`` (``"coc+stnd"``; always applied in this order); or :class:`KernelMap` subclasses, applied in the order
-            given.
+        method: names of :data:`convofconv.METHODS` joined with ``+``, ``"coc"`` (the association) or ``"coc+stnd"``
+            (weight standardization behind it) for example, always applied in the order that they have there; or
+            :class:`KernelMap` subclasses, applied in the order given.
         config: hyper-parameters of the association, or ``"poster"``, ``"released"``, ``"lightweight"``; or a mapping
             from name patterns to these, of which the first that matches counts.
         where: which convs to convert. By default every one whose kernel is not 1×1, but for the prediction layers of

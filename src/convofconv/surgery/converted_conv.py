@@ -55,7 +55,7 @@ class _Parameters(dict[str, "nn.Parameter | None"]):
         super().__delitem__(name)
 
 
-def teach(conv: nn.Module) -> None:
+def answer_like_plain(conv: nn.Module) -> None:
     """Give a conv that has just been parametrized its answers; they survive deepcopy."""
     if share_class(conv, _answers):
         replace_parameters(conv, _Parameters(parameters_of(conv)))
@@ -74,7 +74,7 @@ def _answers(computed: property) -> dict[str, Any]:
 
 
 def make_plain(conv: nn.Module, weight: nn.Parameter) -> None:
-    """Put ``weight`` back as a plain parameter, and take back what :func:`teach` did."""
+    """Put ``weight`` back as a plain parameter, and take back what :func:`answer_like_plain` did."""
     leave_shared_class(conv)
     if not parametrize.is_parametrized(conv):
         cls = type(conv)

@@ -15,7 +15,7 @@ from ..maps import METHODS
 from ..maps.kernel_map import Conv, KernelMap
 from ..maps.registered import describe, weight_maps
 from ..torch_private import give_own_class, has_values
-from .converted_conv import teach
+from .converted_conv import answer_like_plain
 from .optimizer_check import expect_optimizer
 
 
@@ -41,7 +41,7 @@ def register_all(plan: Sequence[tuple[str, Conv, list[KernelMap]]], start: bool 
 
 
 def register(conv: Conv, kernel_map: KernelMap, name: str, start: bool = True) -> None:
-    """Register one map on a conv in the way its start asks for, and teach the conv its manners."""
+    """Register one map on a conv in the way its start asks for, and let the conv behave like a plain one."""
     if parametrize.is_parametrized(conv) and not parametrize.is_parametrized(conv, "weight"):
         # Torch would put the weight's property into the class that it made for the conv's bias and its copies, too.
         give_own_class(conv)
@@ -50,7 +50,7 @@ def register(conv: Conv, kernel_map: KernelMap, name: str, start: bool = True) -
     else:
         kernel_map.start_from_identity()  # which takes no solving, whatever it would start from
         _parametrize(conv, kernel_map)
-    teach(conv)
+    answer_like_plain(conv)
 
 
 def _parametrize(conv: Conv, kernel_map: KernelMap) -> None:
