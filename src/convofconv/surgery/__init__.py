@@ -9,11 +9,12 @@ The way of a weight, from the conv to the converted conv, through a forward, and
 3. ``surgery/converted_conv.py``: that property, and all else that would be a trap, gets an answer of ours, in a class
    that the converted convs of one class share (see ``torch_private.py``).
 4. ``runtime/kernel_cache.py``: hooks of the model open a frame when its forward begins. A conv's own forward reads
-   ``self.weight``; the property asks the frame, which computes kernels at their first use, those of layers that are
-   alike in one batch (``runtime/batched.py``), and gives the same tensor at every other use.
-5. ``maps/spatial_association.py``: each map takes the weight and gives a weight. The association lays the kernels out
-   as grids, convolves them with the super kernels and cuts them apart (``functional/association.py``), by a matrix
-   where that is cheaper (``functional/super_matrix.py``). Autograd brings the gradients back the same way.
+   ``self.weight``; the property asks the frame, which computes a kernel at its first use and gives the same tensor at
+   every other one.
+5. ``maps/spatial_association.py``: each map takes the weight and gives a weight, those of layers that are alike in one
+   batch (``runtime/batched.py``). The association lays the kernels out as grids, convolves them with the super kernels
+   and cuts them apart (``functional/association.py``), by a matrix where that is cheaper
+   (``functional/super_matrix.py``). Autograd brings the gradients back the same way.
 6. ``surgery/folding.py``: :func:`~convofconv.reparameterize` computes every weight once, in float32 at least, writes it
    into the basic kernels' parameter and gives the conv its class back.
 """
