@@ -5,18 +5,15 @@ Nothing is decoded here before it is asked for, so a large folder costs no more 
 
 from __future__ import annotations
 
-import functools
 import mimetypes
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ...errors import ConfigError, listing
-from .decoding import open_picture
 from .labelled import LabelledImages
 from .visible import files_below, folders_in, is_hidden
 
@@ -53,7 +50,7 @@ def split_folder(train: Path, split: Path, size: int | None = None) -> tuple[tup
 
 
 def _annotated(split: Path, classes: Sequence[str], size: int | None) -> LabelledImages:
-    """LabelledImages whose classes are in a file: a line each with its name, its class and a box."""
+    """Images whose classes are in a file: a line each with its name, its class and a box."""
     listed = split / _ANNOTATIONS
     rows = [line.split("\t") for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
     if short := [row[0] for row in rows if len(row) < 2]:
@@ -65,7 +62,7 @@ def _annotated(split: Path, classes: Sequence[str], size: int | None) -> Labelle
         raise ConfigError(f"{listed}: pictures are missing, {listing(missing, 3)}")
     if not files:
         raise ConfigError(f"{listed}: names no pictures")
-    return LabelledImages([classes.index(row[1]) for row in rows], functools.partial(_file_picture, files, size))
+    return LabelledImages.in_files(files, [classes.index(row[1]) for row in rows], size)
 
 
 def _class_folders(path: Path, classes: Sequence[str]) -> dict[str, list[str]]:
@@ -80,7 +77,7 @@ def _pictures(files: Mapping[str, Sequence[str]], classes: Sequence[str], size: 
         own = list(filter(_is_read, files.get(name, ())))
         labels += [label] * len(own)
         images += own
-    return LabelledImages(labels, functools.partial(_file_picture, images, size))
+    return LabelledImages.in_files(images, labels, size)
 
 
 def _is_read(file: str) -> bool:
@@ -125,7 +122,3 @@ def _refuse_empty(path: Path, classes: Sequence[str], pictures: LabelledImages) 
             f"{path}: no pictures in {listing(empty)}; fill or remove each such folder "
             f"(pictures end in {', '.join(IMG_EXTENSIONS)})"
         )
-
-
-def _file_picture(files: Sequence[str | Path], size: int | None, number: int) -> Image.Image:
-    return open_picture(files[number], size, upright=True)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from .recipe_files import flat
 from .schema import Recipe
 
 #: What may change between the start of a run and its resuming, because it does not decide the result.
@@ -28,14 +29,3 @@ def plain_values(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain JSON values."""
     values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe), default=str))
     return values
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys as dotted ones."""
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            out.update(flat(value, f"{prefix}{key}."))
-        else:
-            out[prefix + key] = value
-    return out

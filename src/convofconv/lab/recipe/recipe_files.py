@@ -12,7 +12,6 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from ...errors import ConfigError, did_you_mean, listing, similar
 from ..files.atomic import read_yaml
 from ..files.run_folder import RunFolder
-from .comparing import flat
 from .schema import Recipe
 
 #: Recipes that come with the package.
@@ -131,6 +130,17 @@ def recipe_of_options(options: Namespace) -> Recipe:
     given = options.as_dict()
     sections = {name: kind(**given[name]) for name, kind in _SECTIONS.items()}
     return Recipe(**{field.name: sections.get(field.name, given[field.name]) for field in fields(Recipe)})
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys as dotted ones."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            out.update(flat(value, f"{prefix}{key}."))
+        else:
+            out[prefix + key] = value
+    return out
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:

@@ -55,13 +55,13 @@ def run_fit(recipe: Recipe, out: Path, resume: bool) -> None:
             check_folder(folder, recipe, resume)
         resumed = resume and folder.last.exists()
         training, data = prepare(here, resumed)
+        data.check_training(here.machine.devices * here.machine.nodes)
+        if not resumed:
+            check_schedule(here.training, data.steps_per_epoch)
         written = [CheckShared(folder), History(folder), KeepLastAndBest(folder, here.training.checkpoint_steps)]
         with quiet():
             # The lines come behind what writes: an epoch that is reported is kept.
             trainer = build_trainer(here, folder, [*written, Lines(folder, data)])
-            data.check_training(trainer.world_size)
-            if not resumed:
-                check_schedule(here.training, data.steps_per_epoch)
             if first:
                 begin_run(folder, recipe)  # as it was given: another launcher, or none, may resume it
             with interruptible(trainer, f"; coc fit {folder.path} --resume goes on from its last checkpoint"):
