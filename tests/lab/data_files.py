@@ -9,7 +9,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from convofconv.lab.data import splits
+from convofconv.lab.recipe.schema import DataRecipe
+
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+def read_split(recipe: DataRecipe, split: str) -> splits.Split:
+    """A split with masks of the data sources that give them, with labels of others."""
+    return splits.read_split(recipe, split, "mask" if recipe.name in ("voc", "digit_scenes") else "label")
 
 
 def write_image_folder(root: Path, splits: dict[str, dict[str, int]]) -> Path:

@@ -20,8 +20,8 @@ from convofconv.cli import entry as cli
 from convofconv.lab.files.run_folder import RunFolder
 from convofconv.lab.files.state_dicts import write_state_dict
 from convofconv.lab.models.network import build_network
+from convofconv.lab.recipe.comparing import plain_values
 from convofconv.lab.recipe.schema import Recipe
-from convofconv.lab.recipe.values import plain_values
 from convofconv.lab.training import run as fit_module
 
 pytestmark = pytest.mark.lab

@@ -21,7 +21,7 @@ from data_files import SHARED
 from convofconv import ConfigError
 from convofconv.cli import main
 from convofconv.lab.data.box_formats import check_boxes
-from convofconv.lab.data.coco import read_coco
+from convofconv.lab.data.coco_annotations import read_coco
 
 pytestmark = pytest.mark.lab
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from convofconv import ConfigError
-from convofconv.lab.data.data_sets import DataSets, build_data, build_evaluation
+from convofconv.lab.data.build_data import DataSets, build_data, build_evaluation
 from convofconv.lab.data.loading import evaluation_loader, training_loader
 from convofconv.lab.recipe.schema import DataRecipe
 

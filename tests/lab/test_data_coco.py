@@ -25,7 +25,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from convofconv import ConfigError
-from convofconv.lab.data.coco import read_coco
+from convofconv.lab.data.coco_annotations import read_coco
 from convofconv.lab.data.objects import evaluation_target, training_target
 from convofconv.lab.data.segments import _runs
 

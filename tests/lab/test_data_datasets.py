@@ -18,14 +18,18 @@ import pytest
 pytest.importorskip("torchvision")
 pytest.importorskip("mlxtend")
 
-from data_files import SHARED, write_cifar10, write_image_folder, write_voc
+from data_files import SHARED, read_split, write_cifar10, write_image_folder, write_voc
 from PIL import Image
 from torchvision.datasets import CIFAR10, ImageFolder, VOCSegmentation
 
 from convofconv import ConfigError
-from convofconv.lab.data import datasets
-from convofconv.lab.data.datasets import Split, read_split, split_digits
-from convofconv.lab.data.pictures import digit_images, find_pictures, split_folder
+from convofconv.lab.data import scenes
+from convofconv.lab.data.cifar import CIFAR
+from convofconv.lab.data.class_folders import split_folder
+from convofconv.lab.data.digit_images import digit_images, split_digits
+from convofconv.lab.data.sources import voc
+from convofconv.lab.data.splits import Split
+from convofconv.lab.demo.found_images import find_pictures
 from convofconv.lab.recipe.schema import DataRecipe
 
 SPLITS = {"train": {"ant": 3, "bee": 4, "cow": 2}, "val": {"ant": 2, "cow": 1}}
@@ -54,13 +58,13 @@ def test_digits_are_split_evenly_and_without_overlap() -> None:
 def test_scenes_of_a_split_use_its_digits_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     images, digits = digit_images()
     used = []
-    original = datasets.scenes.compose_scene
+    original = scenes.compose_scene
 
     def record(glyphs, shown, seed):
         used.append((glyphs, shown, seed))
         return original(glyphs, shown, seed)
 
-    monkeypatch.setattr(datasets.scenes, "compose_scene", record)
+    monkeypatch.setattr(scenes, "compose_scene", record)
     recipe = DataRecipe("digit_scenes", classes=11)
     seeds = set()
     for name, count in (("train", 400), ("val", 100)):
@@ -349,7 +353,7 @@ def test_missing_data_is_downloaded_only_if_asked_and_missing(tmp_path: Path, mo
             fetched.append((root, download))
             write_cifar10(root)
 
-    monkeypatch.setattr(datasets, "CIFAR10", Fetched)
+    monkeypatch.setitem(CIFAR, "CIFAR-10", Fetched)
     recipe = DataRecipe("cifar10", tmp_path, download=True, classes=4)
     assert len(read_split(recipe, "train")) == 20
     assert len(read_split(recipe, "test")) == 8
@@ -367,20 +371,21 @@ def test_of_several_processes_one_fetches(tmp_path: Path, monkeypatch: pytest.Mo
             shutil.rmtree(root / "cifar-10-batches-py")
             write_cifar10(root)
 
-    monkeypatch.setattr(datasets, "CIFAR10", Slow)
+    monkeypatch.setitem(CIFAR, "CIFAR-10", Slow)
     recipe = DataRecipe("cifar10", tmp_path / "data", download=True, classes=4)
     with ThreadPoolExecutor(3) as pool:  # the lock is of the folder, and threads wait for each other as processes do
         assert [len(split) for split in pool.map(read_split, [recipe] * 3, ["train"] * 3)] == [20] * 3
     assert fetched == [tmp_path / "data"]
 
 
-@pytest.mark.parametrize(("name", "where"), [("cifar10", "CIFAR10"), ("voc", "VOCSegmentation")])
-def test_failed_downloads_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, where: str) -> None:
+@pytest.mark.parametrize("name", ["cifar10", "voc"])
+def test_failed_downloads_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     class Offline(CIFAR10):
         def __init__(self, *_: Any, **__: Any) -> None:
             raise OSError("no route to host")
 
-    monkeypatch.setattr(datasets, where, Offline)
+    monkeypatch.setitem(CIFAR, "CIFAR-10", Offline)
+    monkeypatch.setattr(voc, "VOCSegmentation", Offline)
     with pytest.raises(ConfigError, match=rf"data\.download: {name} could not be fetched into .*\(no route to host\)"):
         read_split(DataRecipe(name, tmp_path, download=True), "train")
 
@@ -388,7 +393,7 @@ def test_failed_downloads_are_explained(tmp_path: Path, monkeypatch: pytest.Monk
 def broken(root: Path, case: str) -> tuple[DataRecipe, str, str]:
     """A recipe with a mistake in its data, the split that is asked for, and what must be said."""
     folder = DataRecipe("image_folder", root, classes=3)
-    voc = DataRecipe("voc", root, classes=21)
+    of_voc = DataRecipe("voc", root, classes=21)
     if case == "digits have no test split":
         return DataRecipe("digits"), "test", r"digits has no split test; data\.\*_split can be train or val"
     if case == "digits have 10 classes":
@@ -428,20 +433,20 @@ def broken(root: Path, case: str) -> tuple[DataRecipe, str, str]:
         return recipe, "val", r"data\.classes must be 3, .*\(ant, bee, cow\); got 4"
     if case == "no such year":
         write_voc(root, {"train": ["a"]}, "2007")
-        return voc, "train", r"no folder VOCdevkit/VOC2012 in it; check data\.root and data\.year"
+        return of_voc, "train", r"no folder VOCdevkit/VOC2012 in it; check data\.root and data\.year"
     if case == "no such voc split":
         write_voc(root, {"train": ["a"], "val": ["b"]})
-        return voc, "train_aug", r"train_aug\.txt: no such file; there are the splits train, val"
+        return of_voc, "train_aug", r"train_aug\.txt: no such file; there are the splits train, val"
     if case == "empty voc split":
         write_voc(root, {"train": ["a"], "val": []})
-        return voc, "val", "no pictures in the split val"
+        return of_voc, "val", "no pictures in the split val"
     if case == "classes.txt":
         (write_voc(root, {"train": ["a"]}) / "classes.txt").write_text("road\nsky\n")
-        return voc, "train", r"data\.classes must be 2, the number of classes of voc \(road, sky\); got 21"
+        return of_voc, "train", r"data\.classes must be 2, the number of classes of voc \(road, sky\); got 21"
     assert case in ("missing picture", "missing mask")
     part, ending = ("JPEGImages", "jpg") if case == "missing picture" else ("SegmentationClass", "png")
     (write_voc(root, {"val": ["a", "b"]}) / "VOCdevkit" / "VOC2012" / part / f"b.{ending}").unlink()
-    return voc, "val", rf"val\.txt: files of this split are missing, .*{part}/b\.{ending}$"
+    return of_voc, "val", rf"val\.txt: files of this split are missing, .*{part}/b\.{ending}$"
 
 
 @pytest.mark.parametrize(

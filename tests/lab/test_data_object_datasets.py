@@ -18,7 +18,7 @@ from coco_files import SQUARE, annotation, content, write_coco
 
 from convofconv import ConfigError
 from convofconv.cli import main
-from convofconv.lab.data.data_sets import build_data
+from convofconv.lab.data.build_data import build_data
 from convofconv.lab.data.loading import training_loader
 from convofconv.lab.recipe.schema import DataRecipe
 

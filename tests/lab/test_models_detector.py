@@ -22,13 +22,13 @@ from torchvision.models import detection
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from convofconv import ConfigError, reparameterize, summary, verify
-from convofconv.lab.data.data_sets import build_data
+from convofconv.lab.data.build_data import build_data
 from convofconv.lab.data.object_transforms import training_transform
 from convofconv.lab.data.objects import collate_objects
 from convofconv.lab.models.detector import AntialiasedResizing, BeforeSelection, build_detector
 from convofconv.lab.models.network import build_network
+from convofconv.lab.recipe.comparing import plain_values
 from convofconv.lab.recipe.schema import Convert, DataRecipe, ModelRecipe, Recipe, Task, TrainingRecipe
-from convofconv.lab.recipe.values import plain_values
 from convofconv.lab.tasks.coco_metrics import DetectionMetrics
 
 pytestmark = pytest.mark.lab

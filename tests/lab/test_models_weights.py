@@ -20,8 +20,8 @@ import safetensors.torch
 
 from convofconv.lab.files.state_dicts import write_state_dict
 from convofconv.lab.models.network import build_network
+from convofconv.lab.recipe.comparing import plain_values
 from convofconv.lab.recipe.schema import DataRecipe, ModelRecipe, Recipe, TrainingRecipe
-from convofconv.lab.recipe.values import plain_values
 
 RESNET = ModelRecipe("resnet18", options={"channels": [8, 16, 24, 32]})
 CLASSIFIER = Recipe(model=RESNET)

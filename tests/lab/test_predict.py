@@ -21,7 +21,7 @@ from torch import nn
 from torchvision.transforms.v2.functional import to_image
 
 from convofconv.cli import main
-from convofconv.lab.data.pictures import digit_images
+from convofconv.lab.data.digit_images import digit_images
 from convofconv.lab.data.scenes import compose_scene
 from convofconv.lab.data.transforms import evaluation_transform
 from convofconv.lab.models.network import build_network
@@ -30,8 +30,8 @@ from convofconv.lab.predict import prediction as module
 from convofconv.lab.predict.canvas import palette
 from convofconv.lab.predict.finished_run import FinishedRun
 from convofconv.lab.predict.image_files import find_pictures, output_names
+from convofconv.lab.recipe.recipe_files import recipe_of
 from convofconv.lab.recipe.schema import DataRecipe, Recipe
-from convofconv.lab.recipe.values import recipe_of
 
 pytestmark = pytest.mark.lab
 

@@ -11,9 +11,9 @@ pytest.importorskip("lightning", reason="needs the extra [lab]")
 
 from convofconv.cli import main
 from convofconv.errors import ConfigError
-from convofconv.lab.recipe.options import FOLDER, recipe_from
+from convofconv.lab.recipe.comparing import plain_values
+from convofconv.lab.recipe.recipe_files import FOLDER, recipe_from, recipe_of
 from convofconv.lab.recipe.schema import Recipe
-from convofconv.lab.recipe.values import plain_values, recipe_of
 from convofconv.lab.training import run as fit_module
 
 pytestmark = pytest.mark.lab

@@ -9,7 +9,7 @@ import yaml
 from tiny_runs import fit, results
 
 from convofconv.cli import main
-from convofconv.lab.recipe.options import FOLDER, recipe_from
+from convofconv.lab.recipe.recipe_files import FOLDER, recipe_from
 from convofconv.lab.recipe.schema import DETECTION_TASKS
 from convofconv.lab.studies.study import FOLDER as STUDIES
 from convofconv.lab.studies.study import read_study

@@ -23,8 +23,8 @@ import convofconv as coc
 from convofconv.cli import main
 from convofconv.lab.models.detector import BeforeSelection
 from convofconv.lab.models.network import build_network
+from convofconv.lab.recipe.recipe_files import recipe_of
 from convofconv.lab.recipe.schema import DETECTION_TASKS
-from convofconv.lab.recipe.values import recipe_of
 from convofconv.lab.training.finish import versions
 
 
@@ -113,8 +113,9 @@ def test_a_run_is_verified_where_it_was_trained(tmp_path, monkeypatch):
 
 def test_figures_by_class_are_computed_in_the_test_itself(tmp_path, monkeypatch):
     """Behind it Lightning has taken them to the CPU, where NCCL sums nothing over processes."""
+    from lightning.pytorch import Trainer
+
     from convofconv.lab.tasks.metrics import ClassificationMetrics
-    from convofconv.lab.training.run import Trainer
 
     honest_test, honest_figures, inside, computed = Trainer.test, ClassificationMetrics.by_class, [], []
 

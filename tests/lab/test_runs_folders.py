@@ -10,7 +10,7 @@ from tiny_runs import CLASSIFY, command, fit, results
 
 from convofconv.cli import main
 from convofconv.lab.files.run_folder import RunFolder
-from convofconv.lab.recipe.options import recipe_from
+from convofconv.lab.recipe.recipe_files import recipe_from
 
 
 def test_the_folder_of_a_run_stands_for_its_recipe_and_what_was_overruled(tmp_path, capsys, monkeypatch):

@@ -14,9 +14,9 @@ from torch.utils.data import Subset
 
 from convofconv import ConfigError
 from convofconv.cli import main
-from convofconv.lab.data.data_sets import build_data
+from convofconv.lab.data.build_data import build_data
 from convofconv.lab.recipe.schema import DataRecipe, MachineRecipe, Recipe
-from convofconv.lab.training import run as fit_module
+from convofconv.lab.training.launch import launched_machine, leads
 from convofconv.lab.training.run_data import RunData
 
 _WITHOUT_NORM = [
@@ -149,7 +149,7 @@ def test_losses_of_all_processes_survive_a_kill_in_mid_epoch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("variables", "leads"),
+    ("variables", "leading"),
     [
         ({}, (True, True)),
         ({"NODE_RANK": "1"}, (True, False)),
@@ -157,12 +157,12 @@ def test_losses_of_all_processes_survive_a_kill_in_mid_epoch(tmp_path):
         ({"NODE_RANK": "0"}, (True, True)),
     ],
 )
-def test_of_all_processes_of_all_machines_one_leads(variables, leads, monkeypatch):
+def test_of_all_processes_of_all_machines_one_leads(variables, leading, monkeypatch):
     for name in ("NODE_RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert tuple(fit_module._leads(MachineRecipe(nodes=nodes)) for nodes in (1, 2)) == leads
+    assert tuple(leads(MachineRecipe(nodes=nodes)) for nodes in (1, 2)) == leading
 
 
 @pytest.mark.parametrize(("asked", "taken"), [(1, 4), (4, 4), (2, None)])
@@ -171,11 +171,11 @@ def test_what_slurm_starts_is_taken_and_must_not_contradict(asked, taken, monkey
     for name, value in started.items():
         monkeypatch.setenv(name, value)
     if taken:
-        machine = fit_module._launched(MachineRecipe(devices=asked))
+        machine = launched_machine(MachineRecipe(devices=asked))
         assert (machine.devices, machine.nodes) == (taken, 2)
     else:
         with pytest.raises(ConfigError, match=r"machine\.devices is 2, but SLURM started 4 on each machine"):
-            fit_module._launched(MachineRecipe(devices=asked))
+            launched_machine(MachineRecipe(devices=asked))
 
 
 def test_machines_that_share_no_folder_are_told_before_they_train(tmp_path):

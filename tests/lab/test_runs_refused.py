@@ -10,8 +10,8 @@ from PIL import Image
 from tiny_runs import CLASSIFY, fit
 
 from convofconv.cli import main
-from convofconv.lab.recipe.options import FOLDER
-from convofconv.lab.training import run as fit_module
+from convofconv.lab.recipe.recipe_files import FOLDER
+from convofconv.lab.training import launch, prepare
 
 MISTAKES = [
     (["fit"], "needs a recipe, or the folder of a run, right behind it"),
@@ -131,13 +131,13 @@ def test_of_the_folders_of_a_refused_run_those_are_removed_that_it_has_made_and_
 
 
 def test_what_another_process_writes_into_the_folder_meanwhile_stays(tmp_path, monkeypatch):
-    honest = fit_module.build_data
+    honest = prepare.build_data
 
     def build_data(*arguments):
         (tmp_path / "run/notes.txt").touch()
         return honest(*arguments)
 
-    monkeypatch.setattr(fit_module, "build_data", build_data)
+    monkeypatch.setattr(prepare, "build_data", build_data)
     assert fit([*CLASSIFY, "--training.batch=100"], tmp_path / "run") == 2
     assert (tmp_path / "run/notes.txt").is_file()
 
@@ -228,7 +228,7 @@ def test_what_lightning_refuses_is_told_in_one_line(tmp_path, capsys, monkeypatc
     def trainer(**options):
         raise MisconfigurationException("You requested gpu: [0, 1]\n But your machine only has: [0]")
 
-    monkeypatch.setattr(fit_module, "Trainer", trainer)
+    monkeypatch.setattr(launch, "Trainer", trainer)
     assert fit(CLASSIFY, tmp_path / "run") == 2
     assert capsys.readouterr().err == "coc: machine: You requested gpu: [0, 1] But your machine only has: [0]\n"
     assert not (tmp_path / "run").exists()

@@ -13,7 +13,7 @@ pytest.importorskip("lightning", reason="needs the extra [lab]")
 from tiny_study import options_in, tiny_study
 
 from convofconv.errors import ConfigError
-from convofconv.lab.recipe.values import plain_values
+from convofconv.lab.recipe.comparing import plain_values
 from convofconv.lab.studies import code_identity as code
 from convofconv.lab.studies import execution as run_module
 from convofconv.lab.studies.code_identity import bare, code_identity

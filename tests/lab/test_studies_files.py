@@ -15,8 +15,8 @@ from tiny_study import Inside, tiny_study, write_study
 
 from convofconv.cli import main
 from convofconv.errors import ConfigError
-from convofconv.lab.data.data_sets import build_evaluation
-from convofconv.lab.recipe.options import recipe_from
+from convofconv.lab.data.build_data import build_evaluation
+from convofconv.lab.recipe.recipe_files import recipe_from
 from convofconv.lab.recipe.schema import Recipe
 from convofconv.lab.studies import execution as run
 from convofconv.lab.studies.study import FOLDER, list_studies, read_study

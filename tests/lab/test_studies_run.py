@@ -14,7 +14,7 @@ pytest.importorskip("lightning", reason="needs the extra [lab]")
 from tiny_study import options_in, tiny_study
 
 from convofconv.errors import ConfigError
-from convofconv.lab.recipe.values import different_keys, plain_values
+from convofconv.lab.recipe.comparing import different_keys, plain_values
 from convofconv.lab.studies import execution as run_module
 from convofconv.lab.studies.code_identity import code_identity
 from convofconv.lab.studies.execution import RunOptions, records_of, run_study

@@ -9,11 +9,11 @@ from lightning.pytorch import Trainer
 
 import convofconv as coc
 from convofconv.errors import ConfigError
-from convofconv.lab.data.data_sets import build_data
-from convofconv.lab.data.datasets import VOC_CLASSES
+from convofconv.lab.data.build_data import build_data
 from convofconv.lab.data.loading import evaluation_loader
+from convofconv.lab.data.sources import voc
 from convofconv.lab.models.network import build_network
-from convofconv.lab.recipe.options import FOLDER, recipe_from
+from convofconv.lab.recipe.recipe_files import FOLDER, recipe_from
 from convofconv.lab.recipe.schema import DETECTION_TASKS, DataRecipe, Recipe, TrainingRecipe
 from convofconv.lab.tasks.metrics import ClassificationMetrics, SegmentationMetrics
 from convofconv.lab.training.module import DivergedError, Training
@@ -254,7 +254,7 @@ def test_every_recipe_builds_and_does_a_step(name, tmp_path):
     own = {"method": "coc+stnd", "model.weights": "", "model.freeze_norm": False, "data.root": str(tmp_path)}
     recipe = recipe_from(name, own)
     classes = recipe.data.classes
-    names = VOC_CLASSES if classes == 21 else [f"class {number}" for number in range(classes)]
+    names = voc.CLASSES if classes == 21 else [f"class {number}" for number in range(classes)]
     training = Training(recipe, build_network(recipe, classes), names)
     images, target = torch.randn(2, 3, 64, 64), torch.randint(classes, (2,))
     if recipe.task == "segmentation":

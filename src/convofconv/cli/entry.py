@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import ConvOfConvError, VerificationError
@@ -13,12 +13,10 @@ from .commands import COMMANDS, Command, Group
 from .explanations import explain
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
+    from jsonargparse import ArgumentParser
 
 #: Commands whose first argument is a recipe.
 _RECIPE_COMMANDS = ("fit", "validate", "test")
-#: What is no command without another behind it.
-_GROUPS = {(), *((name,) for name, command in COMMANDS.items() if isinstance(command, Group))}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,18 +29,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: with code 0, after ``--help`` and ``--version``.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    options: list[str] = []
     try:
-        if argv and argv[0] in _RECIPE_COMMANDS:
+        commands = _commands()
+        parsers = _parsers(commands)
+        path = max((path for path in parsers if tuple(argv[: len(path)]) == path), key=len)
+        command = commands.get(path)
+        if isinstance(command, Command):
+            command.add_options(parsers[path])  # of no other: a recipe's take a while
+        elif tuple(argv) == path:
+            parsers[path].print_help()
+            return 0
+        if path and path[0] in _RECIPE_COMMANDS:
             from ..lab.recipe.options import recipe_first
 
             argv = recipe_first(argv)
-        parser, parts = _parser()
-        if tuple(argv) in _GROUPS:
-            parts[tuple(argv)].print_help()
-            return 0
-        options = _options(parts, argv)
-        _run(COMMANDS, parser.parse_args(argv))
+        options = parsers[()].parse_args(argv)
+        assert isinstance(command, Command), "the parsers know no others"
+        for name in path:
+            options = options[name]
+        command.run(options)
     except KeyboardInterrupt:
         return 130
     except VerificationError as error:
@@ -50,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConvOfConvError, OSError) as error:  # OSError: a file that may not be read or written, a full disk
         return _complain(explain(str(error)))
     except argparse.ArgumentError as error:
-        return _complain(f"{explain(str(error), options)} (see coc --help, coc COMMAND --help)")
+        known = [option for action in parsers[path]._actions for option in action.option_strings]
+        return _complain(f"{explain(str(error), known)} (see coc --help, coc COMMAND --help)")
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing == __package__.partition(".")[0]:  # a mistake of ours
@@ -59,22 +65,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(commands: Mapping[str, Command | Group], options: Namespace) -> None:
-    chosen, own = commands[options.command], options[options.command]
-    if isinstance(chosen, Group):
-        _run(chosen.commands, own)
-    else:
-        chosen.run(own)
+def _commands() -> dict[tuple[str, ...], Command | Group]:
+    """All commands and groups by their paths, ``("study", "run")`` for example; groups come before what is in them."""
+    found: dict[tuple[str, ...], Command | Group] = {}
+    for name, command in COMMANDS.items():
+        found[name,] = command
+        found |= {(name, below): own for below, own in command.commands.items()} if isinstance(command, Group) else {}
+    return found
 
 
-def _options(parts: Mapping[tuple[str, ...], ArgumentParser], argv: Sequence[str]) -> list[str]:
-    """The options of the command that ``argv`` asks for."""
-    path = max((path for path in parts if tuple(argv[: len(path)]) == path), key=len)
-    return [option for action in parts[path]._actions for option in action.option_strings]
-
-
-def _parser() -> tuple[ArgumentParser, dict[tuple[str, ...], ArgumentParser]]:
-    """The parser of all, and those of every command and group by its path."""
+def _parsers(commands: Mapping[tuple[str, ...], Command | Group]) -> dict[tuple[str, ...], ArgumentParser]:
+    """A parser for all, and one for every command and group by its path, which has no options yet."""
     from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
     class RecipeHelp(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -92,25 +93,18 @@ def _parser() -> tuple[ArgumentParser, dict[tuple[str, ...], ArgumentParser]]:
     top = parser("Convolution of Convolution: let the kernels of a conv layer collaborate (CVPR 2022).", "coc")
     top.add_argument("--version", action="version", version=f"coc {__version__}")
 
-    parts: dict[tuple[str, ...], ArgumentParser] = {(): top}
-
-    def add(path: tuple[str, ...], commands: Mapping[str, Command | Group]) -> None:
-        to = parts[path]
-        choices = to.add_subcommands(title="commands", dest="command", metavar="COMMAND")
-        for name, command in commands.items():
-            below = (*path, name)
-            own = parts[below] = parser(command.description)
-            if isinstance(command, Command):
-                command.add_options(own)
-            choices.add_subcommand(name, own, help=command.summary)
-            if name in _RECIPE_COMMANDS:  # only now: adding a sub-command gives it its parent's formatter
-                own.formatter_class = RecipeHelp
-                own.usage = argparse.SUPPRESS  # of a hundred options; the description has one of a line
-            if isinstance(command, Group):
-                add(below, command.commands)
-
-    add((), COMMANDS)
-    return top, parts
+    parsers: dict[tuple[str, ...], ArgumentParser] = {(): top}
+    choices: dict[tuple[str, ...], Any] = {}
+    for path, command in commands.items():
+        above, name = path[:-1], path[-1]
+        if above not in choices:
+            choices[above] = parsers[above].add_subcommands(title="commands", dest="command", metavar="COMMAND")
+        own = parsers[path] = parser(command.description)
+        choices[above].add_subcommand(name, own, help=command.summary)
+        if name in _RECIPE_COMMANDS:  # only now: adding a sub-command gives it its parent's formatter
+            own.formatter_class = RecipeHelp
+            own.usage = argparse.SUPPRESS  # of a hundred options; the description has one of a line
+    return parsers
 
 
 def _complain(message: str, code: int = 2) -> int:

@@ -30,10 +30,13 @@ def _fit_options(parser: ArgumentParser) -> None:
 def _fit(options: Namespace) -> None:
     from ..lab.recipe.options import build_recipe
     from ..lab.training.begin import default_folder
-    from ..lab.training.run import run_fit
+    from ..lab.training.run import run_fit, run_profile
 
     name, recipe = build_recipe(options)
-    run_fit(recipe, options.out or default_folder(name, recipe), options.resume, options.profile)
+    if options.profile:
+        run_profile(recipe)
+    else:
+        run_fit(recipe, options.out or default_folder(name, recipe), options.resume)
 
 
 def _evaluate(options: Namespace, split: str) -> None:
@@ -46,7 +49,7 @@ def _evaluate(options: Namespace, split: str) -> None:
 
 
 def _recipes(options: Namespace) -> None:
-    from ..lab.recipe.options import list_recipes
+    from ..lab.recipe.recipe_files import list_recipes
 
     print(list_recipes())
 

@@ -6,14 +6,13 @@ Masks are kept as run lengths and decoded only when they are asked for.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from pycocotools import mask as coco_mask
 from torchvision import tv_tensors
 
@@ -78,46 +77,6 @@ class Objects:
         if self.run_lengths is not None:
             kept = tuple(self.run_lengths[number] for number in np.flatnonzero(which))
         return dataclasses.replace(self, **columns, run_lengths=kept)
-
-
-@dataclasses.dataclass(frozen=True)
-class ObjectSplit:
-    """Pictures and their objects, by number.
-
-    Args:
-        classes: what the labels mean, the background first.
-        categories: what the data set itself calls every label, the ids of a COCO file for example.
-        pictures: those that belong to the split.
-        read: decodes a picture and gives its objects.
-        empty: ids of pictures in which there is nothing to learn from.
-    """
-
-    classes: tuple[str, ...]
-    categories: Mapping[int, int]
-    pictures: Sequence[Picture]
-    read: Callable[[Picture], tuple[Image.Image, Objects]]
-    empty: frozenset[int] = frozenset()
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, Objects]:
-        return self.read(self.pictures[index])
-
-
-@dataclasses.dataclass(frozen=True)
-class TargetSplit:
-    """A split as detectors take it: pictures and targets, to train with or to evaluate by."""
-
-    split: ObjectSplit
-    training: bool
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, Target]:
-        picture, objects = self.split[index]
-        return picture, training_target(objects) if self.training else evaluation_target(objects)
 
 
 def corners(annotated: NDArray[np.float64], width: Any, height: Any) -> NDArray[np.float64]:

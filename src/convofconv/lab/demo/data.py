@@ -12,8 +12,9 @@ from torch.utils.data import TensorDataset
 from torchvision.transforms import v2
 
 from ...errors import ConfigError, listing
-from ..data.pictures import Pictures, Source, digits, find_pictures
+from ..data.labelled import LabelledImages
 from ..progress import progress_bar
+from .found_images import FoundImages, digits, find_pictures
 from .settings import DemoSettings
 
 #: The choice and the split of pictures are the same for all trainings, whatever their seeds.
@@ -76,7 +77,7 @@ def load_data(settings: DemoSettings) -> Data:
 
 
 def _tensors(
-    pictures: Pictures, order: Sequence[int], size: int | None, advance: Callable[[], object]
+    pictures: LabelledImages, order: Sequence[int], size: int | None, advance: Callable[[], object]
 ) -> tuple[Tensor, Tensor]:
     """The pictures and labels of ``order``; with a ``size``, scaled to it on the shorter side and cut square."""
     square = [v2.Resize(size), v2.CenterCrop(size)] if size else []
@@ -93,7 +94,7 @@ def _even_order(labels: Sequence[int], generator: torch.Generator) -> list[int]:
     return [index for _, _, index in _ranked(labels, generator)]
 
 
-def _split(source: Source, share: float, generator: torch.Generator) -> tuple[list[int], list[int]]:
+def _split(source: FoundImages, share: float, generator: torch.Generator) -> tuple[list[int], list[int]]:
     """Even orders of two parts of a pool: one to train on, and ``share`` of every class to test on."""
     counts = collections.Counter(source.train.labels)
     if single := [source.classes[label] for label, count in counts.items() if count < 2]:

@@ -9,13 +9,17 @@ import dataclasses
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from ...config import PRESETS, Config, resolve_config
 from ...errors import ConfigError, ConvOfConvError, listing
+from ..found_by_name import find, names_in
 
+if TYPE_CHECKING:
+    from ..data.sources import Source
+
+DataName: TypeAlias = Literal[names_in("data.sources")]  # type: ignore[valid-type]  # any text to mypy
 Task = Literal["classification", "segmentation", "detection", "instance_segmentation"]
-DataName = Literal["digits", "digit_scenes", "cifar10", "cifar100", "image_folder", "voc", "coco"]
 Schedule = Literal["constant", "step", "poly", "linear", "cosine"]
 Warmup = Literal["linear", "constant"]
 Optimizer = Literal["sgd", "adamw"]
@@ -24,19 +28,15 @@ Convert = Literal["backbone", "all"]
 HeadNorm = Literal["none", "batch", "group"]
 MaskResize = Literal["nearest", "nearest-exact"]
 
-#: The data sets of every task; the first needs no download.
-DATA_OF_TASK: dict[str, tuple[str, ...]] = {
-    "classification": ("digits", "cifar10", "cifar100", "image_folder"),
-    "segmentation": ("digit_scenes", "voc"),
-    "detection": ("digit_scenes", "coco"),
-    "instance_segmentation": ("digit_scenes", "coco"),
+#: What belongs to an image, by task; a data source says which of them it gives.
+TARGET_OF_TASK = {  # until every task says it itself
+    "classification": "label",
+    "segmentation": "mask",
+    "detection": "boxes",
+    "instance_segmentation": "objects",
 }
-#: Keys that say something to some data sets only: where one is read from, what can be fetched, and VOC's years.
-KEYS_OF_DATA: dict[str, tuple[str, ...]] = {
-    "root": ("cifar10", "cifar100", "image_folder", "voc", "coco"),
-    "download": ("cifar10", "cifar100", "voc"),
-    "year": ("voc",),
-}
+#: Keys of the data that say something to some sources only: where it is read, what can be fetched, and VOC's years.
+KEYS_OF_SOURCES = ("root", "download", "year")
 #: Tasks whose networks are detectors: they take pictures of different sizes and put out a list of objects for each.
 DETECTION_TASKS = ("detection", "instance_segmentation")
 #: Keys that say something to some tasks only, by section: those of pictures as a whole, of classifiers, of masks, of
@@ -61,6 +61,25 @@ _KEYS_OF_TASKS: tuple[tuple[tuple[str, ...], dict[str, tuple[str, ...]]], ...] =
         },
     ),
 )
+
+
+def find_source(name: str) -> Source:
+    """The data source of a name; the first one that is imported takes time, for torch comes with it.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in (known := names_in("data.sources")):
+        raise _refuse("data.name", f"one of {', '.join(known)}", name)
+    source: Source = find("data.sources", name).SOURCE
+    return source
+
+
+def sources_of(task: str) -> list[str]:
+    """Names of the data sources of a task, those that are built in first."""
+    sources = {name: find_source(name) for name in names_in("data.sources")}
+    of_task = [name for name, source in sources.items() if TARGET_OF_TASK[task] in source.reads]
+    return sorted(of_task, key=lambda name: "root" in sources[name].keys)
 
 
 def _refuse(key: str, rule: str, got: object) -> ConfigError:
@@ -154,7 +173,7 @@ class DataRecipe:
             raise _refuse("data.scale", "two positive factors, the smaller first", self.scale)
         if min(self.std) <= 0:
             raise _refuse("data.std", "positive", self.std)
-        if self.root is None and self.name in KEYS_OF_DATA["root"]:
+        if self.root is None and self.name != DataRecipe.name and "root" in find_source(self.name).keys:
             raise ConfigError(f"data.root is missing: the folder of the data set {self.name}")
         if self.root is not None and not self.download and not self.root.is_dir():
             raise ConfigError(f"data.root: no such folder, {self.root}")
@@ -368,8 +387,9 @@ class Recipe:
                 maps_for(self.method, config)
             except ConvOfConvError as error:
                 raise ConfigError(f"method: {error}; or plain") from error
-        if self.data.name not in DATA_OF_TASK[self.task]:
-            raise _refuse("data.name", f"one of {', '.join(DATA_OF_TASK[self.task])} for {self.task}", self.data.name)
+        by_default = self.task == Recipe.task and self.data.name == DataRecipe.name  # which fit, and import nothing
+        if not by_default and TARGET_OF_TASK[self.task] not in find_source(self.data.name).reads:
+            raise _refuse("data.name", f"one of {', '.join(sources_of(self.task))} for {self.task}", self.data.name)
         self._check_keys_of_task()
         processes = self.machine.devices * self.machine.nodes * self.training.accumulate
         if self.training.batch % processes:

@@ -19,6 +19,7 @@ _BESIDE = (
     "lab/predict",
     "lab/progress.py",
     "lab/recipe/options.py",  # what a run takes from a recipe's file is in its record
+    "lab/recipe/recipe_files.py",
     "lab/studies",
     "lab/training/profile.py",
 )

@@ -11,9 +11,9 @@ from typing import Any
 from ...errors import ConfigError, listing
 from ..files.run_folder import RunFolder
 from ..models.run_weights import finished_run
-from ..recipe.options import recipe_from
+from ..recipe.comparing import different_keys, plain_values
+from ..recipe.recipe_files import flat, recipe_from
 from ..recipe.schema import Recipe
-from ..recipe.values import different_keys, flat, plain_values
 from .records import Record, runs
 from .study import Settings, Study
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..recipe.values import flat
+from ..recipe.recipe_files import flat
 from .analysis import Analysis, PlannedRun
 from .statistics import unpaired
 

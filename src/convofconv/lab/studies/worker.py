@@ -21,8 +21,9 @@ from typing import Any
 from ...errors import ConfigError, ConvOfConvError, listing
 from ..files.atomic import write_atomic
 from ..files.run_folder import RunFolder
+from ..recipe.comparing import different_keys, plain_values
+from ..recipe.recipe_files import recipe_of
 from ..recipe.schema import Recipe
-from ..recipe.values import different_keys, plain_values, recipe_of
 from ..training.run import run_fit
 from .code_identity import code_identity
 

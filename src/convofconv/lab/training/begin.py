@@ -8,8 +8,8 @@ from pathlib import Path
 from ...errors import ConfigError, listing
 from ..files.atomic import write_atomic
 from ..files.run_folder import RunFolder, read_values
+from ..recipe.comparing import different_keys, plain_values
 from ..recipe.schema import Recipe
-from ..recipe.values import different_keys, plain_values
 
 #: What else may change where a finished run is evaluated.
 OF_EVALUATION = ("model.max_detections",)

@@ -30,8 +30,8 @@ from ..files.state_dicts import write_state_dict
 from ..models.detector import BeforeSelection
 from ..plots import whole_epochs
 from ..progress import print_line
+from ..recipe.comparing import plain_values
 from ..recipe.schema import DETECTION_TASKS
-from ..recipe.values import plain_values
 from .module import DivergedError, Training
 from .run_checkpoints import read_checkpoint
 from .run_data import RunData

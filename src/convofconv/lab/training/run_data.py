@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from ...errors import ConfigError
-from ..data.data_sets import DataSets, EvaluationData, EvaluationSet
+from ..data.build_data import DataSets, EvaluationData, EvaluationSet
 from ..data.loading import Loader, ResumableLoader, evaluation_loader, training_loader
 from ..recipe.schema import DETECTION_TASKS, Recipe
 
@@ -70,6 +70,15 @@ class RunData(SplitData):
         """As of one split, for what is evaluated after every epoch and in the end."""
         super().check(processes)
         self._check_evaluation(self.sets.val, processes)
+
+    def check_training(self, processes: int) -> None:
+        """As :meth:`check`, for training too.
+
+        Raises:
+            ConfigError: some would have nothing to do, or the batch is larger than the training set.
+        """
+        self.check(processes)
+        self.loader_of(0, processes)
 
     def train_dataloader(self) -> ResumableLoader:
         return self.loader_of(**self._place)

@@ -12,11 +12,8 @@ from torch import nn
 from ...errors import ConfigError, listing
 from ..files.run_folder import RunFolder, read_values
 from ..models.network import build_network
-from ..recipe.schema import DATA_OF_TASK, Recipe
-from ..recipe.values import recipe_of
-
-#: Data sets that are built in and have no folder.
-_BUILT_IN = {names[0] for names in DATA_OF_TASK.values()}
+from ..recipe.recipe_files import recipe_of
+from ..recipe.schema import Recipe, find_source
 
 
 def run_at(path: Path) -> RunFolder | None:
@@ -56,7 +53,7 @@ def recipe_to_build(values: Mapping[str, Any], path: Path) -> Recipe:
     Raises:
         ConfigError: a key is unknown or a value impossible here.
     """
-    root = None if values["data"]["name"] in _BUILT_IN else str(path)
+    root = str(path) if "root" in find_source(values["data"]["name"]).keys else None
     data = {**values["data"], "root": root}
     model = {**values["model"], "weights": "", "freeze_norm": False}
     return recipe_of({**values, "data": data, "model": model})

@@ -1,4 +1,4 @@
-"""What a run prints while it trains: what it is, a line per epoch, and on a terminal a bar."""
+"""What a run reports while it trains: what it is, a line per epoch, on a terminal a bar, and numbers and curves."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ...model_summary import summary
 from ..files.run_folder import RunFolder
 from ..progress import Remaining, duration, print_line
 from ..recipe.schema import Recipe
+from .finish import write_history
 from .module import Training
 from .run_data import RunData
 
@@ -83,6 +84,18 @@ class Lines(Callback):
     def _print(self, trainer: Trainer, *lines: str) -> None:
         for line in lines if trainer.is_global_zero else ():
             print_line(line, self.folder.printed)
+
+
+class History(Callback):
+    """Numbers and curves after every epoch, in the folder."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, Training)
+        if trainer.is_global_zero:
+            write_history(self.folder, module.history, module.metrics.main)
 
 
 def heading(trainer: Trainer, training: Training, data: RunData, folder: RunFolder) -> list[str]:

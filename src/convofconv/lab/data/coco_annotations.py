@@ -23,7 +23,8 @@ from pycocotools import mask as coco_mask
 from ...errors import ConfigError, listing
 from .box_formats import check_boxes, check_masks
 from .decoding import open_annotated
-from .objects import Objects, ObjectSplit, Picture, corners, have_area, to_learn
+from .object_splits import ObjectSplit
+from .objects import Objects, Picture, corners, have_area, to_learn
 from .segments import Segments, kind_of, parse_segment
 
 _NUMBER = (int, float)

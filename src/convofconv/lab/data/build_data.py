@@ -14,13 +14,12 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import to_image
 
 from ...errors import ConfigError, listing
-from ..recipe.schema import DETECTION_TASKS, DataRecipe
+from ..recipe.schema import DETECTION_TASKS, TARGET_OF_TASK, DataRecipe
 from . import object_transforms as detection_augment
-from .datasets import Split, read_split
-from .decoding import VOID
 from .loading import Collate, seed_of
-from .object_datasets import check_has_objects, read_objects, with_objects
-from .objects import ObjectSplit, TargetSplit, collate_objects, orientations
+from .object_splits import ObjectSplit, TargetSplit, check_has_objects, read_objects, with_objects
+from .objects import collate_objects, orientations
+from .splits import Split, check_masks_show_objects, read_split
 from .transforms import Transform, evaluation_transform, training_transform
 
 #: A picture ``(3, h, w)``, and its label, its mask ``(h, w)`` of int64, or its objects; normalised but for detectors.
@@ -104,44 +103,11 @@ def build_data(recipe: DataRecipe, task: str, seed: int) -> DataSets:
         seed: of the variations.
 
     Raises:
-        ConfigError: see :func:`~convofconv.lab.data.datasets.read_split`, and ``read_objects`` for detection.
+        ConfigError: see :func:`~convofconv.lab.data.splits.read_split`, and ``read_objects`` for detection.
     """
     if task in DETECTION_TASKS:
-        return _build_objects(recipe, masks=task == "instance_segmentation", seed=seed)
-    train = read_split(recipe, recipe.train_split)
-    if task == "segmentation":
-        _check_has_objects(train)
-    evaluate = evaluation_transform(recipe, task)
-    val = EvaluationSet(read_split(recipe, recipe.val_split), evaluate)
-    test = EvaluationSet(read_split(recipe, recipe.test_split), evaluate) if recipe.test_split else val
-    vary = TrainingSet(train, training_transform(recipe, task), seed)
-    return DataSets(vary, val, test, train.classes)
-
-
-def _check_has_objects(train: Split) -> None:
-    """Refuse masks of class 0 and void alone: a network would learn nothing else, and be right everywhere.
-
-    So it is where 255 stands for the object. Objects may be rare, so all masks are looked at, up to the first with one.
-    """
-    void = False
-    for index in np.random.default_rng(0).permutation(len(train)).tolist():
-        try:
-            mask = np.asarray(train[index][1])
-        except ConfigError:  # is raised again when training reads it
-            return
-        if ((mask > 0) & (mask < VOID)).any():
-            return
-        void |= bool((mask == VOID).any())
-    last = len(train.classes) - 1
-    wanted = f"1, {train.classes[1]}" if last == 1 else f"1 to {last}"
-    reason = (
-        f", and some have pixels of {VOID}, which are void and not learned from; if those are the object, write its "
-        "class in their place"
-    )
-    raise ConfigError(
-        f"data.root: of {len(train)} training masks none has a pixel of class {wanted}"
-        f"{reason if void else '; there is nothing to learn'}"
-    )
+        return _build_objects(recipe, TARGET_OF_TASK[task], seed)
+    return _build_images(recipe, task, TARGET_OF_TASK[task], seed)
 
 
 def build_evaluation(recipe: DataRecipe, task: str, split: str) -> EvaluationData:
@@ -153,10 +119,21 @@ def build_evaluation(recipe: DataRecipe, task: str, split: str) -> EvaluationDat
         ConfigError: see :func:`build_data`.
     """
     if task in DETECTION_TASKS:
-        objects = read_objects(recipe, split, masks=task == "instance_segmentation")
+        objects = read_objects(recipe, split, TARGET_OF_TASK[task])
         return EvaluationData(_evaluated_objects(objects, split), objects.classes, collate_objects)
-    found = read_split(recipe, split)
+    found = read_split(recipe, split, TARGET_OF_TASK[task])
     return EvaluationData(EvaluationSet(found, evaluation_transform(recipe, task)), found.classes)
+
+
+def _build_images(recipe: DataRecipe, task: str, target: str, seed: int) -> DataSets:
+    train = read_split(recipe, recipe.train_split, target)
+    if target == "mask":
+        check_masks_show_objects(train)
+    names = [recipe.val_split, recipe.test_split] if recipe.test_split else [recipe.val_split]
+    evaluated = [read_split(recipe, name, target) for name in names]
+    vary, evaluate = training_transform(recipe, task), evaluation_transform(recipe, task)
+    val, *test = (EvaluationSet(split, evaluate) for split in evaluated)
+    return DataSets(TrainingSet(train, vary, seed), val, test[0] if test else val, train.classes)
 
 
 def _evaluated_objects(split: ObjectSplit, name: str) -> EvaluationSet:
@@ -164,13 +141,13 @@ def _evaluated_objects(split: ObjectSplit, name: str) -> EvaluationSet:
     return EvaluationSet(TargetSplit(split, training=False), detection_augment.evaluation_transform())
 
 
-def _build_objects(recipe: DataRecipe, masks: bool, seed: int) -> DataSets:
-    train = with_objects(read_objects(recipe, recipe.train_split, masks), recipe.train_split)
+def _build_objects(recipe: DataRecipe, target: str, seed: int) -> DataSets:
+    train = with_objects(read_objects(recipe, recipe.train_split, target), recipe.train_split)
     shorter = recipe.shorter or (recipe.eval_resize,)
     vary = detection_augment.training_transform(shorter, recipe.longest or None, recipe.flip, recipe.mask_resize)
 
     def evaluation(name: str) -> EvaluationSet:
-        split = read_objects(recipe, name, masks)
+        split = read_objects(recipe, name, target)
         if split.classes != train.classes:
             raise ConfigError(
                 f"data.root: {name} has the classes {listing(split.classes)}, {recipe.train_split} has "
