@@ -14,14 +14,14 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import to_image
 
 from ...errors import ConfigError, listing
-from ..recipe.schema import DETECTION_TASKS, DataRecipe
+from ..recipe.schema import DataRecipe
 from . import object_transforms as detection_augment
 from .datasets import Split, read_split
 from .decoding import VOID
 from .loading import Collate, seed_of
 from .object_datasets import check_has_objects, read_objects, with_objects
 from .objects import ObjectSplit, TargetSplit, collate_objects, orientations
-from .transforms import Transform, evaluation_transform, training_transform
+from .transforms import Transform, evaluation_transform
 
 #: A picture ``(3, h, w)``, and its label, its mask ``(h, w)`` of int64, or its objects; normalised but for detectors.
 Item = tuple[Tensor, Any]
@@ -95,33 +95,37 @@ class EvaluationSet(Dataset[Item]):
         return _item(self.split, index, self.transform)
 
 
-def build_data(recipe: DataRecipe, task: str, seed: int) -> DataSets:
-    """Find the recipe's data and check all of it that can be checked without decoding every picture.
+def image_sets(recipe: DataRecipe, train: Split, vary: Transform, seed: int) -> DataSets:
+    """The data of a task whose images have a label or a mask.
 
     Args:
-        recipe: what is read and how it is varied.
-        task: a recipe's task.
+        recipe: what is read, and how it is prepared for evaluation.
+        train: its split to train on.
+        vary: the variations of training images.
         seed: of the variations.
 
     Raises:
-        ConfigError: see :func:`~convofconv.lab.data.datasets.read_split`, and ``read_objects`` for detection.
+        ConfigError: see :func:`~convofconv.lab.data.datasets.read_split`.
     """
-    if task in DETECTION_TASKS:
-        return _build_objects(recipe, masks=task == "instance_segmentation", seed=seed)
-    train = read_split(recipe, recipe.train_split)
-    if task == "segmentation":
-        _check_has_objects(train)
-    evaluate = evaluation_transform(recipe, task)
+    evaluate = evaluation_transform(recipe)
     val = EvaluationSet(read_split(recipe, recipe.val_split), evaluate)
     test = EvaluationSet(read_split(recipe, recipe.test_split), evaluate) if recipe.test_split else val
-    vary = TrainingSet(train, training_transform(recipe, task), seed)
-    return DataSets(vary, val, test, train.classes)
+    return DataSets(TrainingSet(train, vary, seed), val, test, train.classes)
 
 
-def _check_has_objects(train: Split) -> None:
+def image_evaluation(recipe: DataRecipe, split: str) -> EvaluationData:
+    """One split of such data; of ``image_folder``, the folders of the training split still name the classes."""
+    found = read_split(recipe, split)
+    return EvaluationData(EvaluationSet(found, evaluation_transform(recipe)), found.classes)
+
+
+def check_has_regions(train: Split) -> None:
     """Refuse masks of class 0 and void alone: a network would learn nothing else, and be right everywhere.
 
     So it is where 255 stands for the object. Objects may be rare, so all masks are looked at, up to the first with one.
+
+    Raises:
+        ConfigError: there is no pixel of another class.
     """
     void = False
     for index in np.random.default_rng(0).permutation(len(train)).tolist():
@@ -144,27 +148,17 @@ def _check_has_objects(train: Split) -> None:
     )
 
 
-def build_evaluation(recipe: DataRecipe, task: str, split: str) -> EvaluationData:
-    """Find one split of the recipe's data to evaluate on; others need not be there.
+def object_sets(recipe: DataRecipe, masks: bool, seed: int) -> DataSets:
+    """The data of a task whose images have objects.
 
-    Of ``image_folder``, the folders of the training split still name the classes.
+    Args:
+        recipe: what is read and how it is varied.
+        masks: whether the objects have masks.
+        seed: of the variations.
 
     Raises:
-        ConfigError: see :func:`build_data`.
+        ConfigError: see :func:`~convofconv.lab.data.object_datasets.read_objects`; or splits have different classes.
     """
-    if task in DETECTION_TASKS:
-        objects = read_objects(recipe, split, masks=task == "instance_segmentation")
-        return EvaluationData(_evaluated_objects(objects, split), objects.classes, collate_objects)
-    found = read_split(recipe, split)
-    return EvaluationData(EvaluationSet(found, evaluation_transform(recipe, task)), found.classes)
-
-
-def _evaluated_objects(split: ObjectSplit, name: str) -> EvaluationSet:
-    check_has_objects(split, name)
-    return EvaluationSet(TargetSplit(split, training=False), detection_augment.evaluation_transform())
-
-
-def _build_objects(recipe: DataRecipe, masks: bool, seed: int) -> DataSets:
     train = with_objects(read_objects(recipe, recipe.train_split, masks), recipe.train_split)
     shorter = recipe.shorter or (recipe.eval_resize,)
     vary = detection_augment.training_transform(shorter, recipe.longest or None, recipe.flip, recipe.mask_resize)
@@ -188,6 +182,17 @@ def _build_objects(recipe: DataRecipe, masks: bool, seed: int) -> DataSets:
         orientations(train.pictures),
         tuple(train.categories.get(label) for label in range(len(train.classes))),
     )
+
+
+def object_evaluation(recipe: DataRecipe, masks: bool, split: str) -> EvaluationData:
+    """One split of such data."""
+    found = read_objects(recipe, split, masks)
+    return EvaluationData(_evaluated_objects(found, split), found.classes, collate_objects)
+
+
+def _evaluated_objects(split: ObjectSplit, name: str) -> EvaluationSet:
+    check_has_objects(split, name)
+    return EvaluationSet(TargetSplit(split, training=False), detection_augment.evaluation_transform())
 
 
 def _item(split: Split | TargetSplit, index: int, transform: Transform) -> Item:

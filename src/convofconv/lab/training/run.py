@@ -24,13 +24,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from ...errors import ConfigError
-from ..data.data_sets import EvaluationSet, build_data, build_evaluation
 from ..files.run_folder import RunFolder, read_values
 from ..files.state_dicts import load_weights, read_state_dict
-from ..models.classifier import check_classifies
+from ..found_by_name import find_task
 from ..models.network import build_network
 from ..progress import watched
-from ..recipe.schema import DETECTION_TASKS, MachineRecipe, Recipe
+from ..recipe.schema import MachineRecipe, Recipe
 from .begin import OF_EVALUATION, begin_run, check_folder, check_same_recipe
 from .finish import finish, write_history
 from .module import Training, check_same_classes
@@ -64,19 +63,10 @@ def run_fit(recipe: Recipe, out: Path, resume: bool, profile_only: bool = False)
 
 
 def _prepared(recipe: Recipe, begun: bool = False) -> tuple[Training, RunData]:
-    sets = build_data(recipe.data, recipe.task, recipe.training.seed)
-    crop = None if recipe.task in DETECTION_TASKS else recipe.data.crop
-    return _training(recipe, sets.classes, _evaluated_sizes(recipe, sets.val), crop, begun), RunData(recipe, sets)
-
-
-def _evaluated_sizes(recipe: Recipe, pictures: EvaluationSet) -> list[tuple[int, int]]:
-    """Height and width of the pictures that a classifier evaluates, by the first; other networks take any."""
-    if recipe.task != "classification":
-        return []
-    height, width = pictures[0][0].shape[-2:]
-    if recipe.data.name == "image_folder" and not recipe.data.eval_crop:  # files of any size, looked at one by one
-        return [(height, width), (height + 1, width + 1)]
-    return [(height, width)]
+    task = find_task(recipe.task)
+    sets = task.build_data(recipe.data, recipe.training.seed)
+    sizes, size = task.evaluation_sizes(recipe.data, sets.val), task.training_size(recipe.data)
+    return _training(recipe, sets.classes, sizes, size, begun), RunData(recipe, sets)
 
 
 def _fit(recipe: Recipe, folder: RunFolder, resume: bool) -> None:
@@ -116,10 +106,11 @@ def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
     check_same_recipe(folder, recipe, OF_EVALUATION)
     recipe = _to_evaluate(recipe)
     name = recipe.data.val_split if split == "val" else recipe.data.test_split or recipe.data.val_split
-    data = build_evaluation(recipe.data, recipe.task, name)
+    task = find_task(recipe.task)
+    data = task.build_evaluation(recipe.data, name)
     if folder.results.exists():
         check_same_classes(read_values(folder.results, "classes")["classes"], data.classes)
-    training = _training(recipe, data.classes, _evaluated_sizes(recipe, data.pictures))
+    training = _training(recipe, data.classes, task.evaluation_sizes(recipe.data, data.pictures))
     state_dict = read_state_dict(folder.model, training.network.state_dict().keys())
     load_weights(training.network, state_dict, f"{folder.model}: not the network of {folder.recipe.name}")
     with _quiet():
@@ -132,7 +123,7 @@ def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
     if trainer.is_global_zero:
         for name, value in values.items():
             print(f"{name.replace('test/', split + ' ')}: {value:.2f}")
-        for name, of_classes in training.by_class.items() if recipe.task != "classification" else ():
+        for name, of_classes in training.by_class.items() if task.prints_classes else ():
             for label, value in zip(data.classes, of_classes, strict=True):
                 if not math.isnan(value):  # of classes that occur
                     print(f"{split} {name} of {label}: {value:.2f}")
@@ -161,19 +152,17 @@ def _training(
     """The network and its training, once it is known to take the sizes that it is evaluated and trained with."""
     if recipe.machine.threads:
         torch.set_num_threads(recipe.machine.threads)
-    network = build_network(recipe, len(classes), begun)
+    network, task = build_network(recipe, len(classes), begun), find_task(recipe.task)
     for height, width in dict.fromkeys([crop, *evaluated] if crop else evaluated):
         _check_takes(network, height, width)
-        if recipe.task == "classification":
-            check_classifies(network, recipe.model.backbone, len(classes), height, width)
+        task.check_outputs(network, recipe, len(classes), height, width)
     at_once = recipe.machine.devices * recipe.machine.nodes * recipe.training.accumulate
     if crop and recipe.training.batch == at_once:
         _check_learns_from_one(network, *crop)
     if recipe.training.channels_last:
         network = network.to(memory_format=torch.channels_last)
     if recipe.training.compile:
-        # What a detector does behind its backbone depends on how many boxes there are, and would be compiled anew.
-        (network.get_submodule("backbone") if recipe.task in DETECTION_TASKS else network).compile()
+        task.compile(network)
     return Training(recipe, network, classes)
 
 
@@ -283,7 +272,7 @@ def _trainer(recipe: Recipe, folder: RunFolder | None = None, data: RunData | No
             max_epochs=training.epochs,
             accumulate_grad_batches=training.accumulate,
             gradient_clip_val=training.clip or None,
-            benchmark=recipe.task == "classification",  # whose pictures are of one size: cuDNN tries its ways out once
+            benchmark=find_task(recipe.task).one_size,  # cuDNN tries its ways out once for every size
             callbacks=callbacks,
             logger=logger,
             plugins=[AtomicCheckpoints()],
