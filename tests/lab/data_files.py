@@ -5,11 +5,28 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from convofconv.lab.found_by_name import find_task
+
+if TYPE_CHECKING:
+    from convofconv.lab.data.data_sets import DataSets, EvaluationData
+    from convofconv.lab.recipe.schema import DataRecipe
+
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+def build_data(recipe: DataRecipe, task: str, seed: int) -> DataSets:
+    """The data sets of a task."""
+    return find_task(task).build_data(recipe, seed)
+
+
+def build_evaluation(recipe: DataRecipe, task: str, split: str) -> EvaluationData:
+    """One split of them."""
+    return find_task(task).build_evaluation(recipe, split)
 
 
 def write_image_folder(root: Path, splits: dict[str, dict[str, int]]) -> Path:
