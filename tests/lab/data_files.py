@@ -5,12 +5,17 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from convofconv.lab.data import splits
-from convofconv.lab.recipe.schema import DataRecipe
+from convofconv.lab.found_by_name import find_task
+
+if TYPE_CHECKING:
+    from convofconv.lab.data.build_data import DataSets, EvaluationData
+    from convofconv.lab.recipe.schema import DataRecipe
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -18,6 +23,16 @@ SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 def read_split(recipe: DataRecipe, split: str) -> splits.Split:
     """A split with masks of the data sources that give them, with labels of others."""
     return splits.read_split(recipe, split, "mask" if recipe.name in ("voc", "digit_scenes") else "label")
+
+
+def build_data(recipe: DataRecipe, task: str, seed: int) -> DataSets:
+    """The data sets of a task."""
+    return find_task(task).build_data(recipe, seed)
+
+
+def build_evaluation(recipe: DataRecipe, task: str, split: str) -> EvaluationData:
+    """One split of them."""
+    return find_task(task).build_evaluation(recipe, split)
 
 
 def write_image_folder(root: Path, splits: dict[str, dict[str, int]]) -> Path:

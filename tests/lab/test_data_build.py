@@ -11,12 +11,12 @@ import torch
 pytest.importorskip("torchvision")
 pytest.importorskip("mlxtend")
 
-from data_files import SHARED, write_image_folder, write_voc
+from data_files import SHARED, build_data, build_evaluation, write_image_folder, write_voc
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from convofconv import ConfigError
-from convofconv.lab.data.build_data import DataSets, build_data, build_evaluation
+from convofconv.lab.data.build_data import DataSets
 from convofconv.lab.data.loading import evaluation_loader, training_loader
 from convofconv.lab.recipe.schema import DataRecipe
 

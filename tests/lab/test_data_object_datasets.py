@@ -15,10 +15,10 @@ pytest.importorskip("mlxtend")
 pytest.importorskip("pycocotools")
 
 from coco_files import SQUARE, annotation, content, write_coco
+from data_files import build_data
 
 from convofconv import ConfigError
 from convofconv.cli import main
-from convofconv.lab.data.build_data import build_data
 from convofconv.lab.data.loading import training_loader
 from convofconv.lab.recipe.schema import DataRecipe
 

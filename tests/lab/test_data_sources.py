@@ -19,7 +19,7 @@ from convofconv.errors import ConfigError
 from convofconv.lab.data import sources
 from convofconv.lab.found_by_name import names_in
 from convofconv.lab.recipe import schema
-from convofconv.lab.recipe.schema import TARGET_OF_TASK, DataRecipe, Recipe, find_source, sources_of
+from convofconv.lab.recipe.schema import DataRecipe, Recipe, find_source, sources_of
 
 pytestmark = pytest.mark.lab
 
@@ -63,7 +63,7 @@ def test_what_does_not_fit_a_new_layout_is_refused_as_with_any_other(options, me
 
 
 def test_every_source_serves_a_task_and_every_task_has_one_that_is_built_in():
-    served = {task: sources_of(task) for task in TARGET_OF_TASK}
+    served = {task: sources_of(task) for task in names_in("tasks")}
     assert {name for names in served.values() for name in names} == set(names_in("data.sources"))
     for task, names in served.items():
         assert "root" not in find_source(names[0]).keys, task

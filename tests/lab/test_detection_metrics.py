@@ -31,7 +31,7 @@ from convofconv.lab.data.build_data import EvaluationSet
 from convofconv.lab.data.coco_annotations import read_coco
 from convofconv.lab.data.object_splits import TargetSplit
 from convofconv.lab.data.object_transforms import evaluation_transform
-from convofconv.lab.tasks.coco_metrics import FIGURES, DetectionMetrics, _encode
+from convofconv.lab.metrics.coco_metrics import FIGURES, DetectionMetrics, _encode
 
 pytestmark = pytest.mark.lab
 

@@ -22,14 +22,14 @@ from torchvision.models import detection
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from convofconv import ConfigError, reparameterize, summary, verify
-from convofconv.lab.data.build_data import build_data
 from convofconv.lab.data.object_transforms import training_transform
 from convofconv.lab.data.objects import collate_objects
+from convofconv.lab.found_by_name import find_task
+from convofconv.lab.metrics.coco_metrics import DetectionMetrics
 from convofconv.lab.models.detector import AntialiasedResizing, BeforeSelection, build_detector
 from convofconv.lab.models.network import build_network
 from convofconv.lab.recipe.comparing import plain_values
-from convofconv.lab.recipe.schema import Convert, DataRecipe, ModelRecipe, Recipe, Task, TrainingRecipe
-from convofconv.lab.tasks.coco_metrics import DetectionMetrics
+from convofconv.lab.recipe.schema import Convert, DataRecipe, ModelRecipe, Recipe, TaskName, TrainingRecipe
 
 pytestmark = pytest.mark.lab
 
@@ -41,10 +41,10 @@ SMALL = ModelRecipe(
     head_norm="group",
     rois=16,
 )
-TASKS: tuple[Task, ...] = ("detection", "instance_segmentation")
+TASKS: tuple[TaskName, ...] = ("detection", "instance_segmentation")
 
 
-def small(task: Task, **changes: Any) -> Any:
+def small(task: TaskName, **changes: Any) -> Any:
     recipe = Recipe(task, **{"data": SCENES, "model": SMALL, **changes})
     return build_network(recipe, 11)
 
@@ -55,7 +55,7 @@ def target(masks: bool) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_pictures_are_shrunk_in_evaluation_as_in_training(task: Task) -> None:
+def test_pictures_are_shrunk_in_evaluation_as_in_training(task: TaskName) -> None:
     """Lines of one pixel in eight are grey then; a resizing that leaves out pixels would lose some."""
     detector = small(task, data=DataRecipe("digit_scenes", classes=11, eval_resize=64, longest=90)).eval()
     image = torch.zeros(3, 256, 512)
@@ -104,7 +104,7 @@ def test_levels_have_their_strides(backbone: str, masks: bool, strides: list[int
     "backbone", ["resnet18", "hrnet_w18_small", "mobilenetv3_small_050", "regnetx_002", "convnext_atto"]
 )
 @pytest.mark.parametrize("task", TASKS)
-def test_all_that_learns_has_a_gradient(task: Task, backbone: str) -> None:
+def test_all_that_learns_has_a_gradient(task: TaskName, backbone: str) -> None:
     """Processes that share gradients refuse a network with parameters that get none."""
     options = SMALL.options if backbone == "resnet18" else {}
     network = small(task, method="coc", model=dataclasses.replace(SMALL, backbone=backbone, options=options))
@@ -114,7 +114,7 @@ def test_all_that_learns_has_a_gradient(task: Task, backbone: str) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_training_gives_losses_and_evaluation_gives_objects_in_the_pictures_pixels(task: Task) -> None:
+def test_training_gives_losses_and_evaluation_gives_objects_in_the_pictures_pixels(task: TaskName) -> None:
     network = small(task)
     pictures = [torch.rand(3, 48, 64), torch.rand(3, 48, 64)]
     nothing = {key: value[:0] for key, value in target(task == TASKS[1]).items()}
@@ -167,7 +167,7 @@ def test_masks_are_those_of_torchvision_above_a_half() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_bfloat16_rounds_no_boxes_scores_or_losses(task: Task) -> None:
+def test_bfloat16_rounds_no_boxes_scores_or_losses(task: TaskName) -> None:
     """Behind 256 pixels it has even numbers alone. Copies and pickles are as careful."""
     network = pickle.loads(pickle.dumps(copy.deepcopy(small(task))))
     seen: dict[str, Any] = {}
@@ -200,13 +200,13 @@ def test_bfloat16_rounds_no_boxes_scores_or_losses(task: Task) -> None:
     ],
 )
 def test_a_few_scenes_are_learned_by_heart(
-    task: Task, side: int, width: int, rate: float, steps: int, figures: set[str]
+    task: TaskName, side: int, width: int, rate: float, steps: int, figures: set[str]
 ) -> None:
     """Which needs the same labels, boxes and masks in training and in evaluation, whatever size pictures are given."""
     options = {"channels": [width] * 4, "stem_type": "deep", "stem_width": width // 2, "norm_layer": "groupnorm1"}
     model = dataclasses.replace(SMALL, options=options, fpn_channels=2 * width, rois=64)
     data = dataclasses.replace(SCENES, eval_resize=side, val_split="train", limit=2)
-    sets, masks = build_data(data, task, 0), task == TASKS[1]
+    sets, masks = find_task(task).build_data(data, 0), task == TASKS[1]
     network = small(task, method="coc", model=model, data=data)
     optimizer = torch.optim.AdamW(network.parameters(), rate)
     for step in range(steps):
@@ -224,7 +224,7 @@ def test_a_few_scenes_are_learned_by_heart(
 
 @pytest.mark.parametrize("convert", ["backbone", "all"])
 @pytest.mark.parametrize("task", TASKS)
-def test_the_backbone_or_everything_is_converted_and_folds_back(task: Task, convert: Convert) -> None:
+def test_the_backbone_or_everything_is_converted_and_folds_back(task: TaskName, convert: Convert) -> None:
     model = dataclasses.replace(SMALL, convert=convert)
     network = build_network(Recipe(task, "coc", data=SCENES, model=model), 11)
     converted = [conv.name for conv in summary(network).convs if conv.maps]
@@ -244,7 +244,7 @@ def test_the_backbone_or_everything_is_converted_and_folds_back(task: Task, conv
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_raw_outputs_hold_every_part_of_the_network(task: Task) -> None:
+def test_raw_outputs_hold_every_part_of_the_network(task: TaskName) -> None:
     """A change of any parameter shows in them, so that folding it wrongly would be seen."""
     network = small(task).eval()
     raw = BeforeSelection(network)
@@ -279,7 +279,7 @@ def classifier_run(folder: Path, method: str = "coc", **model: Any) -> nn.Module
 
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv3_small_050"], ids=["plain", "with activation"])
 @pytest.mark.parametrize("task", TASKS)
-def test_frozen_norms_neither_learn_nor_look_at_batches(task: Task, backbone: str, tmp_path: Path) -> None:
+def test_frozen_norms_neither_learn_nor_look_at_batches(task: TaskName, backbone: str, tmp_path: Path) -> None:
     options = SMALL.options if backbone == "resnet18" else {}
     classifier_run(tmp_path, backbone=backbone, options=options)
     model = dataclasses.replace(SMALL, backbone=backbone, options=options, weights=str(tmp_path))
@@ -308,7 +308,7 @@ def test_frozen_norms_neither_learn_nor_look_at_batches(task: Task, backbone: st
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize(("method", "freeze"), [("coc", False), ("coc", True), ("coc+stnd", True)])
-def test_a_detector_starts_from_a_classifiers_run(task: Task, method: str, freeze: bool, tmp_path: Path) -> None:
+def test_a_detector_starts_from_a_classifiers_run(task: TaskName, method: str, freeze: bool, tmp_path: Path) -> None:
     theirs = classifier_run(tmp_path, method).state_dict()
     model = dataclasses.replace(SMALL, weights=str(tmp_path), freeze_norm=freeze)
     training = TrainingRecipe(seed=5)

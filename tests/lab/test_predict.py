@@ -24,14 +24,14 @@ from convofconv.cli import main
 from convofconv.lab.data.digit_images import digit_images
 from convofconv.lab.data.scenes import compose_scene
 from convofconv.lab.data.transforms import evaluation_transform
+from convofconv.lab.drawing.canvas import palette
 from convofconv.lab.models.network import build_network
-from convofconv.lab.predict import answers
 from convofconv.lab.predict import prediction as module
-from convofconv.lab.predict.canvas import palette
 from convofconv.lab.predict.finished_run import FinishedRun
 from convofconv.lab.predict.image_files import find_pictures, output_names
 from convofconv.lab.recipe.recipe_files import recipe_of
 from convofconv.lab.recipe.schema import DataRecipe, Recipe
+from convofconv.lab.tasks import detection
 
 pytestmark = pytest.mark.lab
 
@@ -144,7 +144,7 @@ def test_masks_are_the_classes_of_the_pixels_by_the_definition(runs, here, capsy
     capsys.readouterr()
     assert predict(run, "scene.png", "--out=out") == 0
     network, recipe, classes = network_of(run)
-    prepared, _ = evaluation_transform(recipe.data, recipe.task)(to_image(opened("scene.png")), 0)
+    prepared, _ = evaluation_transform(recipe.data)(to_image(opened("scene.png")), 0)
     assert (min(prepared.shape[-2:]) == eval_resize) == bool(eval_resize)
     with torch.no_grad():
         logits = network(prepared[None])
@@ -166,7 +166,7 @@ def test_masks_are_the_classes_of_the_pixels_by_the_definition(runs, here, capsy
 
 
 def test_the_background_is_left_as_it_is_and_other_pixels_are_coloured():
-    from convofconv.lab.predict.region_drawing import draw_regions
+    from convofconv.lab.drawing.region_drawing import draw_regions
 
     image, mask = Image.new("RGB", (600, 400), (200, 200, 200)), Image.new("P", (600, 400))
     mask.paste(2, (300, 0, 600, 400))
@@ -255,7 +255,7 @@ def test_names_are_left_out_where_there_is_only_one(here, monkeypatch, classes, 
     run = FinishedRun(recipe, ("background", *classes), (), network, torch.device("cpu"))
     monkeypatch.setattr(module, "load_finished", lambda path, device: run)
     drawn = []
-    monkeypatch.setattr(answers, "draw_objects", lambda image, found: drawn.extend(found) or image)
+    monkeypatch.setattr(detection, "draw_objects", lambda image, found: drawn.extend(found) or image)
     assert predict("run", "black.png", "--score=0.1", "--out=out") == 0
     assert [one.name for one in drawn] == names
 
@@ -282,8 +282,8 @@ def test_objects_of_a_class_are_counted_with_their_scores(here, monkeypatch, cap
 
 @pytest.mark.parametrize("size", [(700, 500), (2, 300), (3000, 4), (40, 40)])
 def test_that_nothing_was_found_is_drawn_where_it_can_be_read(size):
-    from convofconv.lab.predict.canvas import drawn_size, font, text_size
-    from convofconv.lab.predict.object_drawing import draw_nothing
+    from convofconv.lab.drawing.canvas import drawn_size, font, text_size
+    from convofconv.lab.drawing.object_drawing import draw_nothing
 
     image, text = Image.new("RGB", size, (0, 200, 0)), "nothing found above 0.02"
     drawn = draw_nothing(image, text)
@@ -309,7 +309,7 @@ def test_nothing_found_is_an_empty_list_and_said(here, monkeypatch, capsys):
     run = FinishedRun(recipe, ("background", "ant"), (), Blind(), torch.device("cpu"))
     monkeypatch.setattr(module, "load_finished", lambda path, device: run)
     drawn = []
-    monkeypatch.setattr(answers, "draw_nothing", lambda image, text: drawn.append(text) or image)
+    monkeypatch.setattr(detection, "draw_nothing", lambda image, text: drawn.append(text) or image)
     assert predict("run", "a.png", "--score=0.02", "--out=out") == 0
     assert json.loads(Path("out/detections.json").read_text()) == []
     assert capsys.readouterr().out.splitlines()[0] == "a.png: nothing found above 0.02"

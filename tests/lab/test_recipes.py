@@ -9,8 +9,8 @@ import yaml
 from tiny_runs import fit, results
 
 from convofconv.cli import main
+from convofconv.lab.found_by_name import find_task
 from convofconv.lab.recipe.recipe_files import FOLDER, recipe_from
-from convofconv.lab.recipe.schema import DETECTION_TASKS
 from convofconv.lab.studies.study import FOLDER as STUDIES
 from convofconv.lab.studies.study import read_study
 from convofconv.lab.training.schedule import check_schedule
@@ -26,14 +26,15 @@ def test_every_recipe_trains_a_short_epoch(name, tmp_path):
     task = recipe_task(name)
     scenes = task != "classification"
     # Batch norm of so many layers diverges on maps of a single pixel, and at the full rate.
-    side = 64 if "hrnet" in name or "imagenet-" in name or task in DETECTION_TASKS else 32
+    detects = find_task(task).target == "objects"
+    side = 64 if "hrnet" in name or "imagenet-" in name or detects else 32
     data = {"name": "digit_scenes", "classes": 11} if scenes else {"name": "digits", "classes": 10}
     data |= {"root": "null", "limit": 4, "eval_resize": side, "train_split": "train", "val_split": "val"}
     data |= {"test_split": "", "focus": "[]", "workers": 0, "download": "false"}
     options = ["--training.batch=2", "--training.eval_batch=4", "--training.epochs=1", "--model.weights="]
     options += ["--training.warmup_steps=0", "--training.schedule=constant"]
     options += ["--training.lr=0.001", "--machine.threads=1", "--machine.accelerator=cpu", f"--method={method}"]
-    if task in DETECTION_TASKS:
+    if detects:
         data |= {"shorter": f"[{side}]", "longest": 2 * side}
         # Frozen norms belong to pretrained weights; a deep network of random ones explodes with them.
         options += ["--model.fpn_channels=16", "--model.rois=8", "--model.freeze_norm=false"]

@@ -21,10 +21,9 @@ from tiny_runs import CLASSIFY, DETECT, INSTANCES, SEGMENT, fit, results
 
 import convofconv as coc
 from convofconv.cli import main
-from convofconv.lab.models.detector import BeforeSelection
+from convofconv.lab.found_by_name import find_task
 from convofconv.lab.models.network import build_network
 from convofconv.lab.recipe.recipe_files import recipe_of
-from convofconv.lab.recipe.schema import DETECTION_TASKS
 from convofconv.lab.training.finish import versions
 
 
@@ -75,9 +74,9 @@ def difference_of_files(run):
     )
     converted.load_state_dict(load_file(run / "converted.safetensors"))
     plain.load_state_dict(load_file(run / "model.safetensors"))
-    if recipe.task in DETECTION_TASKS:
-        return coc.verify(BeforeSelection(converted), BeforeSelection(plain), [torch.rand(3, 64, 64)], tolerance=1)
-    return coc.verify(converted, plain, torch.randn(2, 3, 64, 64), tolerance=1)
+    task = find_task(recipe.task)
+    images = task.batch([torch.rand(3, 64, 64)] * 2)
+    return coc.verify(task.compared(converted), task.compared(plain), images, tolerance=1)
 
 
 def test_a_run_learns(tmp_path):
@@ -115,7 +114,7 @@ def test_figures_by_class_are_computed_in_the_test_itself(tmp_path, monkeypatch)
     """Behind it Lightning has taken them to the CPU, where NCCL sums nothing over processes."""
     from lightning.pytorch import Trainer
 
-    from convofconv.lab.tasks.metrics import ClassificationMetrics
+    from convofconv.lab.metrics.classification_metrics import ClassificationMetrics
 
     honest_test, honest_figures, inside, computed = Trainer.test, ClassificationMetrics.by_class, [], []
 

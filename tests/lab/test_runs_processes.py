@@ -14,7 +14,7 @@ from torch.utils.data import Subset
 
 from convofconv import ConfigError
 from convofconv.cli import main
-from convofconv.lab.data.build_data import build_data
+from convofconv.lab.found_by_name import find_task
 from convofconv.lab.recipe.schema import DataRecipe, MachineRecipe, Recipe
 from convofconv.lab.training.launch import launched_machine, leads
 from convofconv.lab.training.run_data import RunData
@@ -202,7 +202,7 @@ def test_slurm_must_say_how_many_processes_a_machine_has(tmp_path, monkeypatch, 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_more_processes_than_pictures_are_refused_before_training(split):
     recipe = Recipe(data=DataRecipe(limit=20))
-    data = RunData(recipe, build_data(recipe.data, recipe.task, 0))
+    data = RunData(recipe, find_task(recipe.task).build_data(recipe.data, 0))
     data.trainer = SimpleNamespace(global_rank=0, world_size=20)
     data.setup("fit")
     part = getattr(data.sets, split)

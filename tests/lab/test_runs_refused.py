@@ -10,8 +10,9 @@ from PIL import Image
 from tiny_runs import CLASSIFY, fit
 
 from convofconv.cli import main
+from convofconv.lab.found_by_name import find_task
 from convofconv.lab.recipe.recipe_files import FOLDER
-from convofconv.lab.training import launch, prepare
+from convofconv.lab.training import launch
 
 MISTAKES = [
     (["fit"], "needs a recipe, or the folder of a run, right behind it"),
@@ -131,13 +132,14 @@ def test_of_the_folders_of_a_refused_run_those_are_removed_that_it_has_made_and_
 
 
 def test_what_another_process_writes_into_the_folder_meanwhile_stays(tmp_path, monkeypatch):
-    honest = prepare.build_data
+    task = find_task("classification")
+    honest = task.build_data
 
     def build_data(*arguments):
         (tmp_path / "run/notes.txt").touch()
         return honest(*arguments)
 
-    monkeypatch.setattr(prepare, "build_data", build_data)
+    monkeypatch.setattr(task, "build_data", build_data)
     assert fit([*CLASSIFY, "--training.batch=100"], tmp_path / "run") == 2
     assert (tmp_path / "run/notes.txt").is_file()
 

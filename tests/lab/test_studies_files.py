@@ -15,7 +15,7 @@ from tiny_study import Inside, tiny_study, write_study
 
 from convofconv.cli import main
 from convofconv.errors import ConfigError
-from convofconv.lab.data.build_data import build_evaluation
+from convofconv.lab.found_by_name import find_task
 from convofconv.lab.recipe.recipe_files import recipe_from
 from convofconv.lab.recipe.schema import Recipe
 from convofconv.lab.studies import execution as run
@@ -110,7 +110,9 @@ def test_the_same_answer_everywhere_scores_what_the_studies_say():
             settings = {key: value for key, value in study.settings(network, "plain").items() if "weights" not in key}
             recipe = recipe_from(study.networks[network]["recipe"], settings, SHARED)
             if (key := str(recipe.data)) not in found:
-                data = build_evaluation(recipe.data, recipe.task, recipe.data.test_split or recipe.data.val_split)
+                data = find_task(recipe.task).build_evaluation(
+                    recipe.data, recipe.data.test_split or recipe.data.val_split
+                )
                 targets = [torch.as_tensor(data.pictures[index][1]).flatten() for index in range(len(data.pictures))]
                 counts = torch.bincount(torch.cat(targets))[: len(data.classes)]  # void is behind them
                 occurring = counts.count_nonzero() if recipe.task == "segmentation" else 1

@@ -9,13 +9,14 @@ from lightning.pytorch import Trainer
 
 import convofconv as coc
 from convofconv.errors import ConfigError
-from convofconv.lab.data.build_data import build_data
 from convofconv.lab.data.loading import evaluation_loader
 from convofconv.lab.data.sources import voc
+from convofconv.lab.found_by_name import find_task
+from convofconv.lab.metrics.classification_metrics import ClassificationMetrics
+from convofconv.lab.metrics.segmentation_metrics import SegmentationMetrics
 from convofconv.lab.models.network import build_network
 from convofconv.lab.recipe.recipe_files import FOLDER, recipe_from
-from convofconv.lab.recipe.schema import DETECTION_TASKS, DataRecipe, Recipe, TrainingRecipe
-from convofconv.lab.tasks.metrics import ClassificationMetrics, SegmentationMetrics
+from convofconv.lab.recipe.schema import DataRecipe, Recipe, TrainingRecipe
 from convofconv.lab.training.module import DivergedError, Training
 from convofconv.lab.training.run_data import RunData
 from convofconv.lab.training.schedule import check_schedule, schedule
@@ -237,7 +238,7 @@ def test_nothing_that_goes_to_a_device_is_float64():
 def test_what_detections_are_compared_with_stays_where_it_is_counted():
     """In float64, of which Apple's GPUs have none; and masks, which a GPU would only give back."""
     recipe = recipe_from("scenes-retinanet-resnet18", {"data.limit": 4})
-    data = RunData(recipe, build_data(recipe.data, recipe.task, 0))
+    data = RunData(recipe, find_task(recipe.task).build_data(recipe.data, 0))
     data.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     batch = [torch.zeros(3, 4, 4)], [{"boxes": torch.zeros(1, 4, dtype=torch.float64), "image_id": 3}]
     ((images, targets),) = data.transfer_batch_to_device([batch], torch.device("meta"), 0)
@@ -259,7 +260,7 @@ def test_every_recipe_builds_and_does_a_step(name, tmp_path):
     images, target = torch.randn(2, 3, 64, 64), torch.randint(classes, (2,))
     if recipe.task == "segmentation":
         target = torch.randint(classes, (2, 64, 64))
-    elif recipe.task in DETECTION_TASKS:
+    elif find_task(recipe.task).target == "objects":
         one = {"boxes": torch.tensor([[8.0, 8.0, 40.0, 56.0]]), "labels": torch.tensor([classes - 1])}
         images, target = list(images), [{**one, "masks": torch.ones(1, 64, 64, dtype=torch.uint8)}] * 2
     loss = training.loss(images, target)

@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision.models.detection import MaskRCNN, RetinaNet
 
 from .. import convert, convert_like, reparameterize, summary, verify
 from ..errors import ConfigError, SurgeryError
 from ..surgery.state_dict import is_converted
 from .files.averages import Which
 from .files.state_dicts import check_writable, find_weights, load_weights, write_state_dict
+from .found_by_name import find_task
 from .models.architectures import build_architecture
-from .models.detector import BeforeSelection
-from .recipe.schema import DETECTION_TASKS, Recipe
+from .models.detector import before_selection, takes_list
+from .tasks import Task
 from .training.run_network import build_network_of, checkpoint_of, read_recipe_of, run_at
 
 
@@ -90,11 +90,12 @@ def run_verify(
     model, _ = network.load(file, weights)
     plain, _ = network.load(folded_file, weights)
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-    # torchvision's detectors take a list of pictures of any size.
-    inputs: Any = list(x.sigmoid()) if hasattr(model, "roi_heads") or hasattr(model, "anchor_generator") else x
-    if isinstance(model, RetinaNet | MaskRCNN) and isinstance(plain, RetinaNet | MaskRCNN):
-        # In noise they find nothing, or what a rounding error decides.
-        model, plain = BeforeSelection(model), BeforeSelection(plain)
+    # Before detectors choose boxes: in noise they find nothing, or what a rounding error decides.
+    if network.task is not None:
+        inputs, model, plain = network.task.noise(x), network.task.compared(model), network.task.compared(plain)
+    else:
+        inputs = list(x.sigmoid()) if takes_list(model) else x
+        model, plain = before_selection(model), before_selection(plain)
     try:
         with torch.no_grad():
             plain.eval()(inputs)
@@ -114,6 +115,7 @@ class _Network:
         shape: of an input that it takes.
         hint: what to do where a checkpoint does not fit.
         chosen: whether it was not said which files it is loaded from.
+        task: that it was trained for; ``None`` for an architecture.
     """
 
     name: str
@@ -121,6 +123,7 @@ class _Network:
     shape: Sequence[int] = (2, 3, 224, 224)
     hint: str = ""
     chosen: bool = False
+    task: Task | None = None
 
     def load(self, file: Path, weights: Which) -> tuple[nn.Module, bool]:
         """The network with the weights in a file, and whether it is converted there."""
@@ -155,12 +158,10 @@ def _network(checkpoint: Path, arch: str | None, options: Mapping[str, Any]) -> 
         raise ConfigError(f"--options are arguments of --arch; the network of {run.path} has those of its recipe")
     recipe = read_recipe_of(run)
     build = functools.partial(build_network_of, recipe, plain=True)
-    return _Network(f"the network of {run.path}", build, _trained_shape(recipe), chosen=checkpoint.is_dir())
-
-
-def _trained_shape(recipe: Recipe) -> tuple[int, ...]:
-    side = recipe.data.eval_resize
-    return (2, 3, side, side) if recipe.task in DETECTION_TASKS else (2, 3, *recipe.data.crop)
+    task = find_task(recipe.task)
+    size = task.training_size(recipe.data) or (recipe.data.eval_resize,) * 2
+    name = f"the network of {run.path}"
+    return _Network(name, build, (2, 3, *size), chosen=checkpoint.is_dir(), task=task)
 
 
 def _file(checkpoint: Path) -> Path:

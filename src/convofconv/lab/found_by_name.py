@@ -9,6 +9,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .tasks import Task
 
 
 def names_in(room: str) -> tuple[str, ...]:
@@ -29,3 +33,13 @@ def find(room: str, name: str) -> ModuleType:
         name: one of :func:`names_in`.
     """
     return importlib.import_module(f"{__package__}.{room}.{name}")
+
+
+def find_task(name: str) -> Task:
+    """The object of a task.
+
+    Args:
+        name: a recipe's ``task``.
+    """
+    task: Task = find("tasks", name).TASK
+    return task

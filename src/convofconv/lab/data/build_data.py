@@ -14,13 +14,13 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import to_image
 
 from ...errors import ConfigError, listing
-from ..recipe.schema import DETECTION_TASKS, TARGET_OF_TASK, DataRecipe
-from . import object_transforms as detection_augment
+from ..recipe.schema import DataRecipe
+from . import object_transforms
 from .loading import Collate, seed_of
 from .object_splits import ObjectSplit, TargetSplit, check_has_objects, read_objects, with_objects
 from .objects import collate_objects, orientations
-from .splits import Split, check_masks_show_objects, read_split
-from .transforms import Transform, evaluation_transform, training_transform
+from .splits import Split, read_split
+from .transforms import Transform, evaluation_transform
 
 #: A picture ``(3, h, w)``, and its label, its mask ``(h, w)`` of int64, or its objects; normalised but for detectors.
 Item = tuple[Tensor, Any]
@@ -94,57 +94,45 @@ class EvaluationSet(Dataset[Item]):
         return _item(self.split, index, self.transform)
 
 
-def build_data(recipe: DataRecipe, task: str, seed: int) -> DataSets:
-    """Find the recipe's data and check all of it that can be checked without decoding every picture.
+def image_sets(recipe: DataRecipe, target: str, train: Split, vary: Transform, seed: int) -> DataSets:
+    """The data of a task whose images have something of their own each, a label or a mask for example.
 
     Args:
-        recipe: what is read and how it is varied.
-        task: a recipe's task.
+        recipe: what is read, and how it is prepared for evaluation.
+        target: what belongs to an image.
+        train: the split to train on.
+        vary: the variations of training images.
         seed: of the variations.
 
     Raises:
-        ConfigError: see :func:`~convofconv.lab.data.splits.read_split`, and ``read_objects`` for detection.
+        ConfigError: see :func:`~convofconv.lab.data.splits.read_split`.
     """
-    if task in DETECTION_TASKS:
-        return _build_objects(recipe, TARGET_OF_TASK[task], seed)
-    return _build_images(recipe, task, TARGET_OF_TASK[task], seed)
+    evaluate = evaluation_transform(recipe)
+    val = EvaluationSet(read_split(recipe, recipe.val_split, target), evaluate)
+    test = EvaluationSet(read_split(recipe, recipe.test_split, target), evaluate) if recipe.test_split else val
+    return DataSets(TrainingSet(train, vary, seed), val, test, train.classes)
 
 
-def build_evaluation(recipe: DataRecipe, task: str, split: str) -> EvaluationData:
-    """Find one split of the recipe's data to evaluate on; others need not be there.
+def image_evaluation(recipe: DataRecipe, target: str, split: str) -> EvaluationData:
+    """One split of such data; of ``image_folder``, the folders of the training split still name the classes."""
+    found = read_split(recipe, split, target)
+    return EvaluationData(EvaluationSet(found, evaluation_transform(recipe)), found.classes)
 
-    Of ``image_folder``, the folders of the training split still name the classes.
+
+def object_sets(recipe: DataRecipe, target: str, seed: int) -> DataSets:
+    """The data of a task whose images have objects.
+
+    Args:
+        recipe: what is read and how it is varied.
+        target: ``boxes``, or ``objects`` with masks.
+        seed: of the variations.
 
     Raises:
-        ConfigError: see :func:`build_data`.
+        ConfigError: see :func:`~convofconv.lab.data.object_splits.read_objects`; or splits have different classes.
     """
-    if task in DETECTION_TASKS:
-        objects = read_objects(recipe, split, TARGET_OF_TASK[task])
-        return EvaluationData(_evaluated_objects(objects, split), objects.classes, collate_objects)
-    found = read_split(recipe, split, TARGET_OF_TASK[task])
-    return EvaluationData(EvaluationSet(found, evaluation_transform(recipe, task)), found.classes)
-
-
-def _build_images(recipe: DataRecipe, task: str, target: str, seed: int) -> DataSets:
-    train = read_split(recipe, recipe.train_split, target)
-    if target == "mask":
-        check_masks_show_objects(train)
-    names = [recipe.val_split, recipe.test_split] if recipe.test_split else [recipe.val_split]
-    evaluated = [read_split(recipe, name, target) for name in names]
-    vary, evaluate = training_transform(recipe, task), evaluation_transform(recipe, task)
-    val, *test = (EvaluationSet(split, evaluate) for split in evaluated)
-    return DataSets(TrainingSet(train, vary, seed), val, test[0] if test else val, train.classes)
-
-
-def _evaluated_objects(split: ObjectSplit, name: str) -> EvaluationSet:
-    check_has_objects(split, name)
-    return EvaluationSet(TargetSplit(split, training=False), detection_augment.evaluation_transform())
-
-
-def _build_objects(recipe: DataRecipe, target: str, seed: int) -> DataSets:
     train = with_objects(read_objects(recipe, recipe.train_split, target), recipe.train_split)
     shorter = recipe.shorter or (recipe.eval_resize,)
-    vary = detection_augment.training_transform(shorter, recipe.longest or None, recipe.flip, recipe.mask_resize)
+    vary = object_transforms.training_transform(shorter, recipe.longest or None, recipe.flip, recipe.mask_resize)
 
     def evaluation(name: str) -> EvaluationSet:
         split = read_objects(recipe, name, target)
@@ -165,6 +153,17 @@ def _build_objects(recipe: DataRecipe, target: str, seed: int) -> DataSets:
         orientations(train.pictures),
         tuple(train.categories.get(label) for label in range(len(train.classes))),
     )
+
+
+def object_evaluation(recipe: DataRecipe, target: str, split: str) -> EvaluationData:
+    """One split of such data."""
+    found = read_objects(recipe, split, target)
+    return EvaluationData(_evaluated_objects(found, split), found.classes, collate_objects)
+
+
+def _evaluated_objects(split: ObjectSplit, name: str) -> EvaluationSet:
+    check_has_objects(split, name)
+    return EvaluationSet(TargetSplit(split, training=False), object_transforms.evaluation_transform())
 
 
 def _item(split: Split | TargetSplit, index: int, transform: Transform) -> Item:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -83,13 +83,13 @@ class RandomResize(nn.Module):
         return v2.functional.resize(image, size, antialias=True), target
 
 
-def training_transform(recipe: DataRecipe, task: str) -> Transform:
+def training_transform(recipe: DataRecipe, outside: int | Sequence[int] = 0) -> Transform:
     """The variations that the recipe asks for, in the order of its keys, then normalisation.
 
-    What lies outside of a picture is void in its mask. In the picture it is black for classification and of the mean
-    colour for segmentation, 0 to the network but where ``photometric`` varies it with the picture.
+    Args:
+        recipe: of the data.
+        outside: colour of what lies outside of an image; in its mask that is void.
     """
-    outside = [round(255 * mean) for mean in recipe.mean] if task == "segmentation" else 0
     fill = {tv_tensors.Image: outside, tv_tensors.Mask: VOID, ExactMask: VOID}
     steps: list[Any] = [ResizeMasks(recipe.mask_resize)]
     if recipe.resize or recipe.scale != (1.0, 1.0):
@@ -107,15 +107,15 @@ def training_transform(recipe: DataRecipe, task: str) -> Transform:
     return _prepared(recipe, steps)
 
 
-def evaluation_transform(recipe: DataRecipe, task: str) -> Transform:
-    """Resizing, for classification a centre crop, and normalisation.
+def evaluation_transform(recipe: DataRecipe) -> Transform:
+    """Resizing, a centre crop where there is one, and normalisation.
 
     A mask is resized with its picture, so that ``eval_resize`` also decides at what size segmentation is measured.
     """
     steps: list[Any] = [ResizeMasks(recipe.mask_resize)]
     if recipe.eval_resize:
         steps.append(v2.Resize(recipe.eval_resize, antialias=True))
-    if recipe.eval_crop and task == "classification":
+    if recipe.eval_crop:
         steps.append(v2.CenterCrop(recipe.eval_crop))
     return _prepared(recipe, steps)
 

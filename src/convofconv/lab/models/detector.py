@@ -120,7 +120,7 @@ class BeforeSelection(nn.Module):
         - output: a list of tensors
     """
 
-    def __init__(self, detector: RetinaNet | MaskRCNN) -> None:
+    def __init__(self, detector: nn.Module) -> None:
         super().__init__()
         self.detector = detector
 
@@ -136,6 +136,16 @@ class BeforeSelection(nn.Module):
         scores, corners = heads.box_predictor(heads.box_head(heads.box_roi_pool(maps, boxes, batch.image_sizes)))
         masks = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(maps, boxes, batch.image_sizes)))
         return [*objectness, *deltas, scores, corners, masks]
+
+
+def takes_list(network: nn.Module) -> bool:
+    """Whether a network is one of torchvision's detectors, which take a list of images with values from 0 to 1."""
+    return hasattr(network, "roi_heads") or hasattr(network, "anchor_generator")
+
+
+def before_selection(network: nn.Module) -> nn.Module:
+    """:class:`BeforeSelection` of the detectors that it is made for; other networks as they are."""
+    return BeforeSelection(network) if isinstance(network, RetinaNet | MaskRCNN) else network
 
 
 def build_detector(recipe: ModelRecipe, data: DataRecipe, classes: int, masks: bool) -> RetinaNet | MaskRCNN:

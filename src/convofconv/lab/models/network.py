@@ -14,12 +14,10 @@ from ...errors import ConfigError
 from ...maps import SpatialAssociation
 from ...surgery.conversion import convert, maps_for
 from ...surgery.selection import Selection
-from ..recipe.schema import DETECTION_TASKS, Recipe
+from ..found_by_name import find_task
+from ..recipe.schema import Recipe
 from .backbones import check_normalisation
-from .classifier import build_classifier
-from .detector import build_detector
-from .fcn import build_fcn
-from .run_weights import backbone_prefix, load_run, necks, read_run
+from .run_weights import load_run, necks, read_run
 
 
 def build_network(recipe: Recipe, classes: int, begun: bool = False) -> nn.Module:
@@ -34,45 +32,34 @@ def build_network(recipe: Recipe, classes: int, begun: bool = False) -> nn.Modul
         begun: whether a checkpoint of the run will give it all its weights, so that none are looked for.
 
     Shape:
-        - input: ``(batch, 3, height, width)``; for detectors see :func:`~.detector.build_detector`
-        - output: ``(batch, classes)``, for segmentation ``(batch, classes, height, width)``
+        see the task's ``build_network``
 
     Raises:
         ConfigError: the network cannot be built as asked, or the weights are not to be had or do not fit.
         SurgeryError: the method finds nothing to convert in it.
     """
+    task = find_task(recipe.task)
     torch.manual_seed(recipe.training.seed)
     started = dataclasses.replace(recipe.model, weights="", freeze_norm=False) if begun else recipe.model
     if started.weights == "timm":
         check_normalisation(recipe.model, recipe.data)
-    network = _build(dataclasses.replace(recipe, model=started), classes)
+    network = task.build_network(dataclasses.replace(recipe, model=started), classes)
     weights = None if started.weights in ("", "timm") else read_run(recipe, network)
     if started.freeze_norm and not (weights and weights.converted):
         _check_kernels_stay(recipe)
     if weights and not weights.converted:
-        load_run(network, weights, classes)
+        load_run(network, weights, task.backbone, classes)
     if recipe.method != "plain":
         prefix, exclude = "", list[str]()
         if recipe.model.convert == "backbone":
-            prefix, exclude = backbone_prefix(network), necks(network)
+            prefix, exclude = task.backbone, necks(network)
         where = Selection(pointwise=recipe.model.pointwise, include=[f"{prefix}*"] if prefix else [], exclude=exclude)
         # On the whole network, so that kernels are kept and computed together over all of its forward.
         convert(network, recipe.method, recipe.config, where)
     if weights and weights.converted:
-        load_run(network, weights, classes)
+        load_run(network, weights, task.backbone, classes)
     if recipe.model.freeze_norm:
-        _freeze_norms(network)
-    return network
-
-
-def _build(recipe: Recipe, classes: int) -> nn.Module:
-    network: nn.Module
-    if recipe.task in DETECTION_TASKS:
-        network = build_detector(recipe.model, recipe.data, classes, masks=recipe.task == "instance_segmentation")
-    elif recipe.task == "segmentation":
-        network = build_fcn(recipe.model, classes)
-    else:
-        network = build_classifier(recipe.model, classes)
+        _freeze_norms(network.get_submodule(task.backbone.rstrip(".")))
     return network
 
 
@@ -106,10 +93,9 @@ class FrozenBatchNormAct2d(FrozenBatchNorm2d, BatchNormAct2d):  # type: ignore[m
         return own.act(own.drop(super().forward(x)))
 
 
-def _freeze_norms(network: nn.Module) -> None:
-    """Let the backbone's batch norms neither learn nor look at batches."""
-    name, _, _ = backbone_prefix(network).rpartition(".")
-    norms = [module for module in network.get_submodule(name).modules() if isinstance(module, nn.BatchNorm2d)]
+def _freeze_norms(backbone: nn.Module) -> None:
+    """Let a backbone's batch norms neither learn nor look at batches."""
+    norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms:
         raise ConfigError("model.freeze_norm: the backbone has no batch norms; leave it out")
     for norm in norms:

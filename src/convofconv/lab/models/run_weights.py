@@ -9,14 +9,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
-from torchvision.models.detection import MaskRCNN, RetinaNet
 
 from ...errors import ConfigError, listing
 from ..files.run_folder import RunFolder
 from ..files.state_dicts import load_weights, read_state_dict
+from ..found_by_name import find_task, names_in
 from ..recipe.schema import Recipe
 from .backbones import same_architecture
-from .fcn import FCN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +71,7 @@ def read_run(recipe: Recipe, network: nn.Module) -> RunWeights:
         )
     if theirs["model"].get("small_images", False) != recipe.model.small_images:
         raise ConfigError(f"model.weights: the run in {folder.path} has another stem, see model.small_images")
-    if (task := theirs.get("task")) not in (None, "classification", recipe.task):
+    if (task := theirs.get("task")) not in (None, recipe.task) and not _is_backbone(task):
         raise ConfigError(
             f"model.weights: the run in {folder.path} is one of {task}; {recipe.task} can start from its own kind and "
             "from classification"
@@ -84,11 +83,9 @@ def read_run(recipe: Recipe, network: nn.Module) -> RunWeights:
     return RunWeights(file, read_state_dict(file, names), converted)
 
 
-def backbone_prefix(network: nn.Module) -> str:
-    """What the names of a network's backbone begin with; nothing for a classifier, which is one as a whole."""
-    if isinstance(network, FCN):
-        return "backbone."
-    return "backbone.body." if isinstance(network, RetinaNet | MaskRCNN) else ""
+def _is_backbone(task: str) -> bool:
+    """Whether networks of a task are a backbone as a whole, as classifiers are."""
+    return task in names_in("tasks") and not find_task(task).backbone
 
 
 def necks(network: nn.Module) -> list[str]:
@@ -96,7 +93,7 @@ def necks(network: nn.Module) -> list[str]:
     return [f"{name}.*" for name in ("incre_modules", "downsamp_modules", "final_layer") if hasattr(network, name)]
 
 
-def load_run(network: nn.Module, weights: RunWeights, classes: int) -> None:
+def load_run(network: nn.Module, weights: RunWeights, prefix: str, classes: int) -> None:
     """Load the weights of a run: into the backbone of a network for another task, or into a whole classifier.
 
     The last layer of a classifier keeps its random weights if the run had another number of classes.
@@ -104,12 +101,12 @@ def load_run(network: nn.Module, weights: RunWeights, classes: int) -> None:
     Args:
         network: plain, or converted as the run's network was, see ``weights.converted``.
         weights: from :func:`read_run`.
+        prefix: what the names of the network's backbone begin with.
         classes: number of classes of ``network``.
 
     Raises:
         ConfigError: something in the network finds no weights, or ones that do not fit; the message names it.
     """
-    prefix = backbone_prefix(network)
     wanted = [key for key in network.state_dict() if key.startswith(prefix)]
     found = {key: name for key in wanted for name in _names_in_run(key) if name in weights.state}
     if missing := [key for key in wanted if key not in found]:

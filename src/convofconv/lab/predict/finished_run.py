@@ -7,9 +7,12 @@ import json
 from pathlib import Path
 
 import torch
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import to_image
 
 from ...errors import ConfigError, listing
+from ..data.transforms import evaluation_transform
 from ..files.run_folder import RunFolder
 from ..files.state_dicts import load_weights, read_state_dict
 from ..models.network import build_network
@@ -39,6 +42,36 @@ class FinishedRun:
         """The data set's own number of a label, the label itself if it has none."""
         own = self.categories[label] if self.categories else None
         return label if own is None else own
+
+    def refuse_strips(self, image: Image.Image) -> None:
+        """Refuse an image that takes all memory when its shorter side, of one pixel say, is resized for evaluation.
+
+        Raises:
+            ConfigError: the message says how it would be resized.
+        """
+        data = self.recipe.data
+        growth = data.eval_resize / min(image.size) if data.eval_resize else 1.0
+        if data.longest:
+            growth = min(growth, data.longest / max(image.size))
+        limit = Image.MAX_IMAGE_PIXELS or float("inf")
+        if image.width * image.height * growth**2 > limit:
+            raise ConfigError(
+                f"{image.width}×{image.height} pixels are too many when the shorter side is {data.eval_resize} "
+                "(data.eval_resize); cut the picture"
+            )
+
+    def outputs(self, image: Image.Image) -> Tensor:
+        """What the network puts out for the image as it is prepared when the run is evaluated, in a batch of one.
+
+        Raises:
+            ConfigError: the image is such a strip, or what is put out is no number.
+        """
+        self.refuse_strips(image)
+        prepared, _ = evaluation_transform(self.recipe.data)(to_image(image), 0)
+        outputs: Tensor = self.network(prepared[None].to(self.device))
+        if not outputs.isfinite().all():
+            raise ConfigError("the network puts out what is no number for this picture")
+        return outputs
 
 
 def load_finished(path: Path, device: torch.device) -> FinishedRun:

@@ -16,9 +16,9 @@ from PIL import Image
 from ...errors import ConfigError, listing
 from ..data.decoding import open_picture
 from ..files.atomic import writable_folder, write_atomic
+from ..found_by_name import find_task
 from ..progress import print_line, progress_bar
-from ..recipe.schema import DETECTION_TASKS
-from .answers import Answer, answer
+from ..tasks import Answer, Task
 from .finished_run import FinishedRun, load_finished
 from .image_files import find_pictures, output_names
 
@@ -52,11 +52,12 @@ def run_predict(
     names = output_names(pictures)
     _refuse_overwriting(pictures, names, out)
     finished = load_finished(run, _device(device))
+    task = find_task(finished.recipe.task)
     writable_folder(out)
     told: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
-    for number_file in _NUMBERS[: 1 + (finished.recipe.task in DETECTION_TASKS)]:
+    for number_file in _NUMBERS[: 1 + (task.target == "objects")]:
         (out / number_file).unlink(missing_ok=True)  # an earlier call's would not belong to these drawings
     try:
         with progress_bar(len(pictures), "pictures") as bar:
@@ -64,13 +65,13 @@ def run_predict(
                 own = {"id": number, "file_name": path.as_posix()}
                 try:
                     image = open_picture(path, upright=True)
-                    said = answer(finished, image, score, top)
+                    said = _ask(task, finished, image, score, top)
                 except ConfigError as error:
                     failed[path.as_posix()] = str(error).removeprefix(f"{path}: ")
                     bar.write(f"coc: left out {path}: {failed[path.as_posix()]}", file=sys.stderr)
                 else:
                     files = _write_pictures(said, out, name)
-                    told.append({**own, "width": image.width, "height": image.height, **files, **said.told})
+                    told.append({**own, "width": image.width, "height": image.height, **files, **said.entries})
                     objects += [{"image_id": number, **one} for one in said.objects]
                     print_line(f"{path}: {said.printed}")
                 bar.update()
@@ -80,6 +81,18 @@ def run_predict(
         others = f"; the others are in {out}" if len(failed) < len(pictures) else ""
         raise ConfigError(f"{len(failed)} of {len(pictures)} pictures failed: {listing(failed)}{others}")
     print(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''}: {out / _NUMBERS[0]}")
+
+
+def _ask(task: Task, run: FinishedRun, image: Image.Image, score: float, top: int) -> Answer:
+    try:
+        with torch.inference_mode():
+            return task.answer(run, image, score, top)
+    except ConfigError:
+        raise
+    except (RuntimeError, MemoryError, AssertionError, ValueError) as error:
+        # Too small for the network's pooling, too large for the memory, or not the one size that it takes.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"the network cannot take {image.width}×{image.height} pixels ({reason})") from error
 
 
 def _device(name: str) -> torch.device:
@@ -139,7 +152,7 @@ def _write_numbers(
     """All answers; of detection as a COCO file of the pictures, and a file of results that belongs to it."""
     recipe = finished.recipe
     numbers: dict[str, Any] = {"run": run.as_posix(), "task": recipe.task, "classes": list(finished.classes)}
-    if recipe.task in DETECTION_TASKS:
+    if find_task(recipe.task).target == "objects":
         names = list(enumerate(finished.classes))[1:]
         numbers["categories"] = [{"id": finished.category(label), "name": name} for label, name in names]
         lines = ",\n".join(f"  {json.dumps(one)}" for one in objects)

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from ...config import PRESETS, Config, resolve_config
 from ...errors import ConfigError, ConvOfConvError, listing
-from ..found_by_name import find, names_in
+from ..found_by_name import find, find_task, names_in
 
 if TYPE_CHECKING:
     from ..data.sources import Source
 
-DataName: TypeAlias = Literal[names_in("data.sources")]  # type: ignore[valid-type]  # any text to mypy
-Task = Literal["classification", "segmentation", "detection", "instance_segmentation"]
+# Any text to mypy. Not in a branch on TYPE_CHECKING, whose other one jsonargparse would read.
+TaskName: TypeAlias = Literal[names_in("tasks")]  # type: ignore[valid-type]
+DataName: TypeAlias = Literal[names_in("data.sources")]  # type: ignore[valid-type]
 Schedule = Literal["constant", "step", "poly", "linear", "cosine"]
 Warmup = Literal["linear", "constant"]
 Optimizer = Literal["sgd", "adamw"]
@@ -28,38 +29,17 @@ Convert = Literal["backbone", "all"]
 HeadNorm = Literal["none", "batch", "group"]
 MaskResize = Literal["nearest", "nearest-exact"]
 
-#: What belongs to an image, by task; a data source says which of them it gives.
-TARGET_OF_TASK = {  # until every task says it itself
-    "classification": "label",
-    "segmentation": "mask",
-    "detection": "boxes",
-    "instance_segmentation": "objects",
-}
 #: Keys of the data that say something to some sources only: where it is read, what can be fetched, and VOC's years.
 KEYS_OF_SOURCES = ("root", "download", "year")
-#: Tasks whose networks are detectors: they take pictures of different sizes and put out a list of objects for each.
-DETECTION_TASKS = ("detection", "instance_segmentation")
-#: Keys that say something to some tasks only, by section: those of pictures as a whole, of classifiers, of masks, of
-#: segmentation and of detectors.
-_KEYS_OF_TASKS: tuple[tuple[tuple[str, ...], dict[str, tuple[str, ...]]], ...] = (
-    (
-        ("classification", "segmentation"),
-        {
-            "data": ("crop", "resize", "scale", "random_resized_crop", "padding", "photometric"),
-            "model": ("dropout",),
-            "training": ("label_smoothing",),
-        },
-    ),
-    (("classification",), {"data": ("eval_crop",), "model": ("small_images",)}),
-    (("segmentation", "instance_segmentation"), {"data": ("mask_resize",)}),
-    (("segmentation",), {"data": ("focus",), "model": ("output_stride", "head_channels")}),
-    (
-        DETECTION_TASKS,
-        {
-            "data": ("shorter", "longest"),
-            "model": ("fpn_channels", "smallest_anchor", "head_norm", "rois", "max_detections"),
-        },
-    ),
+#: Keys that say something to some tasks only; each task names those that it knows.
+KEYS_OF_SOME_TASKS = (
+    *("data.crop", "data.resize", "data.scale", "data.random_resized_crop", "data.padding", "data.photometric"),
+    *("model.dropout", "training.label_smoothing"),
+    *("data.eval_crop", "model.small_images"),
+    "data.mask_resize",
+    *("data.focus", "model.output_stride", "model.head_channels"),
+    *("data.shorter", "data.longest"),
+    *("model.fpn_channels", "model.smallest_anchor", "model.head_norm", "model.rois", "model.max_detections"),
 )
 
 
@@ -76,9 +56,9 @@ def find_source(name: str) -> Source:
 
 
 def sources_of(task: str) -> list[str]:
-    """Names of the data sources of a task, those that are built in first."""
+    """Names of the data sources of a task, those that are built in first; none of a task that makes its own data."""
     sources = {name: find_source(name) for name in names_in("data.sources")}
-    of_task = [name for name, source in sources.items() if TARGET_OF_TASK[task] in source.reads]
+    of_task = [name for name, source in sources.items() if find_task(task).target in source.reads]
     return sorted(of_task, key=lambda name: "root" in sources[name].keys)
 
 
@@ -349,7 +329,7 @@ class Recipe:
     """A training run.
 
     Args:
-        task: classification, segmentation, detection (RetinaNet) or instance_segmentation (Mask R-CNN).
+        task: what the network learns; detection is RetinaNet, instance_segmentation Mask R-CNN.
         method: plain, or kernel maps joined with +: coc, doconv, stnd, orth, norm.
         preset: hyper-parameters of the association: poster, released or lightweight.
         association: hyper-parameters that differ from the preset's, grid_side for example.
@@ -362,7 +342,7 @@ class Recipe:
         ConfigError: a value is impossible, alone or together with another; the message names the key.
     """
 
-    task: Task = "classification"
+    task: TaskName = "classification"
     method: str = "plain"
     preset: str = "poster"
     association: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -372,8 +352,8 @@ class Recipe:
     machine: MachineRecipe = dataclasses.field(default_factory=MachineRecipe)
 
     def __post_init__(self) -> None:
-        if self.task not in get_args(Task):
-            raise _refuse("task", listing(get_args(Task)), self.task)
+        if self.task not in get_args(TaskName):
+            raise _refuse("task", listing(get_args(TaskName)), self.task)
         if self.preset not in PRESETS:
             raise _refuse("preset", f"one of {', '.join(PRESETS)}", self.preset)
         try:
@@ -387,25 +367,31 @@ class Recipe:
                 maps_for(self.method, config)
             except ConvOfConvError as error:
                 raise ConfigError(f"method: {error}; or plain") from error
-        by_default = self.task == Recipe.task and self.data.name == DataRecipe.name  # which fit, and import nothing
-        if not by_default and TARGET_OF_TASK[self.task] not in find_source(self.data.name).reads:
-            raise _refuse("data.name", f"one of {', '.join(sources_of(self.task))} for {self.task}", self.data.name)
-        self._check_keys_of_task()
+        if self.task != Recipe.task or self.data.name != DataRecipe.name:  # the defaults fit, and import nothing
+            target = find_task(self.task).target
+            if target and target not in find_source(self.data.name).reads:
+                known = ", ".join(sources_of(self.task))
+                raise _refuse("data.name", f"one of {known} for {self.task}", self.data.name)
+        self._check_task()
         processes = self.machine.devices * self.machine.nodes * self.training.accumulate
         if self.training.batch % processes:
             raise _refuse(
                 "training.batch", f"a multiple of processes × accumulated batches, {processes}", self.training.batch
             )
 
-    def _check_keys_of_task(self) -> None:
-        for tasks, sections in _KEYS_OF_TASKS:
-            for section, names in sections.items() if self.task not in tasks else ():
-                values = getattr(self, section)
-                for field in dataclasses.fields(values):
-                    if field.name in names and getattr(values, field.name) != field.default:
-                        raise ConfigError(f"{section}.{field.name} says nothing to {self.task}; leave it out")
-        if self.task in DETECTION_TASKS and not self.data.eval_resize:
-            raise ConfigError("data.eval_resize is missing: the shorter side of pictures when a detector evaluates")
+    def _check_task(self) -> None:
+        """Ask the task, unless all is as by default: importing its file takes longer than ``coc --help`` may."""
+        given = [key for key in KEYS_OF_SOME_TASKS if not self._by_default(*key.split("."))]
+        if not given and self.task == type(self).task:
+            return
+        task = find_task(self.task)
+        if unknown := [key for key in given if key not in task.keys]:
+            raise ConfigError(f"{unknown[0]} says nothing to {self.task}; leave it out")
+        task.check(self)
+
+    def _by_default(self, section: str, name: str) -> bool:
+        values = getattr(self, section)
+        return bool(getattr(values, name) == getattr(type(values), name))
 
     @property
     def config(self) -> Config:

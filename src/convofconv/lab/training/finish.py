@@ -18,7 +18,6 @@ import torch
 from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
 from torch import nn
-from torchvision.models.detection import MaskRCNN, RetinaNet
 
 from ... import __version__
 from ...maps.registered import convs, kernel_maps
@@ -27,11 +26,9 @@ from ...verification import verify
 from ..files.atomic import write_atomic
 from ..files.run_folder import RunFolder
 from ..files.state_dicts import write_state_dict
-from ..models.detector import BeforeSelection
 from ..plots import whole_epochs
 from ..progress import print_line
 from ..recipe.comparing import plain_values
-from ..recipe.schema import DETECTION_TASKS
 from .module import DivergedError, Training
 from .run_checkpoints import read_checkpoint
 from .run_data import RunData
@@ -60,9 +57,11 @@ def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolde
     plain = copy.deepcopy(best)
     if converted:
         plain = reparameterize(plain, inplace=True)
-    images = _examples(training, data)
-    _check_finite(_outputs(best), images)
-    difference = verify(_outputs(best), _outputs(plain), images, tolerance=_TOLERANCE) if converted else 0.0
+    # Of one image, twice: norms over small maps refuse a single one.
+    images = training.task.batch([data.sets.val[0][0].to(training.device)] * 2)
+    as_trained, folded = training.task.compared(best), training.task.compared(plain)
+    _check_finite(as_trained, images)
+    difference = verify(as_trained, folded, images, tolerance=_TOLERANCE) if converted else 0.0
     before = _evaluate(trainer, training, data)
     training.average, training.network = None, plain
     after = _evaluate(trainer, training, data) if converted else before
@@ -96,17 +95,6 @@ def finish(trainer: Trainer, training: Training, data: RunData, folder: RunFolde
     print_line(f"{main} {value:.2f} % (folded; {epochs}): {folder.results}", folder.printed)
     if training.remark:
         print_line(training.remark, folder.printed)
-
-
-def _examples(training: Training, data: RunData) -> Any:
-    """A batch of one picture, twice: norms over small maps refuse a single one."""
-    pictures = [data.sets.val[0][0].to(training.device)] * 2
-    return pictures if training.recipe.task in DETECTION_TASKS else torch.stack(pictures)
-
-
-def _outputs(network: nn.Module) -> nn.Module:
-    """What gives all that a network computes before something is chosen."""
-    return BeforeSelection(network) if isinstance(network, RetinaNet | MaskRCNN) else network
 
 
 @torch.no_grad()

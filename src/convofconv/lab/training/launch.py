@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from ...errors import ConfigError
 from ..files.run_folder import RunFolder
+from ..found_by_name import find_task
 from ..progress import watched
 from ..recipe.schema import MachineRecipe, Recipe
 from .run_checkpoints import AtomicCheckpoints
@@ -99,7 +100,7 @@ def build_trainer(recipe: Recipe, folder: RunFolder | None = None, callbacks: Se
             max_epochs=training.epochs,
             accumulate_grad_batches=training.accumulate,
             gradient_clip_val=training.clip or None,
-            benchmark=_of_one_size(recipe),  # cuDNN tries its ways out once
+            benchmark=find_task(recipe.task).one_size,  # cuDNN tries its ways out once for every size
             callbacks=[*([Bar()] if watched() else []), *callbacks],
             logger=TensorBoardLogger(folder.path, name="", version=folder.tensorboard.name) if folder else False,
             plugins=[AtomicCheckpoints()],
@@ -111,11 +112,6 @@ def build_trainer(recipe: Recipe, folder: RunFolder | None = None, callbacks: Se
         )
     except MisconfigurationException as error:  # fewer GPUs than devices, for example
         raise ConfigError(f"machine: {' '.join(str(error).split())}") from error
-
-
-def _of_one_size(recipe: Recipe) -> bool:
-    """Whether all images have one size."""
-    return recipe.task == "classification"
 
 
 class CheckShared(Callback):

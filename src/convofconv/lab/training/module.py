@@ -1,4 +1,4 @@
-"""The training of one network as a LightningModule, the same for every task but for loss and metrics."""
+"""The training of one network as a LightningModule, the same for every task, which gives loss and metrics."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ...errors import ConfigError, ConvOfConvError
 from ...parameter_groups import param_groups
-from ..data.decoding import VOID
 from ..data.loading import seed_of
-from ..recipe.schema import DETECTION_TASKS, Recipe
-from ..tasks.coco_metrics import DetectionMetrics
-from ..tasks.metrics import build_metrics
+from ..found_by_name import find_task
+from ..recipe.schema import Recipe
 from .schedule import schedule
 
 #: On a GPU, so many steps are taken before their losses are looked at.
@@ -41,14 +38,14 @@ class Training(LightningModule):
 
     def __init__(self, recipe: Recipe, network: nn.Module, classes: Sequence[str]) -> None:
         super().__init__()
-        self.recipe = recipe
+        self.recipe, self.task = recipe, find_task(recipe.task)
         self.network = network
         decay = recipe.training.ema
         average = AveragedModel(network, multi_avg_fn=_moving_average(decay), use_buffers=True) if decay else None
         # No gradient comes to it: several processes would wait for them.
         self.average = average.requires_grad_(False) if average else None
         self.classes = list(classes)
-        self.metrics = build_metrics(recipe, classes)
+        self.metrics = self.task.build_metrics(recipe, classes)
         #: Of the last test, numbers per class by metric.
         self.by_class: dict[str, list[float]] = {}
         #: What to know about the figures of the last test; empty if nothing.
@@ -82,22 +79,8 @@ class Training(LightningModule):
         return summed / count if count else None
 
     def loss(self, images: Any, target: Any) -> Tensor:
-        """Of a batch in training: what a detector says itself, or the cross-entropy of logits.
-
-        Void pixels are left out; it is zero where a batch has no others. The others count the same in all processes,
-        which average their gradients: each divides by the mean of their numbers.
-        """
-        if self.recipe.task in DETECTION_TASKS:
-            losses: dict[str, Tensor] = self.network(images, target)
-            return torch.stack(list(losses.values())).sum()
-        logits: Tensor = self.network(self._in_format(images))
-        smoothing = self.recipe.training.label_smoothing
-        if self.recipe.task == "segmentation":
-            # torch's own mean over no pixels is no number, and would end the run as diverged.
-            counted = _mean_over_processes((target != VOID).sum()).clamp_min(1)
-            summed = F.cross_entropy(logits, target, ignore_index=VOID, reduction="sum", label_smoothing=smoothing)
-            return summed / counted
-        return F.cross_entropy(logits, target, label_smoothing=smoothing)
+        """Of a batch in training, as the task defines it."""
+        return self.task.loss(self.network, self._in_format(images), target, self.recipe)
 
     def _in_format(self, images: Any) -> Any:
         if self.recipe.training.channels_last and isinstance(images, Tensor):  # a detector makes its own batches
@@ -112,9 +95,8 @@ class Training(LightningModule):
     def training_step(self, batch: tuple[Any, Any], batch_idx: int) -> Tensor:
         loss = self.loss(*batch)
         self._unread.append((batch_idx, self.global_step, loss.detach()))
-        # A detector that has learnt nonsense fails by itself in the next step, and would not say why.
-        soon = loss.device.type == "cpu" or self.recipe.task in DETECTION_TASKS
-        if soon or len(self._unread) >= _UNREAD:
+        at_once = loss.device.type == "cpu" or self.task.losses_at_once
+        if at_once or len(self._unread) >= _UNREAD:
             self._read_losses()
         return loss
 
@@ -172,8 +154,7 @@ class Training(LightningModule):
     def on_test_epoch_end(self) -> None:
         # Now: behind the test Lightning has taken everything to the CPU, where NCCL gathers nothing.
         self.by_class = self.metrics.by_class()
-        if isinstance(self.metrics, DetectionMetrics):
-            self.remark = self.metrics.remark()
+        self.remark = self.metrics.remark()
         self.log_dict({f"test/{name}": value for name, value in self.metrics.compute().items()}, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -224,14 +205,6 @@ def check_same_classes(learnt: Sequence[str], here: Sequence[str]) -> None:
                 f"data.root: class {number} is {mine!r} here, and {theirs!r} in the data that the run has learnt from; "
                 "give the same data, or classes of the same names in the same order"
             )
-
-
-def _mean_over_processes(count: Tensor) -> Tensor:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return count
-    mean = count.float()
-    torch.distributed.all_reduce(mean)
-    return mean / torch.distributed.get_world_size()
 
 
 def _clocks() -> tuple[float, float]:

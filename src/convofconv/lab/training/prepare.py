@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from ...errors import ConfigError
-from ..data.build_data import EvaluationData, EvaluationSet, build_data
+from ..data.build_data import EvaluationData
 from ..files.run_folder import RunFolder
 from ..files.state_dicts import load_weights, read_state_dict
-from ..models.classifier import check_classifies
+from ..found_by_name import find_task
 from ..models.network import build_network
-from ..recipe.schema import DETECTION_TASKS, Recipe
+from ..recipe.schema import Recipe
 from .module import Training
 from .run_data import RunData
 
@@ -32,9 +32,10 @@ def prepare(recipe: Recipe, resumed: bool = False) -> tuple[Training, RunData]:
     Raises:
         ConfigError: data or network are not to be had, or do not fit each other.
     """
-    sets = build_data(recipe.data, recipe.task, recipe.training.seed)
-    sizes = _evaluated_sizes(recipe, sets.val)
-    network = _network(recipe, len(sets.classes), sizes, _trained_size(recipe), resumed)
+    task = find_task(recipe.task)
+    sets = task.build_data(recipe.data, recipe.training.seed)
+    sizes, trained = task.evaluation_sizes(recipe.data, sets.val), task.training_size(recipe.data)
+    network = _network(recipe, len(sets.classes), sizes, trained, resumed)
     return Training(recipe, network, sets.classes), RunData(recipe, sets)
 
 
@@ -49,7 +50,8 @@ def prepare_evaluation(recipe: Recipe, data: EvaluationData, folder: RunFolder) 
     Raises:
         ConfigError: the folder holds the weights of another network.
     """
-    network = _network(recipe, len(data.classes), _evaluated_sizes(recipe, data.pictures))
+    sizes = find_task(recipe.task).evaluation_sizes(recipe.data, data.pictures)
+    network = _network(recipe, len(data.classes), sizes)
     state_dict = read_state_dict(folder.model, network.state_dict().keys())
     load_weights(network, state_dict, f"{folder.model}: not the network of {folder.recipe.name}")
     return Training(recipe, network, data.classes)
@@ -61,44 +63,18 @@ def _network(
     """The network, once it is known to take the sizes that it is evaluated and trained with."""
     if recipe.machine.threads:
         torch.set_num_threads(recipe.machine.threads)
-    network = build_network(recipe, classes, resumed)
+    network, task = build_network(recipe, classes, resumed), find_task(recipe.task)
     for height, width in dict.fromkeys([trained, *evaluated] if trained else evaluated):
         _check_takes(network, height, width)
-        _check_gives(recipe, network, classes, height, width)
+        task.check_outputs(network, recipe, classes, height, width)
     at_once = recipe.machine.devices * recipe.machine.nodes * recipe.training.accumulate
     if trained and recipe.training.batch == at_once:
         _check_learns_from_one(network, *trained)
     if recipe.training.channels_last:
         network = network.to(memory_format=torch.channels_last)
     if recipe.training.compile:
-        _compiled_part(recipe, network).compile()
+        task.compile(network)
     return network
-
-
-def _trained_size(recipe: Recipe) -> Size | None:
-    """Size of the images that a network is trained with; ``None`` for those that take any."""
-    return None if recipe.task in DETECTION_TASKS else recipe.data.crop
-
-
-def _evaluated_sizes(recipe: Recipe, images: EvaluationSet) -> list[Size]:
-    """Sizes of the images that a classifier evaluates, by the first; other networks take any."""
-    if recipe.task != "classification":
-        return []
-    height, width = images[0][0].shape[-2:]
-    if recipe.data.name == "image_folder" and not recipe.data.eval_crop:  # files of any size, looked at one by one
-        return [(height, width), (height + 1, width + 1)]
-    return [(height, width)]
-
-
-def _compiled_part(recipe: Recipe, network: nn.Module) -> nn.Module:
-    """What a detector does behind its backbone depends on how many boxes there are, and would be compiled anew."""
-    return network.get_submodule("backbone") if recipe.task in DETECTION_TASKS else network
-
-
-def _check_gives(recipe: Recipe, network: nn.Module, classes: int, height: int, width: int) -> None:
-    """A classifier may be anybody's."""
-    if recipe.task == "classification":
-        check_classifies(network, recipe.model.backbone, classes, height, width)
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import ConfigError
-from ..data.build_data import build_evaluation
 from ..files.run_folder import RunFolder, read_values
+from ..found_by_name import find_task
 from ..recipe.schema import Recipe
 from .begin import OF_EVALUATION, begin_run, check_folder, check_same_recipe
 from .finish import finish
@@ -97,7 +97,8 @@ def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
     check_same_recipe(folder, recipe, OF_EVALUATION)
     recipe = _to_evaluate(recipe)
     name = recipe.data.val_split if split == "val" else recipe.data.test_split or recipe.data.val_split
-    data = build_evaluation(recipe.data, recipe.task, name)
+    task = find_task(recipe.task)
+    data = task.build_evaluation(recipe.data, name)
     if folder.results.exists():
         check_same_classes(read_values(folder.results, "classes")["classes"], data.classes)
     training = prepare_evaluation(recipe, data, folder)
@@ -129,8 +130,8 @@ def _to_evaluate(recipe: Recipe) -> Recipe:
 
 
 def _of_classes(training: Training, split: str) -> Iterator[str]:
-    """A line for every metric and class that occurs; none for classification."""
-    for name, of_classes in training.by_class.items() if training.recipe.task != "classification" else ():
+    """A line for every metric and class that occurs, where the task prints them."""
+    for name, of_classes in training.by_class.items() if find_task(training.recipe.task).prints_classes else ():
         for label, value in zip(training.classes, of_classes, strict=True):
             if not math.isnan(value):
                 yield f"{split} {name} of {label}: {value:.2f}"

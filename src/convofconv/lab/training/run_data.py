@@ -10,7 +10,8 @@ from lightning.pytorch import LightningDataModule
 from ...errors import ConfigError
 from ..data.build_data import DataSets, EvaluationData, EvaluationSet
 from ..data.loading import Loader, ResumableLoader, evaluation_loader, training_loader
-from ..recipe.schema import DETECTION_TASKS, Recipe
+from ..found_by_name import find_task
+from ..recipe.schema import Recipe
 
 
 class SplitData(LightningDataModule):
@@ -44,10 +45,10 @@ class SplitData(LightningDataModule):
         return {"rank": self.trainer.global_rank, "world": self.trainer.world_size}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave where it is what a detector is evaluated by: it is in float64, which not all devices have."""
+        """Leave targets of evaluation where they are if the task says so."""
         assert self.trainer is not None
         move = super().transfer_batch_to_device
-        if self.recipe.task in DETECTION_TASKS and not self.trainer.training:
+        if find_task(self.recipe.task).targets_stay and not self.trainer.training:
             return [(move(images, device, dataloader_idx), targets) for images, targets in batch]
         return move(batch, device, dataloader_idx)
 

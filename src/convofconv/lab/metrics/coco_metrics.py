@@ -26,6 +26,7 @@ from torchmetrics import Metric
 
 from ...errors import ConfigError
 from ..data.objects import RunLengths, Target
+from .base import Metrics
 
 #: Figures by name, and the AP of every class.
 _Part = tuple[dict[str, float], list[float]]
@@ -37,7 +38,7 @@ _WHICH = ((None, "all"), (0.5, "all"), (0.75, "all"), (None, "small"), (None, "m
 _COCOS_LIMIT = 100
 
 
-class DetectionMetrics(nn.Module):
+class DetectionMetrics(Metrics):
     """COCO's average precisions of boxes, and of masks where they are asked for (``mask_AP``, ...).
 
     A figure over no objects, APL where there are no large ones for example, is left out. Crowds are as in COCO:
@@ -99,10 +100,6 @@ class DetectionMetrics(nn.Module):
             f"{'has' if more == 1 else 'have'} more objects than that, up to {max(most)}. model.max_detections sets "
             "the number"
         )
-
-    def reset(self) -> None:
-        """Start counting anew."""
-        self.evaluation.reset()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # for torchmetrics hashes what it keeps

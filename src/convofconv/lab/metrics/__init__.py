@@ -1,0 +1,1 @@
+"""What networks are measured by, one file per kind of answer."""
