@@ -26,7 +26,7 @@ def test_every_recipe_trains_a_short_epoch(name, tmp_path):
     task = recipe_task(name)
     scenes = task != "classification"
     # Batch norm of so many layers diverges on maps of a single pixel, and at the full rate.
-    detects = find_task(task).target == "objects"
+    detects = find_task(task).lists_objects
     side = 64 if "hrnet" in name or "imagenet-" in name or detects else 32
     data = {"name": "digit_scenes", "classes": 11} if scenes else {"name": "digits", "classes": 10}
     data |= {"root": "null", "limit": 4, "eval_resize": side, "train_split": "train", "val_split": "val"}

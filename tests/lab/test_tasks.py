@@ -260,7 +260,7 @@ def test_every_recipe_builds_and_does_a_step(name, tmp_path):
     images, target = torch.randn(2, 3, 64, 64), torch.randint(classes, (2,))
     if recipe.task == "segmentation":
         target = torch.randint(classes, (2, 64, 64))
-    elif find_task(recipe.task).target in ("boxes", "objects"):
+    elif find_task(recipe.task).lists_objects:
         one = {"boxes": torch.tensor([[8.0, 8.0, 40.0, 56.0]]), "labels": torch.tensor([classes - 1])}
         images, target = list(images), [{**one, "masks": torch.ones(1, 64, 64, dtype=torch.uint8)}] * 2
     loss = training.loss(images, target)

@@ -57,7 +57,7 @@ def run_predict(
     told: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
-    for number_file in _NUMBERS[: 1 + (task.target == "objects")]:
+    for number_file in _NUMBERS[: 1 + task.lists_objects]:
         (out / number_file).unlink(missing_ok=True)  # an earlier call's would not belong to these drawings
     try:
         with progress_bar(len(pictures), "pictures") as bar:
@@ -152,7 +152,7 @@ def _write_numbers(
     """All answers; of detection as a COCO file of the pictures, and a file of results that belongs to it."""
     recipe = finished.recipe
     numbers: dict[str, Any] = {"run": run.as_posix(), "task": recipe.task, "classes": list(finished.classes)}
-    if find_task(recipe.task).target == "objects":
+    if find_task(recipe.task).lists_objects:
         names = list(enumerate(finished.classes))[1:]
         numbers["categories"] = [{"id": finished.category(label), "name": name} for label, name in names]
         lines = ",\n".join(f"  {json.dumps(one)}" for one in objects)

@@ -65,6 +65,8 @@ class Task(ABC):
     losses_at_once = False
     #: Whether the targets of evaluation stay where they are, and only images move to a GPU.
     targets_stay = False
+    #: Whether answers are lists of objects, which are written as results in COCO's format too.
+    lists_objects = False
     #: Whether ``coc test`` prints the figures of every class.
     prints_classes = True
 

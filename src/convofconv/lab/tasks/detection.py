@@ -37,6 +37,7 @@ class Detection(Task):
     losses_at_once = True
     #: They are in float64, which not all devices have.
     targets_stay = True
+    lists_objects = True
     #: Whether objects have masks.
     masks = False
 
