@@ -25,6 +25,7 @@ from convofconv.lab.data.digit_images import digit_images
 from convofconv.lab.data.scenes import compose_scene
 from convofconv.lab.data.transforms import evaluation_transform
 from convofconv.lab.drawing.canvas import palette
+from convofconv.lab.found_by_name import find_task
 from convofconv.lab.models.network import build_network
 from convofconv.lab.predict import prediction as module
 from convofconv.lab.predict.finished_run import FinishedRun
@@ -390,7 +391,8 @@ def test_after_ctrl_c_the_numbers_are_those_of_what_was_drawn(runs, here, monkey
     for name in "abc":
         scene(here / "in" / f"{name}.png", seed=ord(name))
     assert predict(runs("classification"), "in", "--out=out") == 0
-    honest = module.answer
+    task = find_task("classification")
+    honest = task.answer
 
     def answer(run, image, *rest):
         if len(answered) == 1:
@@ -399,7 +401,7 @@ def test_after_ctrl_c_the_numbers_are_those_of_what_was_drawn(runs, here, monkey
         return honest(run, image, *rest)
 
     answered = []
-    monkeypatch.setattr(module, "answer", answer)
+    monkeypatch.setattr(task, "answer", answer)
     assert predict(runs("classification"), "in", "--out=out") == 130
     assert [one["file_name"] for one in told(here / "out")["images"]] == ["in/a.png"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -18,9 +19,9 @@ from tiny_runs import fit, results
 from convofconv.cli import main
 from convofconv.errors import ConfigError
 from convofconv.lab import tasks
-from convofconv.lab.found_by_name import find_task, names_in
+from convofconv.lab.found_by_name import names_in
 from convofconv.lab.recipe import schema
-from convofconv.lab.recipe.schema import DataRecipe, ModelRecipe, Recipe
+from convofconv.lab.recipe.values import recipe_of
 
 pytestmark = pytest.mark.lab
 
@@ -71,29 +72,45 @@ def test_what_says_nothing_to_it_is_refused(depth, tmp_path, capsys):
     assert "depth" in capsys.readouterr().err
 
 
-#: Values that are not the default, of the keys that say something to some tasks only.
-GIVEN = {
-    "crop": (8, 8), "resize": 9, "scale": (0.5, 1.0), "random_resized_crop": True, "padding": 1, "photometric": True,
-    "eval_crop": 9, "mask_resize": "nearest-exact", "focus": ("0",), "shorter": (9,), "longest": 9, "dropout": 0.5,
-    "small_images": True, "output_stride": 16, "head_channels": 3, "fpn_channels": 16, "smallest_anchor": 8,
-    "head_norm": "group", "rois": 8, "max_detections": 7, "label_smoothing": 0.1,
-}  # fmt: skip
+WHOLE = ("classification", "segmentation")
+OBJECTS = ("detection", "instance_segmentation")
+#: Of every key that says something to some tasks only, a value that is not its default, and the tasks.
+OF_SOME_TASKS = {
+    "data.crop": ((8, 8), WHOLE),
+    "data.resize": (9, WHOLE),
+    "data.scale": ((0.5, 1.0), WHOLE),
+    "data.random_resized_crop": (True, WHOLE),
+    "data.padding": (1, WHOLE),
+    "data.photometric": (True, WHOLE),
+    "model.dropout": (0.5, WHOLE),
+    "training.label_smoothing": (0.1, WHOLE),
+    "data.eval_crop": (9, ["classification"]),
+    "model.small_images": (True, ["classification"]),
+    "data.mask_resize": ("nearest-exact", ["segmentation", "instance_segmentation"]),
+    "data.focus": (("0",), ["segmentation"]),
+    "model.output_stride": (16, ["segmentation"]),
+    "model.head_channels": (3, ["segmentation"]),
+    "data.shorter": ((9,), OBJECTS),
+    "data.longest": (9, OBJECTS),
+    "model.fpn_channels": (16, OBJECTS),
+    "model.smallest_anchor": (8, OBJECTS),
+    "model.head_norm": ("group", OBJECTS),
+    "model.rois": (8, OBJECTS),
+    "model.max_detections": (7, OBJECTS),
+}
 
 
 @pytest.mark.parametrize("task", names_in("tasks"))
-@pytest.mark.parametrize("key", schema.KEYS_OF_SOME_TASKS)
+@pytest.mark.parametrize("key", OF_SOME_TASKS)
 def test_every_task_takes_its_own_keys_and_refuses_the_others(task, key):
     section, name = key.split(".")
-    values = {"data": {}, "model": {}, "training": {}}
-    values["data"] = {} if task == "classification" else {"name": "digit_scenes", "eval_resize": 32}
-    values[section][name] = GIVEN[name]
-    parts = {
-        "data": DataRecipe(**values["data"]),
-        "model": ModelRecipe(**values["model"]),
-        "training": schema.TrainingRecipe(**values["training"]),
-    }
-    if key in find_task(task).keys:
-        Recipe(task, **parts)
-    else:
-        with pytest.raises(ConfigError, match=rf"^{key} says nothing to {task}; leave it out$"):
-            Recipe(task, **parts)
+    value, tasks_with_it = OF_SOME_TASKS[key]
+    given = {"data": {"name": "digits"} if task == "classification" else {"name": "digit_scenes", "eval_resize": 32}}
+    given.setdefault(section, {})[name] = value
+    refused = pytest.raises(ConfigError, match=f"^{key} says nothing to {task}; leave it out$")
+    with nullcontext() if task in tasks_with_it else refused:
+        recipe_of({"task": task, **given})
+
+
+def test_no_key_of_some_tasks_is_forgotten():
+    assert set(OF_SOME_TASKS) == set(schema.KEYS_OF_SOME_TASKS)

@@ -21,7 +21,7 @@ from .run_weights import load_run, necks, read_run
 
 
 def build_network(recipe: Recipe, classes: int, begun: bool = False) -> nn.Module:
-    """Build the network of a recipe; every method starts from the same plain network, decided by the seed.
+    """Build the network of a recipe; every method starts from the same plain network of its task, decided by the seed.
 
     Weights from a run of the same method and preset are its basic kernels and kernel maps. Those from any other run are
     its folded kernels, which a method that keeps a network's function starts from.
@@ -30,9 +30,6 @@ def build_network(recipe: Recipe, classes: int, begun: bool = False) -> nn.Modul
         recipe: of the run.
         classes: number of classes in the data.
         begun: whether a checkpoint of the run will give it all its weights, so that none are looked for.
-
-    Shape:
-        see the task's ``build_network``
 
     Raises:
         ConfigError: the network cannot be built as asked, or the weights are not to be had or do not fit.

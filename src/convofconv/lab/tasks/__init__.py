@@ -134,7 +134,7 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, network: nn.Module, images: Any, target: Any, recipe: Recipe) -> Tensor:
-        """Of a batch in training."""
+        """Of a batch in training: images and targets as the data sets' ``collate`` has put them together."""
 
     @abstractmethod
     def build_metrics(self, recipe: Recipe, classes: Sequence[str]) -> Metrics:
