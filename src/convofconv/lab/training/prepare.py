@@ -14,7 +14,7 @@ from ..files.run_folder import RunFolder
 from ..files.state_dicts import load_weights, read_state_dict
 from ..models.classifier import check_classifies
 from ..models.network import build_network
-from ..recipe.schema import DETECTION_TASKS, Recipe
+from ..recipe.schema import DETECTION_TASKS, Recipe, find_source
 from .module import Training
 from .run_data import RunData
 
@@ -85,7 +85,7 @@ def _evaluated_sizes(recipe: Recipe, images: EvaluationSet) -> list[Size]:
     if recipe.task != "classification":
         return []
     height, width = images[0][0].shape[-2:]
-    if recipe.data.name == "image_folder" and not recipe.data.eval_crop:  # files of any size, looked at one by one
+    if find_source(recipe.data.name).any_size and not recipe.data.eval_crop:
         return [(height, width), (height + 1, width + 1)]
     return [(height, width)]
 
