@@ -26,4 +26,4 @@ def _rows(recipe: DataRecipe, split: str) -> list[list[str]]:
     return list(csv.reader(file.read_text(encoding="utf-8").splitlines()))
 
 
-SOURCE = Source({"label": _read}, keys=("root",), layout="images and a CSV file per split")
+SOURCE = Source({"label": _read}, keys=("root",), layout="images and a CSV file per split", any_size=True)

@@ -17,6 +17,7 @@ from ..drawing.canvas import percent
 from ..drawing.class_chart import draw_chart
 from ..metrics.classification_metrics import ClassificationMetrics
 from ..models.classifier import build_classifier, check_classifies
+from ..recipe.schema import find_source
 from . import Answer, Task, six_digits
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Classification(Task):
 
     def evaluation_sizes(self, recipe: DataRecipe, images: EvaluationSet) -> list[tuple[int, int]]:
         height, width = images[0][0].shape[-2:]
-        if recipe.name == "image_folder" and not recipe.eval_crop:  # files of any size, looked at one by one
+        if find_source(recipe.name).any_size and not recipe.eval_crop:  # they are looked at one by one
             return [(height, width), (height + 1, width + 1)]
         return [(height, width)]
 

@@ -22,8 +22,10 @@ class Source:
             be picklable, for worker processes. A split that is missing or broken raises a ``ConfigError``.
         keys: those of ``root``, ``download`` and ``year`` that say something to it; without ``root`` it is built in.
         layout: what the folder looks like, in a few words, for advice to whoever has data of their own.
+        any_size: whether labelled images may be of different sizes, so that the first one says nothing of the others.
     """
 
     reads: Mapping[str, Callable[..., Any]]
     keys: tuple[str, ...] = ()
     layout: str = ""
+    any_size: bool = False

@@ -23,4 +23,9 @@ def _read(recipe: DataRecipe, split: str) -> Split:
     return images.split(classes)
 
 
-SOURCE = Source({"label": _read}, keys=("root",), layout="a folder per class, DIR/train/CLASS/ and DIR/val/CLASS/")
+SOURCE = Source(
+    {"label": _read},
+    keys=("root",),
+    layout="a folder per class, DIR/train/CLASS/ and DIR/val/CLASS/",
+    any_size=True,
+)
