@@ -36,7 +36,7 @@ def _demo_options(parser: ArgumentParser) -> None:
 
 
 def _demo(options: Namespace) -> None:
-    from ..lab.demo.run import run_demo
+    from ..lab.demo.comparison import run_demo
 
     methods = tuple(name.strip() for name in options.methods.split(","))
     run_demo(DemoSettings(**{**vars(options), "methods": methods}))

@@ -32,9 +32,9 @@ class DemoSettings:
     out: Path = Path("runs/demo")
     methods: tuple[str, ...] = ("plain", "stnd", "coc", "coc+stnd")
     seeds: int = 3
-    epochs: int = 15
+    epochs: int = 10
     train_images: int = 1000
-    test_images: int = 2500
+    test_images: int = 1000
     size: int = 32
     threads: int = 1
 
