@@ -24,6 +24,7 @@ from PIL import Image
 from convofconv import ConfigError
 from convofconv.lab.data.data_sets import build_data
 from convofconv.lab.demo import comparison as demo
+from convofconv.lab.demo import demo_runs
 from convofconv.lab.demo.chosen_images import write_images
 from convofconv.lab.demo.settings import DemoSettings
 from convofconv.lab.recipe.schema import Recipe
@@ -97,10 +98,10 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_digits_end_to_end(digits: tuple[Path, str]) -> None:
     out, printed = digits
     record = results(out)
-    assert record["data"]["shape"] == [3, 28, 28]
+    assert record["data"]["recipe"]["crop"] == [28, 28]
     assert (record["data"]["train_images"], record["data"]["test_images"]) == (100, 50)
-    assert record["torch"] == torch.__version__
     runs = record["runs"]
+    assert {run["versions"]["torch"] for run in runs} == {torch.__version__}
     assert [(run["seed"], run["method"]) for run in runs] == [
         (0, "plain"),
         (0, "coc+stnd"),
@@ -159,7 +160,7 @@ def test_an_interrupted_demo_resumes_and_gives_the_same_results(
             raise KeyboardInterrupt
         run_fit(recipe, out, resume)
 
-    monkeypatch.setattr(demo, "run_fit", interrupted)
+    monkeypatch.setattr(demo_runs, "run_fit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         demo.run_demo(wanted)
     assert not (wanted.out / "results.json").exists()
@@ -182,7 +183,7 @@ def test_a_demo_of_other_settings_does_not_resume(tmp_path: Path, monkeypatch: p
         (out.parent / "earlier").mkdir(parents=True, exist_ok=True)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "run_fit", interrupted)
+    monkeypatch.setattr(demo_runs, "run_fit", interrupted)
     for epochs in (1, 1, 2):
         with pytest.raises(KeyboardInterrupt):
             demo.run_demo(settings(tmp_path / "out", data=folder, epochs=epochs))
@@ -213,7 +214,7 @@ def counts(folder: Path) -> list[int]:
 def test_pool_is_split_by_class_without_overlap(tmp_path: Path) -> None:
     folder = write_classes(tmp_path / "fruit", per_class=10)
     chosen = write_images(settings(tmp_path, data=folder, train_images=99), tmp_path / "chosen")
-    assert (chosen.classes, chosen.train, chosen.test) == (CLASSES, 24, 6)
+    assert (chosen.classes, chosen.train_images, chosen.test_images) == (CLASSES, 24, 6)
     assert counts(tmp_path / "chosen/train") == [8, 8, 8]
     assert counts(tmp_path / "chosen/val") == [2, 2, 2]
     written = [
@@ -263,7 +264,7 @@ def test_cifar_folders_that_are_not_the_originals(tmp_path: Path, hundred: bool,
     for path in (folder, tmp_path) if name == "usual" else (folder,):
         chosen = write_images(settings(tmp_path, data=path, train_images=99, size=32), tmp_path / "chosen")
         assert chosen.classes == ("cat", "dog", "emu", "fox")
-        assert (chosen.train, chosen.test) == (16 if hundred else 20, 8)
+        assert (chosen.train_images, chosen.test_images) == (16 if hundred else 20, 8)
         assert chosen.recipe.crop == (32, 32)
 
 

@@ -31,22 +31,22 @@ class ChosenImages:
     Args:
         name: of the data set.
         classes: names of the classes.
-        train: number of images to train on.
-        test: number of images to test on.
+        train_images: how many to train on.
+        test_images: how many to test on.
         recipe: reads them.
     """
 
     name: str
     classes: tuple[str, ...]
-    train: int
-    test: int
+    train_images: int
+    test_images: int
     recipe: DataRecipe
 
     def __str__(self) -> str:
         height, width = self.recipe.crop
         return (
-            f"{self.name}, {len(self.classes)} classes, {height}×{width}: {self.train:,} images for training, "
-            f"{self.test:,} for testing"
+            f"{self.name}, {len(self.classes)} classes, {height}×{width}: {self.train_images:,} images for training, "
+            f"{self.test_images:,} for testing"
         )
 
 

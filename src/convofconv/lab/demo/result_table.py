@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from ..studies.sentences import spread
+from ..studies.formatting import spread
 from ..studies.statistics import Summary
 
 

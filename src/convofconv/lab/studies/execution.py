@@ -277,9 +277,7 @@ class _Progress:
         self._bar.close()
 
     def _done(self) -> int:
-        """Epochs that are done: lines of the runs' tables, without the heading."""
-        logs = (RunFolder(folder).log for folder in self._names)
-        return sum(log.read_bytes().count(b"\n") - 1 for log in logs if log.is_file())
+        return sum(epochs_done(RunFolder(folder)) for folder in self._names)
 
     def update(self) -> None:
         """Look into the runs' folders."""
@@ -301,3 +299,8 @@ def _size(folder: Path) -> int:
     """Of what a run has printed, which grows when it begins or is resumed."""
     printed = RunFolder(folder).printed
     return printed.stat().st_size if printed.is_file() else 0
+
+
+def epochs_done(folder: RunFolder) -> int:
+    """Epochs that a run has done: lines of its table, without the heading."""
+    return folder.log.read_bytes().count(b"\n") - 1 if folder.log.is_file() else 0

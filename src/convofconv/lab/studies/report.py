@@ -9,13 +9,13 @@ from pathlib import Path
 
 from ..files.atomic import writable_folder, write_atomic
 from ..progress import duration
+from .additive_model import AdditiveModel
 from .analysis import CLOCKS, PLAIN, Analysis, Cell, Contrast, Network, analyse
-from .blocks import Blocks
+from .csv_files import comparisons_csv, runs_csv
 from .figures import ADJUSTED, CAPTIONS, draw, encode
+from .formatting import NOTHING, between, count, p_is, points, probability, spread, summary_of
 from .records import Record
-from .sentences import NOTHING, between, count, p_is, points, probability, spread, summary_of
-from .study import Study, Tuning
-from .tables import comparisons_csv, runs_csv
+from .study import Settings, Study, Tuning
 
 
 def write_report(study: Study, records: Sequence[Record], folder: Path) -> Path:
@@ -149,8 +149,8 @@ def _network(study: Study, network: Network) -> Iterator[str]:
         return
     yield " ".join([*_splits(study, network), *_training(study, network), *_floor(study, network)])
     yield _scores(network)
-    if network.blocks and network.blocks.deviation:
-        yield _noise(network.blocks)
+    if network.additive and network.additive.deviation:
+        yield _noise(network.additive)
     if order := network.order():
         correlation = points(order.correlation, sign=True)
         yield (
@@ -202,30 +202,30 @@ def _floor(study: Study, network: Network) -> Iterator[str]:
         yield f"The same answer everywhere scores {points(floor)}."
 
 
-def _noise(blocks: Blocks) -> str:
-    noise, freedom = points(blocks.deviation), blocks.freedom
+def _noise(additive: AdditiveModel) -> str:
+    noise, freedom = points(additive.deviation), additive.freedom
     said = f"Runs scatter by {noise} points around variant + seed ({freedom} degrees of freedom)."
-    if found := blocks.widest():
+    if found := additive.widest():
         name, chance = found
         said += (
-            f" {name} stands out most, by {points(blocks.spreads[name])} points; {p_is(chance)} if all scatter alike."
+            f" {name} stands out most, by {points(additive.spreads[name])} points; {p_is(chance)} if all scatter alike."
         )
     return said
 
 
 def _scores(network: Network) -> str:
     """A row per variant: the metric that matters, what training takes, the other metrics, the paper's figure."""
-    blocks, metrics = network.blocks, max((cell.metrics for cell in network.cells.values()), key=len)
+    additive, metrics = network.additive, max((cell.metrics for cell in network.cells.values()), key=len)
     heading = ["variant", "n", f"{network.metric}, mean ± sd"]
-    heading += ["adjusted mean (95 % CI)", "spread"] if blocks else ["95 % CI"]
+    heading += ["adjusted mean (95 % CI)", "spread"] if additive else ["95 % CI"]
     heading += [*metrics[1:], f"{CLOCKS[network.clock]}, × {PLAIN}", *(["paper"] if network.paper else [])]
     rows = []
     for name, cell in network.cells.items():
         mean = network.mean(name)
         row = [name, _runs(cell), spread(cell.summary())]
-        if blocks:
+        if additive:
             row.append(points(mean.mean) + (f" ({between(mean.interval)})" if mean.interval else ""))
-            row.append(points(blocks.spreads.get(name)))
+            row.append(points(additive.spreads.get(name)))
         else:
             row.append(between(mean.interval))
         row += [spread(cell.summary(metric)) for metric in metrics[1:]]
@@ -236,16 +236,8 @@ def _scores(network: Network) -> str:
 
 def _comparisons(family: Sequence[Contrast], paper: bool) -> str:
     """A row per comparison with one baseline."""
-    heading = [
-        "variant",
-        "common seeds",
-        f"− {family[0].baseline}",
-        "95 % CI",
-        "p",
-        "p (Holm)",
-        "could have seen",
-        "g_z",
-    ]
+    heading = ["variant", "common seeds", f"− {family[0].baseline}", "95 % CI", "p", "p (Holm)"]
+    heading += ["could have seen", "g_z"]
     rows = []
     for contrast in family:
         comparison = contrast.comparison
@@ -276,7 +268,7 @@ def _tuning(study: Study, network: Network) -> str:
     seeds = study.tuning.seeds
     of = f"mean ± sd over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"one run each, of seed {seeds[0]}"
     luck = "" if len(seeds) > 1 else f"\n\n{_BY_ONE_RUN}"
-    apart = f"; with {_settings(dict(study.tuning.settings))}" if study.tuning.settings else ""
+    apart = f"; with {_settings(study.tuning.settings)}" if study.tuning.settings else ""
     return (
         f"Tuning: the validation metric of every setting ({of}{apart}), and what the runs above were trained with:\n\n"
         + _table(["variant", *map(_settings, tried), "trained with"], rows)
@@ -355,9 +347,8 @@ def _origin(analysis: Analysis) -> Iterator[str]:
         yield "\n".join(dict.fromkeys(lines))  # a reason is given anew each time that a study is gone on with
 
 
-def _settings(values: object) -> str:
+def _settings(values: Settings) -> str:
     """Settings as ``key=value``, without the section."""
-    assert isinstance(values, dict)
     return ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in values.items()) or NOTHING
 
 

@@ -121,6 +121,11 @@ class Study:
     file: str = ""
     note: str = ""
 
+    @property
+    def cells(self) -> list[tuple[str, str]]:
+        """Every network with every variant that it is run with."""
+        return [(network, variant) for network in self.networks for variant in self.variants_of(network)]
+
     def variants_of(self, network: str) -> tuple[str, ...]:
         """The variants that a network is run with."""
         return tuple(self.networks[network].get("variants", self.variants))

@@ -32,30 +32,13 @@ _FAILURE = "failure.json"
 OUTPUT = "output.txt"
 #: What a record takes over from ``results.json``; those of older code may lack some.
 _TAKEN = (
-    "metric",
-    "test",
-    "validation",
-    "best_epoch",
-    "history",
-    "parameters",
-    "largest_difference_after_folding",
-    "versions",
-    "device",
-    "seconds",
-    "cpu_seconds",
+    *("metric", "test", "validation", "best_epoch", "history", "parameters", "largest_difference_after_folding"),
+    *("versions", "device", "seconds", "cpu_seconds"),
 )
-
-
 #: What launchers of several processes leave in the environment, which Lightning would go by: a study's run is one.
 _LAUNCHERS = (
-    "SLURM_",
-    "TORCHELASTIC_",
-    "WORLD_SIZE",
-    "RANK",
-    "LOCAL_RANK",
-    "LOCAL_WORLD_SIZE",
-    "GROUP_RANK",
-    "NODE_RANK",
+    *("SLURM_", "TORCHELASTIC_", "WORLD_SIZE", "RANK"),
+    *("LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK"),
 )
 
 

@@ -19,7 +19,7 @@ from scipy import stats
 from .statistics import ALPHA, SAME, Comparison, Summary, tested
 
 
-class Blocks:
+class AdditiveModel:
     """Least squares of the effects of variants and seeds, and the noise that is left.
 
     Args:
@@ -31,8 +31,8 @@ class Blocks:
         spreads: what each variant's own runs scatter by, of those with two or more.
 
     Examples:
-        >>> blocks = Blocks({"plain": {0: 70.0, 1: 71.0, 2: 72.0}, "coc": {0: 71.0, 1: 73.0, 2: 75.0}})
-        >>> round(blocks.deviation, 4), blocks.freedom  # that of the differences, 1, over √2
+        >>> model = AdditiveModel({"plain": {0: 70.0, 1: 71.0, 2: 72.0}, "coc": {0: 71.0, 1: 73.0, 2: 75.0}})
+        >>> round(model.deviation, 4), model.freedom  # that of the differences, 1, over √2
         (0.7071, 2)
     """
 
@@ -74,8 +74,8 @@ class Blocks:
         paired t-test.
 
         Examples:
-            >>> blocks = Blocks({"plain": {0: 70.0, 1: 71.0, 2: 72.0}, "coc": {0: 71.0, 1: 73.0, 2: 75.0}})
-            >>> round(blocks.compare("plain")["coc"].p_value, 4)
+            >>> model = AdditiveModel({"plain": {0: 70.0, 1: 71.0, 2: 72.0}, "coc": {0: 71.0, 1: 73.0, 2: 75.0}})
+            >>> round(model.compare("plain")["coc"].p_value, 4)
             0.0742
         """
         return {name: self._compare(name, baseline) for name in self._scores if name != baseline}
@@ -106,8 +106,8 @@ class Blocks:
         mean where no chain of variants with common seeds leads from the variant to some seed.
 
         Examples:
-            >>> blocks = Blocks({"plain": {0: 70.0, 1: 72.0}, "coc": {0: 73.0}})
-            >>> round(blocks.mean("coc").mean, 2)  # a point more on the average seed than on seed 0
+            >>> model = AdditiveModel({"plain": {0: 70.0, 1: 72.0}, "coc": {0: 73.0}})
+            >>> round(model.mean("coc").mean, 2)  # a point more on the average seed than on seed 0
             74.0
         """
         if not self._scores[variant]:
