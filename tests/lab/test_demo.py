@@ -164,7 +164,7 @@ def test_an_interrupted_demo_resumes_and_gives_the_same_results(
     with pytest.raises(KeyboardInterrupt):
         demo.run_demo(wanted)
     assert not (wanted.out / "results.json").exists()
-    assert "the same coc demo resumes" in capsys.readouterr().err
+    assert "the same coc demo command resumes" in capsys.readouterr().err
     demo.run_demo(wanted)
     assert trained == ["plain", "coc+stnd", "coc+stnd"]
     once, at_once = results(wanted.out)["runs"], results(digits[0])["runs"][:2]

@@ -51,7 +51,7 @@ def run_demo(settings: DemoSettings) -> list[Row]:
             try:
                 rows = _run(settings, out, work)
             except KeyboardInterrupt:
-                print("the same coc demo resumes", file=sys.stderr)
+                print("the same coc demo command resumes", file=sys.stderr)
                 raise
         shutil.rmtree(work)
     return rows

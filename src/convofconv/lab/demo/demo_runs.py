@@ -21,6 +21,7 @@ from ..progress import Remaining, duration, print_line, progress_bar
 from ..recipe.schema import MachineRecipe, ModelRecipe, Recipe, TrainingRecipe
 from ..studies.code_identity import code_identity
 from ..studies.execution import epochs_done
+from ..studies.worker import forget_launchers
 from ..training.run import run_fit
 from .chosen_images import write_images
 from .settings import DemoSettings
@@ -72,6 +73,7 @@ class DemoRuns:
 
     def train(self) -> Results:
         """Do what is not done yet, and print a line for every run."""
+        forget_launchers()
         finished = sum(self._folder(method, seed).results.is_file() for seed, method in self.plan)
         remaining = Remaining(len(self.plan), finished)
         results = {}

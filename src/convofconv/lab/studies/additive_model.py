@@ -1,4 +1,4 @@
-"""One spread for all variants of a network, where two variants alone have too few seeds to tell theirs.
+"""One spread for all variants of a network, where two variants alone have too few seeds to estimate theirs.
 
 A paired t-test of three seeds has two degrees of freedom and sees next to nothing. All runs of v variants in one model,
 score = variant + seed + noise, have v − 1 times as many: the analysis of a randomized block design, seeds as blocks.
@@ -27,7 +27,7 @@ class AdditiveModel:
 
     Attributes:
         freedom: degrees of freedom of the noise.
-        deviation: its standard deviation; ``None`` where the runs are too few to tell.
+        deviation: its standard deviation; ``None`` where the runs are too few.
         spreads: what each variant's own runs scatter by, of those with two or more.
 
     Examples:
@@ -95,7 +95,7 @@ class AdditiveModel:
         return tested(pairs, difference, max(math.sqrt(2) * self.deviation, own), error, self.freedom)
 
     def _own_error(self, variant: str) -> float:
-        """Standard error of a variant's mean by its own runs; 0 where they tell none."""
+        """Standard error of a variant's mean by its own runs; 0 where it cannot be estimated."""
         return self.spreads.get(variant, 0.0) / math.sqrt(len(self._scores[variant]))
 
     def mean(self, variant: str) -> Summary:

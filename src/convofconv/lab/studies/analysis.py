@@ -168,7 +168,7 @@ class Network:
 
     @property
     def clock(self) -> str:
-        """Which of :data:`CLOCKS` tells what training takes: CPU time where all runs were on a CPU and recorded it."""
+        """Which of :data:`CLOCKS` measures training: CPU time where all runs were on a CPU and recorded it."""
         results = [result for cell in self.cells.values() for result in cell.results.values()]
         on_cpu = all(result.get("device", "cpu") == "cpu" and "cpu_seconds" in result for result in results)
         return "cpu_seconds" if on_cpu else "seconds"

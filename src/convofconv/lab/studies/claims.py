@@ -261,7 +261,7 @@ def answer(overview: Mapping[str, Any], evidence: Evidence) -> dict[str, dict[st
 
 
 def _overview(overview: Mapping[str, Any], evidence: Evidence, out: Path) -> Iterator[str]:
-    """The answers as a table and a picture, which is drawn into the folder of the results."""
+    """The answers as a table and a figure, which is drawn into the folder of the results."""
     if answers := answer(overview, evidence):
         figure = draw_forest_plot(answers)
         for ending in ("png", "svg"):

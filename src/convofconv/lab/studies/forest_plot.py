@@ -1,4 +1,4 @@
-"""What a method adds on every network that it was measured on: a picture and a table, across studies."""
+"""What a method adds on every network that it was measured on: a forest plot and a table, across studies."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def _network(study: Study, network: Network) -> Iterator[str]:
 
 
 def _splits(study: Study, network: Network) -> Iterator[str]:
-    """Which pictures scores are of; a network's runs all have the same, or they would not stand beside each other."""
+    """Which images scores are of; a network's runs all have the same, or they would not stand beside each other."""
     used = [run.result["recipe"]["data"] for cell in network.cells.values() for run in cell.runs if run.result]
     if used and used[0]["test_split"]:
         yield f"Scored on the split `{used[0]['test_split']}`; the epoch was chosen on `{used[0]['val_split']}`."
@@ -179,14 +179,14 @@ def _splits(study: Study, network: Network) -> Iterator[str]:
         )
 
 
-#: What decides how far training goes, in the order in which a report tells it.
-_TOLD = ("optimizer", "lr", "schedule", "warmup_steps", "batch", "epochs", "weight_decay")
+#: What decides how far training goes, in the order of the report.
+_REPORTED = ("optimizer", "lr", "schedule", "warmup_steps", "batch", "epochs", "weight_decay")
 
 
 def _training(study: Study, network: Network) -> Iterator[str]:
     """How the runs were trained, as far as all of them were trained alike."""
     tuned = study.tuning.grid if study.tuning else {}
-    keys = [key for key in (f"training.{name}" for name in _TOLD) if key not in tuned]
+    keys = [key for key in (f"training.{name}" for name in _REPORTED) if key not in tuned]
     settings = [values for cell in network.cells.values() for values in cell.trained_with(keys)]
     alike = {
         key: value
@@ -287,22 +287,22 @@ _BY_ONE_RUN = (
 
 def _edges(tuning: Tuning, network: Network) -> str:
     """Which variants have chosen the least or the most of what was tried."""
-    told = []
+    found = []
     for key, tried in tuning.grid.items():
         if len(set(tried)) < 2 or not all(isinstance(value, int | float) for value in tried):
             continue
         for end in (min(tried), max(tried)):
             names = [name for name, cell in network.cells.items() if {key: end} in cell.trained_with([key])]
             if names:
-                told.append(f"{_settings({key: end})} ({', '.join(names)})")
-    if not told:
+                found.append(f"{_settings({key: end})} ({', '.join(names)})")
+    if not found:
         return ""
-    return f"\n\nAt the edge of what was tried, so that better settings may lie beyond it: {'; '.join(told)}."
+    return f"\n\nAt the edge of what was tried, so that better settings may lie beyond it: {'; '.join(found)}."
 
 
 def _better(tuning: Tuning, network: Network) -> str:
     """Which variants are compared with other settings than they would choose now: what was chosen once stays."""
-    told: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for name, cell in network.cells.items():
         scores = {_settings(point): network.tuning_scores(name, point) for point in tuning.points()}
         # A point with a failed run is not chosen.
@@ -311,10 +311,10 @@ def _better(tuning: Tuning, network: Network) -> str:
         }
         ours = [means[point] for one in cell.trained_with(list(tuning.grid)) if (point := _settings(one)) in means]
         if ours and max(ours) < max(means.values()):
-            told.setdefault(max(means, key=lambda point: means[point]), []).append(name)
-    if not told:
+            found.setdefault(max(means, key=lambda point: means[point]), []).append(name)
+    if not found:
         return ""
-    listed = "; ".join(f"{settings} ({', '.join(names)})" for settings, names in told.items())
+    listed = "; ".join(f"{settings} ({', '.join(names)})" for settings, names in found.items())
     return (
         "\n\nWhat variants were compared with first stays. Better by this table than what these were trained with: "
         f"{listed}."
