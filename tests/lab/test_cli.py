@@ -188,7 +188,7 @@ def test_missing_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_options_reach_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    demo = pytest.importorskip("convofconv.lab.demo.run")
+    demo = pytest.importorskip("convofconv.lab.demo.comparison")
     seen: list[DemoSettings] = []
     monkeypatch.setattr(demo, "run_demo", seen.append)
     given = ["--data", str(tmp_path), "--methods", "plain, coc", "--train-images", "50", "--size=16"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import pickle
 import re
@@ -17,17 +19,16 @@ pytest.importorskip("mlxtend")
 pytest.importorskip("tqdm")
 
 import torch
-from figure_texts import ticks
-from matplotlib.figure import Figure
 from PIL import Image
 
 from convofconv import ConfigError
-from convofconv.lab.data import pictures
-from convofconv.lab.demo import data as demo_data
-from convofconv.lab.demo import run as demo
-from convofconv.lab.demo import training
+from convofconv.lab.demo import comparison as demo
+from convofconv.lab.demo import demo_runs
+from convofconv.lab.demo.chosen_images import write_images
 from convofconv.lab.demo.settings import DemoSettings
-from convofconv.lab.files.atomic import write_atomic
+from convofconv.lab.found_by_name import find_task
+from convofconv.lab.recipe.schema import Recipe
+from convofconv.lab.training.run import run_fit
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 CLASSES = ("apple", "pear", "plum")
@@ -72,7 +73,7 @@ def settings(out: Path, **changes: Any) -> DemoSettings:
     small = {
         "methods": ("plain", "coc+stnd"),
         "seeds": 2,
-        "epochs": 1,
+        "epochs": 2,
         "train_images": 12,
         "test_images": 10,
         "size": 8,
@@ -85,105 +86,174 @@ def results(out: Path) -> dict[str, Any]:
     return found
 
 
-def test_digits_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = demo.run_demo(settings(tmp_path, train_images=100, test_images=50))
-    record = results(tmp_path)
-    assert record["data"]["shape"] == [1, 28, 28]
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a demo on digits, and what it printed."""
+    out = tmp_path_factory.mktemp("digits")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        demo.run_demo(settings(out, train_images=100, test_images=50))
+    return out, printed.getvalue()
+
+
+def test_digits_end_to_end(digits: tuple[Path, str]) -> None:
+    out, printed = digits
+    record = results(out)
+    assert record["data"]["recipe"]["crop"] == [28, 28]
     assert (record["data"]["train_images"], record["data"]["test_images"]) == (100, 50)
-    assert record["torch"] == torch.__version__
-    assert [(run["seed"], run["method"]) for run in record["runs"]] == [
+    runs = record["runs"]
+    assert {run["versions"]["torch"] for run in runs} == {torch.__version__}
+    assert [(run["seed"], run["method"]) for run in runs] == [
         (0, "plain"),
         (0, "coc+stnd"),
         (1, "plain"),
         (1, "coc+stnd"),
     ]
-    plain, coc = rows
-    assert plain.trained_parameters == plain.deployed_parameters == coc.deployed_parameters < coc.trained_parameters
-    for row, entry in zip(rows, record["methods"], strict=True):
-        own = [run["accuracy"][-1] for run in record["runs"] if run["method"] == row.method]
-        assert row.accuracy_mean == entry["accuracy_mean"] == pytest.approx(np.mean(own))
-        assert row.accuracy_std == pytest.approx(np.std(own, ddof=1))
-    for run in record["runs"]:
-        assert len(run["loss"]) == len(run["accuracy"]) == 1
-        assert run["folded_accuracy"] == run["accuracy"][-1]
-        assert run["difference"] <= 1e-5
-    assert plain.relative_step_time == 1
-    assert coc.relative_step_time > 0
-    for name in ("curves.png", "kernels.png"):
-        with Image.open(tmp_path / name) as figure:
+    plain, coc = record["methods"]
+    assert plain["trained_parameters"] == plain["deployed_parameters"] == coc["deployed_parameters"]
+    assert coc["deployed_parameters"] < coc["trained_parameters"]
+    for row in (plain, coc):
+        own = [run["history"][-1]["top1"] for run in runs if run["method"] == row["method"]]
+        assert row["accuracy"]["mean"] == pytest.approx(np.mean(own))
+        assert row["accuracy"]["deviation"] == pytest.approx(np.std(own, ddof=1))
+        assert f"{np.mean(own):.2f} ± {np.std(own, ddof=1):.2f} %" in printed
+    for run in runs:
+        assert len(run["history"]) == 2
+        assert run["test"]["folded"] == run["test"]["as_trained"]
+        assert run["largest_difference_after_folding"] <= 1e-5
+    assert plain["relative_step_time"] == 1
+    assert coc["relative_step_time"] > 0
+
+
+def test_figures_are_drawn_and_nothing_else_is_left(digits: tuple[Path, str]) -> None:
+    out, printed = digits
+    figures = ("curves.png", "scores.png", "kernels.png")
+    for name in figures:
+        with Image.open(out / name) as figure:
             figure.load()
             assert figure.size[0] > 600
-    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "curves.png", "kernels.png"}
-    printed = capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {"results.json", *figures}
+    assert f"In {out}: results.json, {', '.join(figures)}" in printed
+
+
+def test_a_line_is_printed_for_every_training(digits: tuple[Path, str]) -> None:
+    out, printed = digits
     assert "over 2 seeds" in printed
     assert (
-        f"4 networks to train, 2 with each of 2 seeds: plain, coc+stnd; on the CPU, threads: 1; into {tmp_path}"
-        in printed
+        f"4 networks to train, 2 with each of 2 seeds: plain, coc+stnd; on the CPU, threads: 1; into {out}" in printed
     )
+    runs = results(out)["runs"]
     lines = [line for line in printed.splitlines() if line.startswith("seed ")]
-    for number, (line, run) in enumerate(zip(lines, record["runs"], strict=True), 1):
-        assert line.startswith(f"seed {run['seed']}  {run['method']:<10}{100 * run['accuracy'][-1]:6.2f} %  ")
-        assert re.search(f"  {number} of 4 done{', .* s left' if number < 4 else ''}$", line)
-    assert f"In {tmp_path}: results.json, curves.png, kernels.png" in printed
+    for number, (line, run) in enumerate(zip(lines, runs, strict=True), 1):
+        assert line.startswith(f"seed {run['seed']}  {run['method']:<10}{run['history'][-1]['top1']:6.2f} %  ")
+        assert re.search(f"  {number} of 4 done{', .* left' if number < 4 else ''}$", line)
 
 
-def test_the_same_settings_give_the_same_results(tmp_path: Path) -> None:
+def test_an_interrupted_demo_resumes_and_gives_the_same_results(
+    digits: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = settings(tmp_path / "out", train_images=100, test_images=50, seeds=1)
+    trained: list[str] = []
+
+    def interrupted(recipe: Recipe, out: Path, resume: bool) -> None:
+        trained.append(recipe.method)
+        if trained == ["plain", "coc+stnd"]:
+            raise KeyboardInterrupt
+        run_fit(recipe, out, resume)
+
+    monkeypatch.setattr(demo_runs, "run_fit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        demo.run_demo(wanted)
+    assert not (wanted.out / "results.json").exists()
+    assert "the same coc demo command resumes" in capsys.readouterr().err
+    demo.run_demo(wanted)
+    assert trained == ["plain", "coc+stnd", "coc+stnd"]
+    once, at_once = results(wanted.out)["runs"], results(digits[0])["runs"][:2]
+    for key in ("history", "test", "recipe"):
+        for one in (*once, *at_once):
+            one["recipe"]["data"]["root"] = None
+        assert [run[key] for run in once] == [run[key] for run in at_once]
+
+
+def test_a_demo_of_other_settings_does_not_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_classes(tmp_path / "fruit")
-    kept = []
-    for turn in ("a", "b"):
-        demo.run_demo(settings(tmp_path / turn, data=folder))
-        kept.append([{**run, "seconds": 0} for run in results(tmp_path / turn)["runs"]])
-    assert kept[0] == kept[1]
+    seen: list[bool] = []
 
+    def interrupted(recipe: Recipe, out: Path, resume: bool) -> None:
+        seen.append((out.parent / "earlier").exists())
+        (out.parent / "earlier").mkdir(parents=True, exist_ok=True)
+        raise KeyboardInterrupt
 
-def test_methods_start_equal_and_do_not_touch_the_global_random_state(tmp_path: Path) -> None:
-    from convofconv.lab.demo.training import build
-
-    before = torch.get_rng_state()
-    plain, coc = (build(method, 1, 10, seed=3).eval() for method in ("plain", "coc"))
-    assert torch.equal(torch.get_rng_state(), before)
-    x = torch.randn(2, 1, 28, 28)
-    assert torch.equal(plain(x), coc(x))
+    monkeypatch.setattr(demo_runs, "run_fit", interrupted)
+    for epochs in (1, 1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            demo.run_demo(settings(tmp_path / "out", data=folder, epochs=epochs))
+    assert seen == [False, True, False]
 
 
 def test_without_an_associated_layer_there_is_no_figure_of_kernels(tmp_path: Path) -> None:
-    (tmp_path / "kernels.png").write_bytes(b"of an earlier run")
-    (row,) = demo.run_demo(settings(tmp_path, data=write_classes(tmp_path / "fruit"), methods=("stnd",), seeds=1))
-    assert not (tmp_path / "kernels.png").exists()
-    assert row.accuracy_std is None
-    assert results(tmp_path)["methods"][0]["accuracy_std"] is None
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/kernels.png").write_bytes(b"of an earlier demo")
+    data = write_cifar(tmp_path / "cifar-10-batches-py")
+    (row,) = demo.run_demo(settings(tmp_path / "out", data=data, methods=("stnd",), seeds=1))
+    assert not (tmp_path / "out/kernels.png").exists()
+    assert results(tmp_path / "out")["data"]["name"] == "CIFAR-10"
+    assert row.accuracy.deviation is None
+    assert results(tmp_path / "out")["methods"][0]["accuracy"]["deviation"] is None
     assert row.relative_step_time > 0  # relative to a plain network that is not among the methods
 
 
+def files(folder: Path) -> dict[str, list[bytes]]:
+    """What the images hold that were written, by class."""
+    return {of_class.name: [path.read_bytes() for path in of_class.iterdir()] for of_class in sorted(folder.iterdir())}
+
+
+def counts(folder: Path) -> list[int]:
+    return [len(images) for images in files(folder).values()]
+
+
 def test_pool_is_split_by_class_without_overlap(tmp_path: Path) -> None:
-    data = demo_data.load_data(
-        settings(tmp_path, data=write_classes(tmp_path / "fruit", per_class=10), train_images=99)
-    )
-    assert data.classes == CLASSES
-    for part, per_class in ((data.train, 8), (data.test, 2)):
-        images, labels = part.tensors
-        assert images.shape[1:] == data.shape == (3, 8, 8)
-        assert labels.bincount().tolist() == [per_class] * 3
-    everything = torch.cat([data.train.tensors[0], data.test.tensors[0]]).flatten(1)
-    assert len(everything.unique(dim=0)) == 30
-    assert float(data.train.tensors[0].mean().abs()) < 1e-5
+    folder = write_classes(tmp_path / "fruit", per_class=10)
+    chosen = write_images(settings(tmp_path, data=folder, train_images=99), tmp_path / "chosen")
+    assert (chosen.classes, chosen.train_images, chosen.test_images) == (CLASSES, 24, 6)
+    assert counts(tmp_path / "chosen/train") == [8, 8, 8]
+    assert counts(tmp_path / "chosen/val") == [2, 2, 2]
+    written = [
+        image
+        for part in ("train", "val")
+        for of_class in files(tmp_path / "chosen" / part).values()
+        for image in of_class
+    ]
+    assert len(set(written)) == 30
+    for path in (tmp_path / "chosen").rglob("*.png"):
+        with Image.open(path) as image:
+            assert (image.size, image.mode) == ((8, 8), "RGB")
+
+
+def test_the_recipe_normalizes_by_the_training_images(tmp_path: Path) -> None:
+    chosen = write_images(settings(tmp_path, data=write_classes(tmp_path / "fruit")), tmp_path / "chosen")
+    train = find_task("classification").build_data(chosen.recipe, seed=0).train
+    images = torch.stack([train[0, index][0] for index in range(len(train))])
+    std, mean = torch.std_mean(images, dim=(0, 2, 3), correction=0)
+    assert mean.tolist() == pytest.approx([0, 0, 0], abs=1e-5)
+    assert std.tolist() == pytest.approx([1, 1, 1], abs=1e-5)
 
 
 def test_caps_are_shared_evenly_by_the_classes(tmp_path: Path) -> None:
     folder = write_classes(tmp_path / "fruit", per_class=10)
-    data = demo_data.load_data(settings(tmp_path, data=folder, train_images=7, test_images=3))
-    assert data.train.tensors[1].bincount().tolist() == [3, 2, 2]
-    assert data.test.tensors[1].bincount().tolist() == [1, 1, 1]
+    write_images(settings(tmp_path, data=folder, train_images=7, test_images=3), tmp_path / "chosen")
+    assert counts(tmp_path / "chosen/train") == [3, 2, 2]
+    assert counts(tmp_path / "chosen/val") == [1, 1, 1]
 
 
 def test_train_and_val_folders(tmp_path: Path) -> None:
-    write_classes(tmp_path / "train")
-    write_classes(tmp_path / "val", per_class=2, classes=("pear", "plum"))
-    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
-    data = demo_data.load_data(settings(tmp_path, data=tmp_path, train_images=99))
-    assert data.classes == CLASSES
-    assert data.train.tensors[1].bincount().tolist() == [6, 6, 6]
-    assert data.test.tensors[1].bincount(minlength=3).tolist() == [0, 2, 2]
+    data = tmp_path / "fruit"
+    write_classes(data / "train")
+    write_classes(data / "val", per_class=2, classes=("pear", "plum"))
+    (data / "train" / ".ipynb_checkpoints").mkdir()
+    chosen = write_images(settings(tmp_path, data=data, train_images=99), tmp_path / "chosen")
+    assert chosen.classes == CLASSES
+    assert counts(tmp_path / "chosen/train") == [6, 6, 6]
+    assert {name: len(images) for name, images in files(tmp_path / "chosen/val").items()} == {"00001": 2, "00002": 2}
 
 
 @pytest.mark.parametrize("hundred", [False, True])
@@ -192,48 +262,18 @@ def test_cifar_folders_that_are_not_the_originals(tmp_path: Path, hundred: bool,
     usual = "cifar-100-python" if hundred else "cifar-10-batches-py"
     folder = write_cifar(tmp_path / (usual if name == "usual" else "mine"), hundred)
     for path in (folder, tmp_path) if name == "usual" else (folder,):
-        data = demo_data.load_data(settings(tmp_path, data=path, train_images=99, size=32))
-        assert data.classes == ("cat", "dog", "emu", "fox")
-        assert (len(data.train), len(data.test)) == (16 if hundred else 20, 8)
-        assert data.shape == (3, 32, 32)
-
-
-def test_cifar_end_to_end(tmp_path: Path) -> None:
-    write_cifar(tmp_path / "cifar-10-batches-py")
-    demo.run_demo(settings(tmp_path / "out", data=tmp_path, seeds=1))
-    assert results(tmp_path / "out")["data"]["name"] == "CIFAR-10"
+        chosen = write_images(settings(tmp_path, data=path, train_images=99, size=32), tmp_path / "chosen")
+        assert chosen.classes == ("cat", "dog", "emu", "fox")
+        assert (chosen.train_images, chosen.test_images) == (16 if hundred else 20, 8)
+        assert chosen.recipe.crop == (32, 32)
 
 
 @pytest.mark.skipif(not (SHARED / "cifar10").is_dir(), reason="the real CIFAR-10 subset is not on this machine")
 def test_real_cifar_folder(tmp_path: Path) -> None:
-    data = demo_data.load_data(settings(tmp_path, data=SHARED / "cifar10", train_images=40, test_images=20, size=32))
-    assert data.train.tensors[1].bincount().tolist() == [4] * 10
-    assert data.test.tensors[1].bincount().tolist() == [2] * 10
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
-def test_pictures_of_any_mode_become_rgb(tmp_path: Path, mode: str) -> None:
-    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    if mode == "I;16":
-        image = Image.fromarray(ramp.astype(np.uint16) * 16)  # 12 bits, as cameras of microscopes have
-    elif mode in ("I", "F"):
-        image = Image.fromarray(ramp.astype(np.int32 if mode == "I" else np.float32) * 100)
-    else:
-        image = Image.fromarray(ramp).convert(mode)
-    path = tmp_path / f"picture.{'tiff' if mode in ('CMYK', 'F', 'I') else 'png'}"
-    image.save(path, **({"transparency": b"\x00\x80"} if mode == "P" else {}))
-    found = pictures.open_picture(path, 8)
-    assert found.mode == "RGB"
-    assert found.size == (16, 16)
-    assert np.asarray(found).min() < 5
-    assert np.asarray(found).max() > 250
-    if mode in ("L", "I;16", "I", "F"):
-        assert np.array_equal(np.asarray(found)[..., 0], ramp)
-
-
-def test_large_jpegs_are_decoded_small(tmp_path: Path) -> None:
-    Image.new("RGB", (640, 480), "red").save(tmp_path / "large.jpg")
-    assert pictures.open_picture(tmp_path / "large.jpg", 32).size == (160, 120)
+    wanted = settings(tmp_path, data=SHARED / "cifar10", train_images=40, test_images=20, size=32)
+    write_images(wanted, tmp_path / "chosen")
+    assert counts(tmp_path / "chosen/train") == [4] * 10
+    assert counts(tmp_path / "chosen/val") == [2] * 10
 
 
 def broken(folder: Path, case: str) -> tuple[Path, str]:
@@ -308,7 +348,7 @@ def broken(folder: Path, case: str) -> tuple[Path, str]:
 def test_bad_data_is_refused_by_name(tmp_path: Path, case: str) -> None:
     path, message = broken(tmp_path / "fruit", case)
     with pytest.raises(ConfigError, match=message) as caught:
-        demo_data.load_data(settings(tmp_path, data=path, train_images=99, test_images=99))
+        write_images(settings(tmp_path, data=path, train_images=99, test_images=99), tmp_path / "chosen")
     assert "\n" not in str(caught.value)
 
 
@@ -322,26 +362,10 @@ def test_a_refused_demo_leaves_no_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("epochs", [1, 3])
-def test_curves_of_few_epochs_can_be_read(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
-    from convofconv.lab.demo import figures
-
-    drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
-    loss, accuracy = (2.3, 2.2, 2.1)[:epochs], (0.1, 0.2, 0.3)[:epochs]
-    figures.curves([training.Run("plain", 0, loss, accuracy, 0.1, 0.0, 1, 1, 1.0)], "digits")
-    for axes in drawn[0].axes[:2]:
-        assert ticks(axes.xaxis) == list(range(1, epochs + 1))
-    drawn[0].draw_without_rendering()
-    labels = [label.get_text() for label in drawn[0].axes[0].get_yticklabels(which="both") if label.get_text()]
-    assert labels
-    assert epochs > 1 or not any("10^" in label for label in labels), "powers of ten say nothing in so short a range"
-
-
 def test_fewer_pictures_than_classes_are_refused(tmp_path: Path) -> None:
     folder = write_classes(tmp_path / "fruit")
     with pytest.raises(ConfigError, match="train-images must be at least the number of classes, 3; got 2"):
-        demo_data.load_data(settings(tmp_path, data=folder, train_images=2))
+        write_images(settings(tmp_path, data=folder, train_images=2), tmp_path / "chosen")
 
 
 @pytest.mark.parametrize(
@@ -380,16 +404,3 @@ def test_number_of_threads_is_put_back(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         demo.run_demo(settings(tmp_path, data=tmp_path / "nowhere", threads=before + 1))
     assert torch.get_num_threads() == before
-
-
-def test_interrupted_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "results.json"
-    write_atomic(path, b"old")
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("os.replace", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomic(path, b"new")
-    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("results.json", b"old")]

@@ -20,13 +20,13 @@ pytest.importorskip("scipy", reason="needs the extra [lab]")
 from figure_texts import check_texts
 
 from convofconv.errors import ConfigError
+from convofconv.lab.studies.additive_model import AdditiveModel
 from convofconv.lab.studies.analysis import Contrast, analyse
-from convofconv.lab.studies.blocks import Blocks
 from convofconv.lab.studies.claims import FILE, VERDICTS, Evidence, Finding, answer, verdict, write_claims
-from convofconv.lab.studies.overview import draw_overview
+from convofconv.lab.studies.forest_plot import draw_forest_plot
+from convofconv.lab.studies.formatting import points
 from convofconv.lab.studies.records import Records, runs
 from convofconv.lab.studies.report import write_report
-from convofconv.lab.studies.sentences import points
 from convofconv.lab.studies.statistics import Comparison, holm
 from convofconv.lab.studies.study import read_study
 
@@ -204,7 +204,7 @@ def test_few_seeds_do_not_contradict_a_claim_that_is_true():
             str(number): dict(enumerate(70 - gain + of_seeds + 0.7 * random.standard_normal(3)))
             for number, gain in enumerate([0.0, *gains])
         }
-        found = Blocks(scores).compare("0")
+        found = AdditiveModel(scores).compare("0")
         compared = [dataclasses.replace(comparison, difference=-comparison.difference) for comparison in found.values()]
         corrected = holm([comparison.p_value for comparison in compared])
         findings = [
@@ -408,7 +408,7 @@ def test_the_overview_says_what_each_method_adds_over_networks(tmp_path):
 
 def test_the_published_overview_can_be_read():
     overview = yaml.safe_load(FILE.read_text(encoding="utf-8"))["overview"]
-    figure = draw_overview(answer(overview, Evidence(REPOSITORY / "docs/results")))
+    figure = draw_forest_plot(answer(overview, Evidence(REPOSITORY / "docs/results")))
     assert check_texts(figure) > 20
 
 

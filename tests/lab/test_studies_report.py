@@ -27,8 +27,8 @@ from made_up_runs import (
 from convofconv.errors import ConfigError
 from convofconv.lab.studies.analysis import PLAIN, analyse
 from convofconv.lab.studies.figures import CAPTIONS, draw
+from convofconv.lab.studies.formatting import summary_of
 from convofconv.lab.studies.report import write_report
-from convofconv.lab.studies.sentences import summary_of
 from convofconv.lab.studies.study import Tuning
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("drawn_only")]

@@ -12,7 +12,6 @@ import pytest
 
 pytest.importorskip("lightning", reason="needs the extra [lab]")
 
-from convofconv.lab.recipe.values import recipe_of
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_runs import fit, results
@@ -22,6 +21,7 @@ from convofconv.errors import ConfigError
 from convofconv.lab import tasks
 from convofconv.lab.found_by_name import names_in
 from convofconv.lab.recipe import schema
+from convofconv.lab.recipe.recipe_files import recipe_of
 
 pytestmark = pytest.mark.lab
 

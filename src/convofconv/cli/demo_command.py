@@ -19,7 +19,7 @@ def _demo_options(parser: ArgumentParser) -> None:
         value = getattr(default, name.replace("-", "_"))
         parser.add_argument(f"--{name}", type=kind, default=value, metavar=metavar, help=text)
 
-    option("data", Path, "DIR", "folder of pictures (default: the digits)")
+    option("data", Path, "DIR", "folder of images (default: the digits)")
     option("out", Path, "DIR", "folder for the results, made if missing (default: %(default)s)")
     parser.add_argument(
         "--methods",
@@ -28,15 +28,15 @@ def _demo_options(parser: ArgumentParser) -> None:
         help="what to compare, with commas: plain, coc, doconv, stnd, orth, norm, joined with + (default: %(default)s)",
     )
     option("seeds", int, "N", "trainings per method, with seeds 0 to N-1 (default: %(default)s)")
-    option("epochs", int, "N", "passes over the training pictures (default: %(default)s)")
-    option("train-images", int, "N", "most pictures to train on, as many of each class (default: %(default)s)")
-    option("test-images", int, "N", "most pictures to test on, as many of each class (default: %(default)s)")
-    option("size", int, "PIXELS", "side of the square that your pictures are scaled and cut to (default: %(default)s)")
+    option("epochs", int, "N", "passes over the training images (default: %(default)s)")
+    option("train-images", int, "N", "most images to train on, as many of each class (default: %(default)s)")
+    option("test-images", int, "N", "most images to test on, as many of each class (default: %(default)s)")
+    option("size", int, "PIXELS", "side of the square that your images are scaled and cut to (default: %(default)s)")
     option("threads", int, "N", "CPU threads; more hardly speed so small a network up (default: %(default)s)")
 
 
 def _demo(options: Namespace) -> None:
-    from ..lab.demo.run import run_demo
+    from ..lab.demo.comparison import run_demo
 
     methods = tuple(name.strip() for name in options.methods.split(","))
     run_demo(DemoSettings(**{**vars(options), "methods": methods}))
@@ -44,20 +44,21 @@ def _demo(options: Namespace) -> None:
 
 COMMANDS: dict[str, Command | Group] = {
     "demo": Command(
-        "train, fold and compare on real digits, or on your pictures, in a few minutes",
+        "train, fold and compare on real digits, or on your images, in a few minutes",
         """\
 Train a small ResNet on handwritten digits: plain, with weight standardization (stnd), with the convolution of
-convolution (coc), and with both. Every method starts from the same weights and sees the same order of pictures on each
-seed. Then fold each network into plain convs, check that it still computes the same, and print one table: accuracy,
-parameters in training and deployed, time per training step, largest difference after folding.
+convolution (coc), and with both. Every method starts from the same weights and sees the same order of images on each
+seed. Then fold each network into plain convs, check that it still computes the same, and print one table: accuracy
+after the last epoch, parameters in training and deployed, time per training step, largest difference after folding.
 
-Learning curves, the learnt kernels of one layer and all numbers are written to a folder.
+Learning curves, scores, the learnt kernels of one layer and all numbers are written to a folder. After an interruption
+the same command resumes.
 
 examples:
   coc demo
   coc demo --data flowers --methods plain,coc --seeds 5
 
---data takes a folder with a folder of pictures per class (a fifth of each class is kept for testing), a folder with
+--data takes a folder with a folder of images per class (a fifth of each class is kept for testing), a folder with
 such folders in train and val, or CIFAR-10 or CIFAR-100 as unpacked from their archives.""",
         _demo_options,
         _demo,

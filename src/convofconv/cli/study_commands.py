@@ -30,9 +30,7 @@ def _study_run_options(parser: ArgumentParser) -> None:
     )
     option("--workers", type=int, default=1, metavar="N", help="runs at a time on this machine (default: 1)")
     option("--threads", type=int, default=1, metavar="N", help="CPU threads of a run (default: 1)")
-    option(
-        "--data-workers", type=int, metavar="N", help="processes of a run that read pictures (default: the recipe's)"
-    )
+    option("--data-workers", type=int, metavar="N", help="processes of a run that read images (default: the recipe's)")
     option(
         "--address",
         type=str,
@@ -49,7 +47,7 @@ def _study_run_options(parser: ArgumentParser) -> None:
         metavar="PATTERN",
         help="only runs of such names, with * (default: all)",
     )
-    option("--dry-run", action="store_true", help="only tell which runs would be done")
+    option("--dry-run", action="store_true", help="only report which runs would be done")
     option("--retry-failed", action="store_true", help="run again what failed")
     option(
         "--accept-code",
@@ -170,7 +168,7 @@ example:
 coc study claims [--results DIR] [--out FILE]
 
 Write a page with every claim of the paper, how it was tested, the figures from the studies' records, and a verdict. It
-begins with what each method adds on every network; the picture of that, overview.png, goes beside the records.
+begins with what each method adds on every network; the figure of that, overview.png, goes beside the records.
 
 example:
   coc study claims --results docs/results --out docs/claims.md""",

@@ -1,1 +1,1 @@
-"""``coc demo``: methods side by side on small pictures, folded, compared and drawn."""
+"""``coc demo``: methods side by side on small images, folded, compared and drawn."""

@@ -1,4 +1,4 @@
-"""Where the demo's pictures come from: the digits that are built in, or whatever a folder holds."""
+"""Where the demo's images come from: the digits that are built in, or whatever a folder holds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..data.visible import folders_in
 
 @dataclasses.dataclass(frozen=True)
 class FoundImages:
-    """Where pictures come from; ``test`` is ``None`` where there is one pool that the user has not split."""
+    """Where images come from; ``test`` is ``None`` where there is one pool that the user has not split."""
 
     name: str
     classes: tuple[str, ...]
@@ -29,7 +29,7 @@ class FoundImages:
 
 
 def digits() -> FoundImages:
-    """The digits of :func:`digit_images` as grey pictures."""
+    """The digits of :func:`digit_images` as grey images."""
     images, labels = digit_images()
     pool = LabelledImages(labels.tolist(), functools.partial(_digit, images))
     return FoundImages("handwritten digits (MNIST)", tuple("0123456789"), pool)
@@ -39,12 +39,12 @@ def _digit(images: NDArray[np.uint8], number: int) -> Image.Image:
     return Image.fromarray(images[number])
 
 
-def find_pictures(path: Path, size: int) -> FoundImages:
+def find_images(path: Path, size: int) -> FoundImages:
     """Find out what the folder ``path`` holds: CIFAR, ``train`` and ``val`` with a folder per class, or such folders.
 
     Args:
         path: the folder.
-        size: the pictures will be scaled down to about this size, if they are larger.
+        size: the images will be scaled down to about this size, if they are larger.
 
     Raises:
         ConfigError: it is missing or holds none of these, or a class or split is empty.

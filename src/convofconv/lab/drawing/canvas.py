@@ -13,7 +13,7 @@ Colour = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont
 
 PAPER, INK, PALE, RULE = (255, 255, 255), (34, 34, 34), (110, 110, 110), (228, 228, 228)
-#: Longer side of a picture when it is drawn: smaller ones are scaled up to at least the one, larger ones down.
+#: Longer side of an image when it is drawn: smaller ones are scaled up to at least the one, larger ones down.
 _SMALLEST, _LARGEST = 480, 1920
 
 
@@ -55,14 +55,14 @@ def ink_on(colour: Colour) -> Colour:
 
 
 def drawn_size(width: int, height: int, smallest: int = _SMALLEST) -> tuple[int, int]:
-    """Width and height that a picture is drawn at; small ones are enlarged by a whole number."""
+    """Width and height that an image is drawn at; small ones are enlarged by a whole number."""
     longer = max(width, height)
     factor = -(-smallest // longer) if longer < smallest else min(1.0, _LARGEST / longer)
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
 def scaled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """A picture of another size: with its pixels to be seen if it is larger, smooth if it is smaller."""
+    """An image of another size: with its pixels to be seen if it is larger, smooth if it is smaller."""
     way = Image.Resampling.NEAREST if size[0] > image.width else Image.Resampling.LANCZOS
     return image.resize(size, way) if size != image.size else image.copy()
 

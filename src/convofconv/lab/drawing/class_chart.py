@@ -1,4 +1,4 @@
-"""A picture and the likeliest classes beside it, as bars."""
+"""An image and the likeliest classes beside it, as bars."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from PIL import Image, ImageDraw
 
 from .canvas import INK, PALE, PAPER, RULE, font, scaled, shortened
 
-_BOX = (640, 480)  # the most that the picture takes
+_BOX = (640, 480)  # the most that the image takes
 _MARGIN, _WIDTH, _ROW, _BAR = 24, 340, 54, 14
 _FIRST, _OTHERS = (0, 114, 178), (150, 190, 215)
 
 
 def draw_chart(image: Image.Image, guesses: Sequence[tuple[str, float]]) -> Image.Image:
-    """Draw the picture on the left, and a bar for each class with its probability on the right."""
-    picture = scaled(image, _fitted(image.size))
-    height = max(picture.height, _ROW * len(guesses)) + 2 * _MARGIN
-    left = picture.width + 2 * _MARGIN
+    """Draw the image on the left, and a bar for each class with its probability on the right."""
+    shown = scaled(image, _fitted(image.size))
+    height = max(shown.height, _ROW * len(guesses)) + 2 * _MARGIN
+    left = shown.width + 2 * _MARGIN
     canvas = Image.new("RGB", (left + _WIDTH + _MARGIN, height), PAPER)
     pen = ImageDraw.Draw(canvas)
-    top = (height - picture.height) // 2
-    canvas.paste(picture, (_MARGIN, top))
-    edge = (_MARGIN - 1, top - 1, _MARGIN + picture.width, top + picture.height)
+    top = (height - shown.height) // 2
+    canvas.paste(shown, (_MARGIN, top))
+    edge = (_MARGIN - 1, top - 1, _MARGIN + shown.width, top + shown.height)
     pen.rectangle(edge, outline=RULE)
     top = (height - _ROW * len(guesses)) // 2
     letters = font(17)

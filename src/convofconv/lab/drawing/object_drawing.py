@@ -1,4 +1,4 @@
-"""A picture with boxes around what was found in it, and the masks of it where there are any."""
+"""An image with boxes around what was found in it, and the masks of it where there are any."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from .canvas import PALE, PAPER, Colour, drawn_size, font, ink_on, palette, scaled, shortened, text_size
 
-_STRENGTH = 0.45  # of a mask's colour over the picture
+_STRENGTH = 0.45  # of a mask's colour over the image
 _SMALLEST = 960  # longer side of a drawing: labels must not hide small objects
 _LONGEST = 14  # of an object's name, in heights of its letters
 
@@ -21,14 +21,14 @@ _Box = tuple[int, int, int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """An object in a picture.
+    """An object in an image.
 
     Args:
         label: number of its class.
         name: of its class; empty where there is only one.
         score: how sure the network is.
-        box: left, top, right, bottom in the picture's pixels.
-        mask: where it is in the picture, ``(height, width)``.
+        box: left, top, right, bottom in the image's pixels.
+        mask: where it is in the image, ``(height, width)``.
     """
 
     label: int
@@ -62,7 +62,7 @@ def draw_objects(image: Image.Image, found: Sequence[Found]) -> Image.Image:
 
 
 def draw_nothing(image: Image.Image, text: str) -> Image.Image:
-    """Write on the picture that there is nothing to draw."""
+    """Write on the image that there is nothing to draw."""
     size = drawn_size(*image.size, _SMALLEST)
     height = text_size(size)
     letters, pad = font(height), height // 2
@@ -75,7 +75,7 @@ def draw_nothing(image: Image.Image, text: str) -> Image.Image:
 
 
 def _canvas(image: Image.Image, size: tuple[int, int], room: tuple[int, int]) -> Image.Image:
-    """The picture at a size, on paper where it is a strip too narrow for what is written."""
+    """The image at a size, on paper where it is a strip too narrow for what is written."""
     canvas = Image.new("RGB", (max(size[0], room[0]), max(size[1], room[1])), PAPER)
     canvas.paste(scaled(image, size))
     return canvas
@@ -107,7 +107,7 @@ def _write_labels(
 def _place(box: _Box, label: tuple[int, int], size: tuple[int, int], taken: Sequence[_Box]) -> _Box:
     """Above the box, below it, inside at the top, above at the right or inside at the bottom.
 
-    The first of those that overlap least with labels that are there and are moved least to be inside the picture.
+    The first of those that overlap least with labels that are there and are moved least to be inside the image.
     """
     (left, top, right, bottom), (width, height) = box, label
     corners = ((left, top - height), (left, bottom + 1), (left, top), (right + 1 - width, top - height))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...errors import ConfigError
-from .blocks import Blocks
+from .additive_model import AdditiveModel
 from .records import Record, runs
 from .statistics import ALPHA, Comparison, Summary, compare, detectable_difference, holm, rank_correlation, summarize
 from .study import Settings, Study
@@ -155,7 +155,7 @@ class Order:
 class Network:
     """Everything about one network, variants and comparisons in the order of the study.
 
-    ``blocks`` is the one model of all its runs, where the study takes one.
+    ``additive`` is the one model of all its runs, where the study takes one.
     """
 
     label: str
@@ -164,11 +164,11 @@ class Network:
     contrasts: Mapping[tuple[str, str], Contrast]
     tuning: tuple[PlannedRun, ...]
     paper: Mapping[str, float]
-    blocks: Blocks | None
+    additive: AdditiveModel | None
 
     @property
     def clock(self) -> str:
-        """Which of :data:`CLOCKS` tells what training takes: CPU time where all runs were on a CPU and recorded it."""
+        """Which of :data:`CLOCKS` measures training: CPU time where all runs were on a CPU and recorded it."""
         results = [result for cell in self.cells.values() for result in cell.results.values()]
         on_cpu = all(result.get("device", "cpu") == "cpu" and "cpu_seconds" in result for result in results)
         return "cpu_seconds" if on_cpu else "seconds"
@@ -180,11 +180,11 @@ class Network:
 
     def comparisons(self, baseline: str) -> dict[str, Comparison]:
         """Every other variant against this one, uncorrected."""
-        return _comparisons(self.cells, baseline, self.blocks)
+        return _comparisons(self.cells, baseline, self.additive)
 
     def mean(self, variant: str) -> Summary:
         """Of the scores; in one model of all runs, adjusted for seeds that the variant lacks."""
-        return self.blocks.mean(variant) if self.blocks else self.cells[variant].summary()
+        return self.additive.mean(variant) if self.additive else self.cells[variant].summary()
 
     def gain(self, variant: str) -> Comparison:
         """A variant against plain; empty without plain, and of plain itself."""
@@ -249,16 +249,13 @@ def analyse(study: Study, records: Sequence[Record]) -> Analysis:
     planned = tuple(_planned(study, recorded))
     used = {id(run.record) for run in planned}
     others = sorted(record["run"] for record in recorded.values() if id(record) not in used)
-    reasons = {(record["code"], record["beside"]): record["reason"] for record in records if _is_accept(record)}
+    accepts = [record for record in records if record["kind"] == "accept"]
+    reasons = {(record["code"], record["beside"]): record["reason"] for record in accepts}
     codes = {run.record["code"] for run in planned if run.record is not None}
     pairs = sorted(pair for pair in reasons if codes.issuperset(pair))
     accepted = [{"code": code, "beside": beside, "reason": str(reasons[code, beside])} for code, beside in pairs]
     networks = tuple(_network(study, label, planned) for label in study.networks)
     return Analysis(study, networks, planned, tuple(others), tuple(accepted))
-
-
-def _is_accept(record: Record) -> bool:
-    return bool(record["kind"] == "accept")
 
 
 def _place(record: Record) -> tuple[Any, ...]:
@@ -271,16 +268,12 @@ def _text(value: Any) -> str:
 
 
 def _planned(study: Study, recorded: Mapping[tuple[Any, ...], Record]) -> Iterator[PlannedRun]:
-    for network in study.networks:
-        for variant in study.variants_of(network):
-            if study.tuning is not None:
-                for point in study.tuning.points():
-                    for seed in study.tuning.seeds:
-                        place = (network, variant, seed, "tuning")
-                        yield PlannedRun(*place, point, recorded.get((*place, _text(point))))
-            for seed in study.seeds[variant]:
-                place = (network, variant, seed, "final")
-                yield PlannedRun(*place, {}, recorded.get((*place, _text({}))))
+    for network, variant in study.cells:
+        stages = [("tuning", point, study.tuning.seeds) for point in study.tuning.points()] if study.tuning else []
+        for stage, tuned, seeds in [*stages, ("final", {}, study.seeds[variant])]:
+            for seed in seeds:
+                place = (network, variant, seed, stage)
+                yield PlannedRun(*place, tuned, recorded.get((*place, _text(tuned))))
 
 
 def _network(study: Study, label: str, planned: Sequence[PlannedRun]) -> Network:
@@ -296,20 +289,20 @@ def _network(study: Study, label: str, planned: Sequence[PlannedRun]) -> Network
     }
     rows = study.paper_of(label).items()
     paper = {variant: float(row[metric]) for variant, row in rows if metric is not None and metric in row}
-    blocks = Blocks({name: cell.scores() for name, cell in cells.items()}) if study.pooled else None
+    additive = AdditiveModel({name: cell.scores() for name, cell in cells.items()}) if study.pooled else None
     contrasts = {
         (contrast.variant, contrast.baseline): contrast
         for baseline in study.against
         if baseline in cells
-        for contrast in _family(_comparisons(cells, baseline, blocks), baseline, paper)
+        for contrast in _family(_comparisons(cells, baseline, additive), baseline, paper)
     }
     tuning = tuple(run for run in ours if run.stage == "tuning")
-    return Network(label, metric, cells, contrasts, tuning, paper, blocks)
+    return Network(label, metric, cells, contrasts, tuning, paper, additive)
 
 
-def _comparisons(cells: Mapping[str, Cell], baseline: str, blocks: Blocks | None) -> dict[str, Comparison]:
-    if blocks:
-        return blocks.compare(baseline)
+def _comparisons(cells: Mapping[str, Cell], baseline: str, additive: AdditiveModel | None) -> dict[str, Comparison]:
+    if additive:
+        return additive.compare(baseline)
     theirs = cells[baseline].scores() if baseline in cells else {}
     return {name: compare(cell.scores(), theirs) for name, cell in cells.items() if name != baseline}
 

@@ -16,8 +16,8 @@ from ..files.atomic import write_atomic
 from .analysis import PLAIN, Analysis, Contrast, analyse, difference_in
 from .execution import records_of
 from .figures import encode
-from .overview import FEWEST, draw_overview, tabulate
-from .sentences import between, count, points, probability
+from .forest_plot import FEWEST, draw_forest_plot, tabulate
+from .formatting import between, count, points, probability
 from .statistics import ALPHA, corrected_interval, holm
 from .study import read_study
 
@@ -261,9 +261,9 @@ def answer(overview: Mapping[str, Any], evidence: Evidence) -> dict[str, dict[st
 
 
 def _overview(overview: Mapping[str, Any], evidence: Evidence, out: Path) -> Iterator[str]:
-    """The answers as a table and a picture, which is drawn into the folder of the results."""
+    """The answers as a table and a figure, which is drawn into the folder of the results."""
     if answers := answer(overview, evidence):
-        figure = draw_overview(answers)
+        figure = draw_forest_plot(answers)
         for ending in ("png", "svg"):
             write_atomic(evidence.results / f"overview.{ending}", encode(figure, ending))
         yield "## At a glance"

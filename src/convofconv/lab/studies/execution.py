@@ -40,11 +40,11 @@ class RunOptions:
             wherever they were started.
         workers: runs at a time on this machine.
         threads: CPU threads per run.
-        data_workers: processes per run that read pictures; ``None`` for as many as the recipe has.
+        data_workers: processes per run that read images; ``None`` for as many as the recipe has.
         address: of a Ray cluster; empty for this machine alone.
         gpus: GPUs per run on the cluster, fractions allowed.
         only: patterns of names of runs, with ``*`` for any text; empty for all.
-        dry_run: only tell which runs would be done.
+        dry_run: only report which runs would be done.
         retry_failed: run again what failed.
         accept_code: why results of other code may stand beside new ones; empty for a refusal.
     """
@@ -220,7 +220,7 @@ def _run_all(
             reason = {"reason": _without_folders(outcome["reason"], options)} if "reason" in outcome else {}
             records.append(_record(job, job.values(recipe), codes[folder], {**begun, **outcome, **reason}))
             progress.update()
-            print_line(f"[{number}/{len(todo)}] {job.name}: {_told(outcome)}{progress.left()}")
+            print_line(f"[{number}/{len(todo)}] {job.name}: {_line(outcome)}{progress.left()}")
 
 
 def _record(job: Job, recipe: Mapping[str, Any], code: str, outcome: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,13 +247,13 @@ def _without_folders(reason: str, options: RunOptions) -> str:
 
 
 def _with_folders(reason: str, options: RunOptions) -> str:
-    """A recorded reason as it is told on this machine."""
+    """A recorded reason as it is reported on this machine."""
     for name, path in options.folders:
         reason = reason.replace(name, path)
     return reason
 
 
-def _told(outcome: Mapping[str, Any]) -> str:
+def _line(outcome: Mapping[str, Any]) -> str:
     if outcome["status"] == "failed":
         return f"failed, {outcome['reason']}"
     metric = outcome["metric"]
@@ -277,9 +277,7 @@ class _Progress:
         self._bar.close()
 
     def _done(self) -> int:
-        """Epochs that are done: lines of the runs' tables, without the heading."""
-        logs = (RunFolder(folder).log for folder in self._names)
-        return sum(log.read_bytes().count(b"\n") - 1 for log in logs if log.is_file())
+        return sum(epochs_done(RunFolder(folder)) for folder in self._names)
 
     def update(self) -> None:
         """Look into the runs' folders."""
@@ -301,3 +299,8 @@ def _size(folder: Path) -> int:
     """Of what a run has printed, which grows when it begins or is resumed."""
     printed = RunFolder(folder).printed
     return printed.stat().st_size if printed.is_file() else 0
+
+
+def epochs_done(folder: RunFolder) -> int:
+    """Epochs that a run has done: lines of its table, without the heading."""
+    return folder.log.read_bytes().count(b"\n") - 1 if folder.log.is_file() else 0

@@ -37,7 +37,7 @@ CAPTIONS = {
     "cost": "What a variant gains over plain and what its training takes: means and 95 % confidence intervals, paired "
     "by seed.",
 }
-#: What is added to the captions of scores and curves where one model of all runs tells means and intervals.
+#: What is added to the captions of scores and curves where one model of all runs gives means and intervals.
 ADJUSTED = (
     "Means are adjusted for seeds that a variant lacks, and intervals leave out what a seed does to all variants: two "
     "variants differ, before any correction, if they are further apart than √2 times an interval's half."

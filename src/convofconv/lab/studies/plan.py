@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -115,21 +116,18 @@ def plan(study: Study, records: Sequence[Record]) -> list[Job]:
     jobs = list(_tuning_jobs(study))
     chosen = choose_settings(study, records)
     for seed in range(max(max(seeds) for seeds in study.seeds.values()) + 1):
-        for network in study.networks:
-            for variant in study.variants_of(network):
-                if seed in study.seeds[variant] and (network, variant) in chosen:
-                    jobs.append(_job(study, network, variant, seed, chosen[network, variant]))
+        for network, variant in study.cells:
+            if seed in study.seeds[variant] and (network, variant) in chosen:
+                jobs.append(_job(study, network, variant, seed, chosen[network, variant]))
     return jobs
 
 
 def _tuning_jobs(study: Study) -> Iterator[Job]:
     if study.tuning:
-        for seed in study.tuning.seeds:
-            for network in study.networks:
-                for variant in study.variants_of(network):
-                    for point in study.tuning.points():
-                        job = _job(study, network, variant, seed, {**study.tuning.settings, **point})
-                        yield dataclasses.replace(job, tuned=point)
+        for seed, (network, variant) in itertools.product(study.tuning.seeds, study.cells):
+            for point in study.tuning.points():
+                job = _job(study, network, variant, seed, {**study.tuning.settings, **point})
+                yield dataclasses.replace(job, tuned=point)
 
 
 def _job(study: Study, network: str, variant: str, seed: int, more: Settings) -> Job:
@@ -139,8 +137,7 @@ def _job(study: Study, network: str, variant: str, seed: int, more: Settings) ->
 
 def names_of_runs(study: Study) -> list[str]:
     """Names of all runs of the whole study, those included that wait for tuning."""
-    cells = [(network, variant) for network in study.networks for variant in study.variants_of(network)]
-    compared = [_job(study, *cell, seed, {}).name for cell in cells for seed in study.seeds[cell[1]]]
+    compared = [_job(study, *cell, seed, {}).name for cell in study.cells for seed in study.seeds[cell[1]]]
     return [*(job.name for job in _tuning_jobs(study)), *compared]
 
 
@@ -151,12 +148,11 @@ def choose_settings(study: Study, records: Sequence[Record]) -> dict[tuple[str, 
     and variant of which every point failed is left out. What runs were compared with stays, even if a point that failed
     then has been done since.
     """
-    cells = [(network, variant) for network in study.networks for variant in study.variants_of(network)]
     if study.tuning is None:
-        return {cell: {} for cell in cells}
+        return {cell: {} for cell in study.cells}
     done = runs(records)
     chosen: dict[tuple[str, str], Settings] = {}
-    for network, variant in cells:
+    for network, variant in study.cells:
         points = list(study.tuning.points())
         compared = (_job(study, network, variant, seed, {}).name for seed in study.seeds[variant])
         recipes = [flat(done[name]["recipe"]) for name in compared if name in done and done[name]["recipe"]]

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from ..files.atomic import writable_folder, write_atomic
 from ..progress import duration
+from .additive_model import AdditiveModel
 from .analysis import CLOCKS, PLAIN, Analysis, Cell, Contrast, Network, analyse
-from .blocks import Blocks
+from .csv_files import comparisons_csv, runs_csv
 from .figures import ADJUSTED, CAPTIONS, draw, encode
+from .formatting import NOTHING, between, count, p_is, points, probability, spread, summary_of
 from .records import Record
-from .sentences import NOTHING, between, count, p_is, points, probability, spread, summary_of
-from .study import Study, Tuning
-from .tables import comparisons_csv, runs_csv
+from .study import Settings, Study, Tuning
 
 
 def write_report(study: Study, records: Sequence[Record], folder: Path) -> Path:
@@ -149,8 +149,8 @@ def _network(study: Study, network: Network) -> Iterator[str]:
         return
     yield " ".join([*_splits(study, network), *_training(study, network), *_floor(study, network)])
     yield _scores(network)
-    if network.blocks and network.blocks.deviation:
-        yield _noise(network.blocks)
+    if network.additive and network.additive.deviation:
+        yield _noise(network.additive)
     if order := network.order():
         correlation = points(order.correlation, sign=True)
         yield (
@@ -167,7 +167,7 @@ def _network(study: Study, network: Network) -> Iterator[str]:
 
 
 def _splits(study: Study, network: Network) -> Iterator[str]:
-    """Which pictures scores are of; a network's runs all have the same, or they would not stand beside each other."""
+    """Which images scores are of; a network's runs all have the same, or they would not stand beside each other."""
     used = [run.result["recipe"]["data"] for cell in network.cells.values() for run in cell.runs if run.result]
     if used and used[0]["test_split"]:
         yield f"Scored on the split `{used[0]['test_split']}`; the epoch was chosen on `{used[0]['val_split']}`."
@@ -179,14 +179,14 @@ def _splits(study: Study, network: Network) -> Iterator[str]:
         )
 
 
-#: What decides how far training goes, in the order in which a report tells it.
-_TOLD = ("optimizer", "lr", "schedule", "warmup_steps", "batch", "epochs", "weight_decay")
+#: What decides how far training goes, in the order of the report.
+_REPORTED = ("optimizer", "lr", "schedule", "warmup_steps", "batch", "epochs", "weight_decay")
 
 
 def _training(study: Study, network: Network) -> Iterator[str]:
     """How the runs were trained, as far as all of them were trained alike."""
     tuned = study.tuning.grid if study.tuning else {}
-    keys = [key for key in (f"training.{name}" for name in _TOLD) if key not in tuned]
+    keys = [key for key in (f"training.{name}" for name in _REPORTED) if key not in tuned]
     settings = [values for cell in network.cells.values() for values in cell.trained_with(keys)]
     alike = {
         key: value
@@ -202,30 +202,30 @@ def _floor(study: Study, network: Network) -> Iterator[str]:
         yield f"The same answer everywhere scores {points(floor)}."
 
 
-def _noise(blocks: Blocks) -> str:
-    noise, freedom = points(blocks.deviation), blocks.freedom
+def _noise(additive: AdditiveModel) -> str:
+    noise, freedom = points(additive.deviation), additive.freedom
     said = f"Runs scatter by {noise} points around variant + seed ({freedom} degrees of freedom)."
-    if found := blocks.widest():
+    if found := additive.widest():
         name, chance = found
         said += (
-            f" {name} stands out most, by {points(blocks.spreads[name])} points; {p_is(chance)} if all scatter alike."
+            f" {name} stands out most, by {points(additive.spreads[name])} points; {p_is(chance)} if all scatter alike."
         )
     return said
 
 
 def _scores(network: Network) -> str:
     """A row per variant: the metric that matters, what training takes, the other metrics, the paper's figure."""
-    blocks, metrics = network.blocks, max((cell.metrics for cell in network.cells.values()), key=len)
+    additive, metrics = network.additive, max((cell.metrics for cell in network.cells.values()), key=len)
     heading = ["variant", "n", f"{network.metric}, mean ± sd"]
-    heading += ["adjusted mean (95 % CI)", "spread"] if blocks else ["95 % CI"]
+    heading += ["adjusted mean (95 % CI)", "spread"] if additive else ["95 % CI"]
     heading += [*metrics[1:], f"{CLOCKS[network.clock]}, × {PLAIN}", *(["paper"] if network.paper else [])]
     rows = []
     for name, cell in network.cells.items():
         mean = network.mean(name)
         row = [name, _runs(cell), spread(cell.summary())]
-        if blocks:
+        if additive:
             row.append(points(mean.mean) + (f" ({between(mean.interval)})" if mean.interval else ""))
-            row.append(points(blocks.spreads.get(name)))
+            row.append(points(additive.spreads.get(name)))
         else:
             row.append(between(mean.interval))
         row += [spread(cell.summary(metric)) for metric in metrics[1:]]
@@ -236,16 +236,8 @@ def _scores(network: Network) -> str:
 
 def _comparisons(family: Sequence[Contrast], paper: bool) -> str:
     """A row per comparison with one baseline."""
-    heading = [
-        "variant",
-        "common seeds",
-        f"− {family[0].baseline}",
-        "95 % CI",
-        "p",
-        "p (Holm)",
-        "could have seen",
-        "g_z",
-    ]
+    heading = ["variant", "common seeds", f"− {family[0].baseline}", "95 % CI", "p", "p (Holm)"]
+    heading += ["could have seen", "g_z"]
     rows = []
     for contrast in family:
         comparison = contrast.comparison
@@ -276,7 +268,7 @@ def _tuning(study: Study, network: Network) -> str:
     seeds = study.tuning.seeds
     of = f"mean ± sd over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"one run each, of seed {seeds[0]}"
     luck = "" if len(seeds) > 1 else f"\n\n{_BY_ONE_RUN}"
-    apart = f"; with {_settings(dict(study.tuning.settings))}" if study.tuning.settings else ""
+    apart = f"; with {_settings(study.tuning.settings)}" if study.tuning.settings else ""
     return (
         f"Tuning: the validation metric of every setting ({of}{apart}), and what the runs above were trained with:\n\n"
         + _table(["variant", *map(_settings, tried), "trained with"], rows)
@@ -295,22 +287,22 @@ _BY_ONE_RUN = (
 
 def _edges(tuning: Tuning, network: Network) -> str:
     """Which variants have chosen the least or the most of what was tried."""
-    told = []
+    found = []
     for key, tried in tuning.grid.items():
         if len(set(tried)) < 2 or not all(isinstance(value, int | float) for value in tried):
             continue
         for end in (min(tried), max(tried)):
             names = [name for name, cell in network.cells.items() if {key: end} in cell.trained_with([key])]
             if names:
-                told.append(f"{_settings({key: end})} ({', '.join(names)})")
-    if not told:
+                found.append(f"{_settings({key: end})} ({', '.join(names)})")
+    if not found:
         return ""
-    return f"\n\nAt the edge of what was tried, so that better settings may lie beyond it: {'; '.join(told)}."
+    return f"\n\nAt the edge of what was tried, so that better settings may lie beyond it: {'; '.join(found)}."
 
 
 def _better(tuning: Tuning, network: Network) -> str:
     """Which variants are compared with other settings than they would choose now: what was chosen once stays."""
-    told: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for name, cell in network.cells.items():
         scores = {_settings(point): network.tuning_scores(name, point) for point in tuning.points()}
         # A point with a failed run is not chosen.
@@ -319,10 +311,10 @@ def _better(tuning: Tuning, network: Network) -> str:
         }
         ours = [means[point] for one in cell.trained_with(list(tuning.grid)) if (point := _settings(one)) in means]
         if ours and max(ours) < max(means.values()):
-            told.setdefault(max(means, key=lambda point: means[point]), []).append(name)
-    if not told:
+            found.setdefault(max(means, key=lambda point: means[point]), []).append(name)
+    if not found:
         return ""
-    listed = "; ".join(f"{settings} ({', '.join(names)})" for settings, names in told.items())
+    listed = "; ".join(f"{settings} ({', '.join(names)})" for settings, names in found.items())
     return (
         "\n\nWhat variants were compared with first stays. Better by this table than what these were trained with: "
         f"{listed}."
@@ -355,9 +347,8 @@ def _origin(analysis: Analysis) -> Iterator[str]:
         yield "\n".join(dict.fromkeys(lines))  # a reason is given anew each time that a study is gone on with
 
 
-def _settings(values: object) -> str:
+def _settings(values: Settings) -> str:
     """Settings as ``key=value``, without the section."""
-    assert isinstance(values, dict)
     return ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in values.items()) or NOTHING
 
 

@@ -1,6 +1,6 @@
 """How sure a study's numbers are: summaries, comparisons paired by seed, and the correction for many of them.
 
-Everything is a t statistic over training seeds, by scipy: it tells what another seed may give, not what
+Everything is a t statistic over training seeds, by scipy: it says what another seed may give, not what
 another data set may.
 """
 
@@ -140,7 +140,7 @@ def tested(pairs: int, difference: float, deviation: float, error: float, freedo
 def unpaired(scores: Sequence[Sequence[float]]) -> float | None:
     """The p-value of Welch's t-test of two variants, which knows nothing of seeds; ``None`` without a spread.
 
-    It tells whether a finding depends on the pairing.
+    It shows whether a finding depends on the pairing.
 
     Examples:
         >>> round(unpaired([[71.0, 73.0, 75.0], [70.0, 71.0, 72.0]]), 4)  # t = 2 / √(4/3 + 1/3)

@@ -52,7 +52,7 @@ _POSSIBLE_OF_BUDGET: Kinds = {
     "note": ("a text",),
 }
 _EXPONENTIAL = re.compile(r"[-+]?[0-9]*\.?[0-9]+[eE][-+]?[0-9]+")
-#: Whose runs tell how much the scores of two variants scatter: their own, or those of all variants of the network.
+#: Whose runs give how much the scores of two variants scatter: their own, or those of all variants of the network.
 _SPREADS = ("own", "pooled")
 _NEEDED_TO_TUNE: Kinds = {"grid": ("keys with values", "a list"), "seeds": ("a list",)}
 _POSSIBLE_TO_TUNE: Kinds = {"set": ("keys with values",)}
@@ -120,6 +120,11 @@ class Study:
     pooled: bool = False
     file: str = ""
     note: str = ""
+
+    @property
+    def cells(self) -> list[tuple[str, str]]:
+        """Every network with every variant that it is run with."""
+        return [(network, variant) for network in self.networks for variant in self.variants_of(network)]
 
     def variants_of(self, network: str) -> tuple[str, ...]:
         """The variants that a network is run with."""

@@ -33,30 +33,13 @@ _FAILURE = "failure.json"
 OUTPUT = "output.txt"
 #: What a record takes over from ``results.json``; those of older code may lack some.
 _TAKEN = (
-    "metric",
-    "test",
-    "validation",
-    "best_epoch",
-    "history",
-    "parameters",
-    "largest_difference_after_folding",
-    "versions",
-    "device",
-    "seconds",
-    "cpu_seconds",
+    *("metric", "test", "validation", "best_epoch", "history", "parameters", "largest_difference_after_folding"),
+    *("versions", "device", "seconds", "cpu_seconds"),
 )
-
-
-#: What launchers of several processes leave in the environment, which Lightning would go by: a study's run is one.
+#: How names in the environment begin that launchers of several processes leave there, by which Lightning would go.
 _LAUNCHERS = (
-    "SLURM_",
-    "TORCHELASTIC_",
-    "WORLD_SIZE",
-    "RANK",
-    "LOCAL_RANK",
-    "LOCAL_WORLD_SIZE",
-    "GROUP_RANK",
-    "NODE_RANK",
+    *("SLURM_", "TORCHELASTIC_", "WORLD_SIZE", "RANK"),
+    *("LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK"),
 )
 
 
@@ -138,8 +121,7 @@ def run_job(folder: Path) -> None:
     """
     if not (folder / "job.json").is_file():
         raise ConfigError(f"{folder} has no job.json: --runs must be a folder that all machines share")
-    for name in [name for name in os.environ if name.startswith(_LAUNCHERS)]:
-        del os.environ[name]
+    forget_launchers()
     failure = folder / _FAILURE
     # Whoever is at it already is finished with it, or dead, when the lock is free.
     with RunFolder(folder).at_work(timeout=-1):
@@ -160,6 +142,12 @@ def run_job(folder: Path) -> None:
             with (folder / OUTPUT).open("a", encoding="utf-8") as output:
                 traceback.print_exc(file=output)
             write_atomic(failure, json.dumps({"reason": " ".join(reason.split())}).encode())
+
+
+def forget_launchers() -> None:
+    """Take out of the environment what launchers of several processes leave there: a run here is one process."""
+    for name in [name for name in os.environ if name.startswith(_LAUNCHERS)]:
+        del os.environ[name]
 
 
 def outcome(folder: Path) -> Mapping[str, Any] | None:

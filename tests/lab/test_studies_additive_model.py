@@ -13,7 +13,7 @@ pytest.importorskip("lightning", reason="needs the extra [lab]")
 
 from statsmodels.formula import api as formula
 
-from convofconv.lab.studies.blocks import Blocks
+from convofconv.lab.studies.additive_model import AdditiveModel
 from convofconv.lab.studies.statistics import ALPHA, Comparison, Summary, compare
 
 pytestmark = pytest.mark.lab
@@ -48,7 +48,7 @@ def _assert_share(hits, expected):
 def test_two_variants_are_compared_by_the_paired_t_test():
     random = np.random.default_rng(6)
     plain, variant = (70 + random.standard_normal(5) for _ in range(2))
-    found = Blocks({"plain": _scores(plain), "coc": _scores(variant)}).compare("plain")["coc"]
+    found = AdditiveModel({"plain": _scores(plain), "coc": _scores(variant)}).compare("plain")["coc"]
     paired = compare(_scores(variant), _scores(plain))
     for field in dataclasses.fields(Comparison):
         assert getattr(found, field.name) == pytest.approx(getattr(paired, field.name)), field.name
@@ -56,7 +56,7 @@ def test_two_variants_are_compared_by_the_paired_t_test():
 
 def test_three_variants_by_hand():
     """Squares of 6 over (3 − 1)(3 − 1) degrees of freedom; each row has 2 of them, and a third of the freedom."""
-    model = Blocks(_BY_HAND)
+    model = AdditiveModel(_BY_HAND)
     assert (model.deviation, model.freedom) == (pytest.approx(math.sqrt(1.5)), 4)
     assert model.spreads == dict.fromkeys(_BY_HAND, pytest.approx(math.sqrt(2 / (4 / 3))))
     found = model.compare("plain")
@@ -79,7 +79,7 @@ def test_differences_means_and_noise_are_what_statsmodels_says():
     fit = formula.ols(
         "score ~ C(variant) + C(seed)", pandas.DataFrame(rows, columns=["variant", "seed", "score"])
     ).fit()
-    model = Blocks(scores)
+    model = AdditiveModel(scores)
     assert (model.deviation, model.freedom) == (pytest.approx(math.sqrt(fit.mse_resid)), fit.df_resid)
     wider = 0
     for name, comparison in model.compare("0").items():
@@ -96,7 +96,7 @@ def test_seeds_that_a_variant_lacks_are_taken_out():
     """Without noise the differences are exact, whoever has which seeds; a mean of all scores would be far off."""
     seeds = (0.0, 10.0, 40.0, -30.0)
     full = {name: {seed: 70 + gain + value for seed, value in enumerate(seeds)} for name, gain in (("p", 0), ("a", 2))}
-    model = Blocks({**full, "b": {seed: 73 + seeds[seed] for seed in (0, 3)}})
+    model = AdditiveModel({**full, "b": {seed: 73 + seeds[seed] for seed in (0, 3)}})
     found = model.compare("p")
     assert [found[name].difference for name in ("a", "b")] == pytest.approx([2, 3])
     assert [found[name].pairs for name in ("a", "b")] == [4, 2]
@@ -117,7 +117,7 @@ def test_seeds_that_a_variant_lacks_are_taken_out():
     ],
 )
 def test_what_allows_no_test(scores, expected):
-    model = Blocks(scores)
+    model = AdditiveModel(scores)
     found = model.compare("plain")
     assert list(found) == list(expected)
     for name, comparison in expected.items():
@@ -135,7 +135,7 @@ def test_what_allows_no_test(scores, expected):
 
 
 def test_a_variant_with_a_single_common_seed_is_not_tested_by_the_noise_of_others():
-    found = Blocks({**_BY_HAND, "c": {0: 9.0}}).compare("plain")
+    found = AdditiveModel({**_BY_HAND, "c": {0: 9.0}}).compare("plain")
     assert found["a"].p_value is not None
     # 9 against what plain has on seed 0 without its noise
     assert (found["c"].pairs, found["c"].difference, found["c"].p_value) == (1, pytest.approx(9.0), None)
@@ -143,7 +143,7 @@ def test_a_variant_with_a_single_common_seed_is_not_tested_by_the_noise_of_other
 
 def test_variants_that_meet_through_others_alone_are_not_compared():
     """c − plain could be had by way of a and b, but no seed has both."""
-    found = Blocks({"plain": {0: 1.0, 1: 2.0}, "a": {0: 1.5, 1: 2.0, 2: 3.0, 3: 3.5}, "c": {2: 4.0, 3: 4.1}})
+    found = AdditiveModel({"plain": {0: 1.0, 1: 2.0}, "a": {0: 1.5, 1: 2.0, 2: 3.0, 3: 3.5}, "c": {2: 4.0, 3: 4.1}})
     assert found.compare("plain")["c"] == Comparison(0, None)
     assert found.compare("a")["c"].p_value is not None
 
@@ -154,7 +154,7 @@ def test_tests_are_as_sure_as_promised_and_see_more():
     false, family, covered, seen, paired = [], [], [], [], []
     for _ in range(1000):
         scores = _simulate(random, (0.0, 0.0, 0.0, 3.0, *[0.0] * 6))
-        found = Blocks(scores).compare("0")
+        found = AdditiveModel(scores).compare("0")
         null = [comparison.p_value for name, comparison in found.items() if name != "3"]
         false.append(null[0] < ALPHA)
         family.append(min(null) < ALPHA / len(found))
@@ -176,7 +176,7 @@ def test_a_noisy_variant_makes_few_false_alarms_and_is_told(noisy, most):
     spreads = np.array([3.0 if str(number) == noisy else 1.0 for number in range(10)])
     alarms, unguarded, told = [], [], []
     for _ in range(800):
-        model = Blocks(_simulate(random, np.zeros(10), spreads))
+        model = AdditiveModel(_simulate(random, np.zeros(10), spreads))
         name, chance = model.widest()
         told.append(name == noisy and chance < ALPHA)
         alarms.append(min(comparison.p_value for comparison in model.compare("0").values()) < ALPHA / 9)
@@ -188,12 +188,14 @@ def test_a_noisy_variant_makes_few_false_alarms_and_is_told(noisy, most):
 
 def test_a_spread_stands_out_by_chance_as_rarely_as_promised():
     random = np.random.default_rng(10)
-    told = [Blocks(_simulate(random, np.zeros(10))).widest()[1] < ALPHA for _ in range(1500)]
+    told = [AdditiveModel(_simulate(random, np.zeros(10))).widest()[1] < ALPHA for _ in range(1500)]
     assert 0.02 < np.mean(told) < ALPHA + 4 * math.sqrt(ALPHA * (1 - ALPHA) / len(told))
 
 
 def test_spreads_of_single_variants_are_not_biased():
     """Their squares are right on average, of variants with three seeds and with five."""
     random = np.random.default_rng(11)
-    squares = [[spread**2 for spread in Blocks(_simulate(random, np.zeros(6))).spreads.values()] for _ in range(1500)]
+    squares = [
+        [spread**2 for spread in AdditiveModel(_simulate(random, np.zeros(6))).spreads.values()] for _ in range(1500)
+    ]
     assert np.mean(squares, axis=0) == pytest.approx(np.ones(6), abs=0.12)

@@ -11,20 +11,20 @@ from torchvision.models.resnet import BasicBlock, conv1x1, conv3x3
 _WIDTHS = (16, 32, 64)
 
 
-def small_resnet(channels: int, classes: int) -> nn.Sequential:
+def small_resnet(num_classes: int) -> nn.Sequential:
     """A 3×3 stem and three residual blocks, each on half the resolution of the one before; BatchNorm after every conv.
 
     Shape:
-        - input: ``(batch, channels, height, width)``, 8 pixels a side at least
-        - output: ``(batch, classes)``
+        - input: ``(batch, 3, height, width)``, 8 pixels a side at least
+        - output: ``(batch, num_classes)``
     """
-    stem = nn.Sequential(conv3x3(channels, _WIDTHS[0], stride=2), nn.BatchNorm2d(_WIDTHS[0]), nn.ReLU(inplace=True))
+    stem = nn.Sequential(conv3x3(3, _WIDTHS[0], stride=2), nn.BatchNorm2d(_WIDTHS[0]), nn.ReLU(inplace=True))
     layers: OrderedDict[str, nn.Module] = OrderedDict(stem=stem)
     for i, (before, width) in enumerate(itertools.pairwise((_WIDTHS[0], *_WIDTHS)), start=1):
         layers[f"block{i}"] = _block(before, width)
     layers["pool"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
-    layers["classifier"] = nn.Linear(_WIDTHS[-1], classes)
+    layers["classifier"] = nn.Linear(_WIDTHS[-1], num_classes)
     return nn.Sequential(layers)
 
 

@@ -1,4 +1,4 @@
-"""What a method adds on every network that it was measured on: a picture and a table, across studies."""
+"""What a method adds on every network that it was measured on: a forest plot and a table, across studies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from .analysis import Contrast
 from .figures import BLUE, GREY, LINE
-from .sentences import between, points
+from .formatting import between, points
 from .statistics import average
 
 #: By question, a comparison on each network that was measured; networks are named by their study and label.
@@ -22,7 +22,7 @@ FEWEST = 3
 _WIDTH, _COLUMNS = 28, 4
 
 
-def draw_overview(answers: Answers) -> Figure:
+def draw_forest_plot(answers: Answers) -> Figure:
     """A panel per question, a row per network: mean difference and its 95 % confidence interval, and their mean."""
     networks = list(dict.fromkeys(name for found in answers.values() for name in found))
     columns = min(_COLUMNS, len(answers))

@@ -1,4 +1,4 @@
-"""One spread for all variants of a network, where two variants alone have too few seeds to tell theirs.
+"""One spread for all variants of a network, where two variants alone have too few seeds to estimate theirs.
 
 A paired t-test of three seeds has two degrees of freedom and sees next to nothing. All runs of v variants in one model,
 score = variant + seed + noise, have v − 1 times as many: the analysis of a randomized block design, seeds as blocks.
@@ -19,7 +19,7 @@ from scipy import stats
 from .statistics import ALPHA, SAME, Comparison, Summary, tested
 
 
-class Blocks:
+class AdditiveModel:
     """Least squares of the effects of variants and seeds, and the noise that is left.
 
     Args:
@@ -27,12 +27,12 @@ class Blocks:
 
     Attributes:
         freedom: degrees of freedom of the noise.
-        deviation: its standard deviation; ``None`` where the runs are too few to tell.
+        deviation: its standard deviation; ``None`` where the runs are too few.
         spreads: what each variant's own runs scatter by, of those with two or more.
 
     Examples:
-        >>> blocks = Blocks({"plain": {0: 70.0, 1: 71.0, 2: 72.0}, "coc": {0: 71.0, 1: 73.0, 2: 75.0}})
-        >>> round(blocks.deviation, 4), blocks.freedom  # that of the differences, 1, over √2
+        >>> model = AdditiveModel({"plain": {0: 70.0, 1: 71.0, 2: 72.0}, "coc": {0: 71.0, 1: 73.0, 2: 75.0}})
+        >>> round(model.deviation, 4), model.freedom  # that of the differences, 1, over √2
         (0.7071, 2)
     """
 
@@ -74,8 +74,8 @@ class Blocks:
         paired t-test.
 
         Examples:
-            >>> blocks = Blocks({"plain": {0: 70.0, 1: 71.0, 2: 72.0}, "coc": {0: 71.0, 1: 73.0, 2: 75.0}})
-            >>> round(blocks.compare("plain")["coc"].p_value, 4)
+            >>> model = AdditiveModel({"plain": {0: 70.0, 1: 71.0, 2: 72.0}, "coc": {0: 71.0, 1: 73.0, 2: 75.0}})
+            >>> round(model.compare("plain")["coc"].p_value, 4)
             0.0742
         """
         return {name: self._compare(name, baseline) for name in self._scores if name != baseline}
@@ -95,7 +95,7 @@ class Blocks:
         return tested(pairs, difference, max(math.sqrt(2) * self.deviation, own), error, self.freedom)
 
     def _own_error(self, variant: str) -> float:
-        """Standard error of a variant's mean by its own runs; 0 where they tell none."""
+        """Standard error of a variant's mean by its own runs; 0 where it cannot be estimated."""
         return self.spreads.get(variant, 0.0) / math.sqrt(len(self._scores[variant]))
 
     def mean(self, variant: str) -> Summary:
@@ -106,8 +106,8 @@ class Blocks:
         mean where no chain of variants with common seeds leads from the variant to some seed.
 
         Examples:
-            >>> blocks = Blocks({"plain": {0: 70.0, 1: 72.0}, "coc": {0: 73.0}})
-            >>> round(blocks.mean("coc").mean, 2)  # a point more on the average seed than on seed 0
+            >>> model = AdditiveModel({"plain": {0: 70.0, 1: 72.0}, "coc": {0: 73.0}})
+            >>> round(model.mean("coc").mean, 2)  # a point more on the average seed than on seed 0
             74.0
         """
         if not self._scores[variant]:
