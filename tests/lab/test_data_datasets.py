@@ -29,7 +29,7 @@ from convofconv.lab.data.class_folders import split_folder
 from convofconv.lab.data.digit_images import digit_images, split_digits
 from convofconv.lab.data.sources import voc
 from convofconv.lab.data.splits import Split
-from convofconv.lab.demo.found_images import find_pictures
+from convofconv.lab.demo.found_images import find_images
 from convofconv.lab.recipe.schema import DataRecipe
 
 SPLITS = {"train": {"ant": 3, "bee": 4, "cow": 2}, "val": {"ant": 2, "cow": 1}}
@@ -163,7 +163,7 @@ def test_the_demo_does_not_read_hidden_files(tmp_path: Path) -> None:
     write_image_folder(tmp_path, {"whole": SPLITS["train"]})
     for folder in (tmp_path / "whole", tmp_path / "whole" / "ant"):
         litter(folder)
-    source = find_pictures(tmp_path / "whole", 8)
+    source = find_images(tmp_path / "whole", 8)
     assert source.classes == ("ant", "bee", "cow")
     assert source.train.labels == [0] * 3 + [1] * 4 + [2] * 2
 
