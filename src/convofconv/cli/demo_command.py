@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..lab.demo.settings import DemoSettings
+from ..maps import method_names
 from .command import Command, Group
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def _demo_options(parser: ArgumentParser) -> None:
         "--methods",
         default=",".join(default.methods),
         metavar="LIST",
-        help="what to compare, with commas: plain, coc, doconv, stnd, orth, norm, joined with + (default: %(default)s)",
+        help=f"what to compare, with commas: plain, {method_names()}, joined with + (default: %(default)s)",
     )
     option("seeds", int, "N", "trainings per method, with seeds 0 to N-1 (default: %(default)s)")
     option("epochs", int, "N", "passes over the training images (default: %(default)s)")

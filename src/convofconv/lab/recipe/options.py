@@ -102,8 +102,7 @@ def _check_keys_of_data(options: Namespace, file: _File) -> None:
             continue
         if key != "root":
             raise ConfigError(f"data.{key} says nothing to {data.name}; leave it out")
-        own = next(name for name in sources_of(options.task) if find_source(name).layout)
-        raise ConfigError(
-            f"data.root: {data.name} is built in and not read from a folder. For {find_source(own).layout}, give "
-            f"--data.name={own} --data.root=DIR --data.classes=N"
-        )
+        advice = ""
+        if own := next((name for name in sources_of(options.task) if find_source(name).layout), ""):
+            advice = f". For {find_source(own).layout}, give --data.name={own} --data.root=DIR --data.classes=N"
+        raise ConfigError(f"data.root: {data.name} is built in and not read from a folder{advice}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from ...config import PRESETS, Config, resolve_config
 from ...errors import ConfigError, ConvOfConvError, listing
+from ...maps import method_names
 from ..found_by_name import find, find_task, names_in
 
 if TYPE_CHECKING:
@@ -330,7 +331,7 @@ class Recipe:
 
     Args:
         task: what the network learns; detection is RetinaNet, instance_segmentation Mask R-CNN.
-        method: plain, or kernel maps joined with +: coc, doconv, stnd, orth, norm.
+        method: plain, or kernel maps joined with +: METHODS.
         preset: hyper-parameters of the association: poster, released or lightweight.
         association: hyper-parameters that differ from the preset's, grid_side for example.
         data: what is trained on.
@@ -397,3 +398,7 @@ class Recipe:
     def config(self) -> Config:
         """Hyper-parameters of the association: the preset's with the recipe's changes."""
         return resolve_config(self.preset).replace(**self.association)
+
+
+# The help of the option, which must not be written by hand for every map.
+Recipe.__doc__ = (Recipe.__doc__ or "").replace("METHODS", method_names())
