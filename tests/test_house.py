@@ -72,6 +72,29 @@ def test_no_two_rooms_import_one_another():
     assert cycles == set()
 
 
+def test_a_room_uses_only_rooms_above_it():
+    """In the tree that CONTRIBUTING.md shows."""
+    tree = (
+        (ROOT / "CONTRIBUTING.md")
+        .read_text(encoding="utf-8")
+        .partition("```\nsrc/convofconv/\n")[2]
+        .partition("```")[0]
+    )
+    rows = re.findall(r"^( +)(\w+)/ ", tree, re.MULTILINE)
+    rooms = [("lab", name) if len(indent) > 2 else (name,) for indent, name in rows]
+    found = {path.parent.relative_to(PACKAGE).parts[:2] for path in FILES} - {()}
+    assert set(rooms) == {room if room[0] == "lab" else room[:1] for room in found}
+    places = {room: place for place, room in enumerate(rooms)}
+    wrong = set()
+    for path in FILES:
+        mine = places.get(room_of(module_of(path))[1:3])
+        for name in imports(path):
+            theirs = places.get(room_of(name)[1:3]) if name[0] == "convofconv" else None
+            if mine is not None and theirs is not None and theirs > mine and len(rooms[theirs]) == len(rooms[mine]):
+                wrong.add((path.relative_to(PACKAGE).as_posix(), ".".join(name)))
+    assert wrong == set()
+
+
 def test_every_import_is_declared():
     tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
