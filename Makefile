@@ -19,7 +19,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	@touch $@
 
-demo: $(READY) ## train, fold and compare on real digits; tables and pictures go to runs/demo
+demo: $(READY) ## train, fold and compare on real digits; tables and figures go to runs/demo
 	$(BIN)/coc demo
 
 test: $(READY) ## all tests

@@ -167,6 +167,7 @@ def test_an_interrupted_demo_resumes_and_gives_the_same_results(
     assert "the same coc demo command resumes" in capsys.readouterr().err
     demo.run_demo(wanted)
     assert trained == ["plain", "coc+stnd", "coc+stnd"]
+    assert re.search("1 of 2 done\n", capsys.readouterr().out), "no time is known before a run is done"
     once, at_once = results(wanted.out)["runs"], results(digits[0])["runs"][:2]
     for key in ("history", "test", "recipe"):
         for one in (*once, *at_once):

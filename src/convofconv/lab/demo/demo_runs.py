@@ -87,7 +87,8 @@ class DemoRuns:
                 bar.update(number * self.settings.epochs - bar.n)
                 result = results[seed, method] = read_values(folder.results)
                 line = f"seed {seed}  {method:<10}{last_accuracy(result):6.2f} %  {result['seconds']:.1f} s"
-                left = f", {duration(remaining.seconds(number) or 0.0)} left" if number < len(self.plan) else ""
+                seconds = remaining.seconds(number)
+                left = f", {duration(seconds)} left" if seconds else ""
                 print_line(f"{line}  {number} of {len(self.plan)} done{left}")
         return results
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import stats
 
-from .statistics import ALPHA, SAME, Comparison, Summary, tested
+from .statistics import ALPHA, SAME, Comparison, Summary, t_test
 
 
 class AdditiveModel:
@@ -92,7 +92,7 @@ class AdditiveModel:
         pooled = self.deviation * math.sqrt(contrast @ self._covariance @ contrast)
         error = max(pooled, math.hypot(self._own_error(variant), self._own_error(baseline)))
         own = math.hypot(self.spreads.get(variant, 0.0), self.spreads.get(baseline, 0.0))
-        return tested(pairs, difference, max(math.sqrt(2) * self.deviation, own), error, self.freedom)
+        return t_test(pairs, difference, max(math.sqrt(2) * self.deviation, own), error, self.freedom)
 
     def _own_error(self, variant: str) -> float:
         """Standard error of a variant's mean by its own runs; 0 where it cannot be estimated."""

@@ -109,10 +109,10 @@ def compare(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Comp
     summary = summarize(differences)
     if summary.mean is None or not summary.deviation:
         return Comparison(summary.n, summary.mean, summary.deviation)
-    return tested(summary.n, summary.mean, summary.deviation, summary.deviation / math.sqrt(summary.n), summary.n - 1)
+    return t_test(summary.n, summary.mean, summary.deviation, summary.deviation / math.sqrt(summary.n), summary.n - 1)
 
 
-def tested(pairs: int, difference: float, deviation: float, error: float, freedom: int) -> Comparison:
+def t_test(pairs: int, difference: float, deviation: float, error: float, freedom: int) -> Comparison:
     """A comparison by its t-test.
 
     Args:
