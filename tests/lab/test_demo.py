@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from convofconv import ConfigError
-from convofconv.lab.data import pictures
+from convofconv.lab.data.decoding import open_picture
 from convofconv.lab.demo import data as demo_data
 from convofconv.lab.demo import run as demo
 from convofconv.lab.demo import training
@@ -222,7 +222,7 @@ def test_pictures_of_any_mode_become_rgb(tmp_path: Path, mode: str) -> None:
         image = Image.fromarray(ramp).convert(mode)
     path = tmp_path / f"picture.{'tiff' if mode in ('CMYK', 'F', 'I') else 'png'}"
     image.save(path, **({"transparency": b"\x00\x80"} if mode == "P" else {}))
-    found = pictures.open_picture(path, 8)
+    found = open_picture(path, 8)
     assert found.mode == "RGB"
     assert found.size == (16, 16)
     assert np.asarray(found).min() < 5
@@ -233,7 +233,7 @@ def test_pictures_of_any_mode_become_rgb(tmp_path: Path, mode: str) -> None:
 
 def test_large_jpegs_are_decoded_small(tmp_path: Path) -> None:
     Image.new("RGB", (640, 480), "red").save(tmp_path / "large.jpg")
-    assert pictures.open_picture(tmp_path / "large.jpg", 32).size == (160, 120)
+    assert open_picture(tmp_path / "large.jpg", 32).size == (160, 120)
 
 
 def broken(folder: Path, case: str) -> tuple[Path, str]:
