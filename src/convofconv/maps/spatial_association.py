@@ -202,7 +202,7 @@ class SpatialAssociation(KernelMap):
         Averages are loaded or evaluated, while DDP, which writes the same order before every forward, trains: there
         the first look is enough.
         """
-        if not has_values(order) or order.is_inference() or not associates_eagerly():
+        if not associates_eagerly() or not has_values(order) or order.is_inference():
             return
         seen = (id(order), order._version)
         if self.training and self._checked_order is not None and self._checked_order[0] == seen[0]:
