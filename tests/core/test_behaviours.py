@@ -138,6 +138,8 @@ def test_channels_last_networks(name, x):
         assert layout_of(mine.weight) == layout_of(theirs.weight)
     assert relative(model(x), expected) < 1e-12
     assert model.stem(x).is_contiguous(memory_format=torch.channels_last)
+    video = layer_of(name, "3-d").to(memory_format=torch.channels_last_3d)
+    assert video.weight.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 # ---- derivatives: of one map against finite differences, of networks against kernels that are computed at each use
@@ -196,11 +198,12 @@ def test_batched_equals_alone(name, layout, x, batches):
 def test_double_backward(name, x):
     def second(model):
         used = [p for parameter, p in model.named_parameters() if not parameter.startswith("body.3")]
+        used.append(x)
         first = torch.autograd.grad(model(x).square().sum(), used, create_graph=True)
         again = torch.autograd.grad(sum(g.square().sum() for g in first), used, allow_unused=True)
         return [*first, *(torch.zeros(()) if g is None else g for g in again)]
 
-    model = trained_net(name)
+    model, x = trained_net(name), x.requires_grad_()
     found = second(model)
     with coc.no_kernel_cache():
         expected = second(model)
@@ -511,10 +514,13 @@ def test_meta_device(name, x):
             module.reset_parameters()
     if not name.startswith("own"):  # which say nothing of their start
         assert all(p.isfinite().all() for p in model.parameters())
-    trained = trained_net(name).float()
-    for loaded, assign in ((model, False), (assigned, True)):
+    trained, plain, x = trained_net(name).float(), plain_net(name), x.float()
+    for loaded, assign in ((model, False), (copy.deepcopy(assigned), True)):
         loaded.load_state_dict(trained.state_dict(), assign=assign)
-        assert torch.equal(loaded(x.float()), trained(x.float()))
+        assert torch.equal(loaded(x), trained(x))
+    if keeps_the_function(assigned):
+        assigned.load_state_dict(plain.state_dict(), assign=True)
+        assert torch.equal(assigned(x), plain(x)) == (not name.startswith("own"))
 
 
 @every_map
