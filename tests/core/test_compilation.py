@@ -79,7 +79,9 @@ def test_exported_and_traced(x):
     assert relative(torch.export.export(model, (x,)).module()(x), expected) < 1e-6
 
 
-def test_a_model_compiled_in_place_is_refused():
+def test_a_compiled_model_is_refused():
+    with pytest.raises(coc.SurgeryError, match="already wrapped in OptimizedModule"):
+        coc.convert(torch.compile(ReusingNet()))
     model = ReusingNet()
     model.compile()
     with pytest.raises(coc.SurgeryError, match="already compiled; convert before that; to fold, give its weights to"):

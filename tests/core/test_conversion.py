@@ -271,7 +271,6 @@ class DataParallel(nn.Module):
             coc.SurgeryError,
             "already wrapped in DataParallel; convert or fold what it wraps",
         ),
-        (lambda: coc.convert(torch.compile(small_net())), coc.SurgeryError, "already wrapped in OptimizedModule"),
     ],
 )
 def test_mistakes_are_named(call, error, message):

@@ -17,6 +17,7 @@ from torch import nn
 import convofconv as coc
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo here"),
     pytest.mark.skipif(sys.platform == "win32", reason="gloo with file descriptors of this test needs POSIX"),
 ]

@@ -43,6 +43,7 @@ def test_the_public_face_is_complete_documented_and_has_examples():
         coc.converts  # noqa: B018
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_neither_torch_nor_the_lab():
     code = (
         "import convofconv, sys; print([m for m in ('torch', 'torchvision', 'timm', 'matplotlib') if m in sys.modules])"
@@ -50,6 +51,7 @@ def test_importing_the_package_imports_neither_torch_nor_the_lab():
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
+@pytest.mark.slow
 def test_the_core_imports_torch_alone():
     code = (
         "import sys, torch; before = set(sys.modules); import convofconv as coc;"

@@ -73,11 +73,8 @@ def test_second_derivatives_under_autocast_after_a_forward_outside(layers):
     weights = [conv.parametrizations.weight.original for conv in model]
     found = []
     for enabled in (False, True):
-        loss = (
-            sum((conv.weight**3).sum() for conv in model)
-            if layers == 1
-            else sum((kernel**3).sum() for kernel in kernels_in_forward(model, x))
-        )
+        kernels = [model[0].weight] if layers == 1 else kernels_in_forward(model, x)
+        loss = sum((kernel**3).sum() for kernel in kernels)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
             found.append(torch.autograd.grad(loss, weights, create_graph=True))
     for exact, cast in zip(*found, strict=True):
