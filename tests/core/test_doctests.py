@@ -18,7 +18,12 @@ PACKAGE = Path(coc.__file__).parent
 WITH_EXAMPLES = [path for path in sorted(PACKAGE.rglob("*.py")) if ">>> " in path.read_text(encoding="utf-8")]
 
 
-@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def _example(path):
+    of_lab = PACKAGE / "lab" in path.parents
+    return pytest.param(path, id=path.relative_to(PACKAGE).as_posix(), marks=[pytest.mark.slow] if of_lab else [])
+
+
+@pytest.mark.parametrize("path", [_example(path) for path in WITH_EXAMPLES])
 def test_docstring_examples(path):
     if PACKAGE / "lab" in path.parents:
         pytest.importorskip("timm", reason="timm is not installed (extra [lab])")

@@ -1,4 +1,4 @@
-"""Optimizers and averages of other libraries on converted networks."""
+"""torch's optimizers on converted networks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from reference import randomize, relative
+from reference import relative
 from small_nets import ReusingNet
 
 import convofconv as coc
@@ -15,20 +15,6 @@ import convofconv as coc
 @pytest.fixture
 def x():
     return torch.randn(4, 3, 8, 8)
-
-
-def test_ema_of_timm(x):
-    timm_utils = pytest.importorskip("timm.utils", reason="timm is not installed (extra [lab])")
-    model = coc.convert(ReusingNet())
-    randomize(model)
-    ema = timm_utils.ModelEmaV3(model, decay=0.5)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.mul_(2)
-    ema.update(model)
-    for averaged, p in zip(ema.module.parameters(), model.parameters(), strict=True):
-        assert torch.allclose(averaged, p * 0.75, atol=1e-6)
-    assert coc.verify(ema.module, coc.reparameterize(ema.module), x) <= 1e-5
 
 
 @pytest.mark.parametrize("fused", [False, True])
