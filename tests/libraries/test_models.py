@@ -12,8 +12,6 @@ from torch import nn
 
 import convofconv as coc
 
-pytestmark = pytest.mark.slow  # large networks
-
 timm = pytest.importorskip("timm", reason="timm is not installed (extra [lab])")
 torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed (extra [lab])")
 
