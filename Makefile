@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint wheel-test docs clean
+.PHONY: help demo quick test lint wheel-test docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -21,6 +21,9 @@ $(READY): pyproject.toml
 
 demo: $(READY) ## train, fold and compare on real digits; tables and figures go to runs/demo
 	$(BIN)/coc demo
+
+quick: $(READY) ## tests of the mathematics and the surgery, under a minute: no process, no compilation, no training
+	$(BIN)/python -m pytest -n 2 -m "not slow" tests/core $(ARGS)
 
 test: $(READY) ## all tests
 	$(BIN)/python -m pytest -n 2 $(ARGS)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from watching import batches  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ from torch import nn
 import convofconv as coc
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here"),
     # torch's own, of the first product in a thread of autograd's
     pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS, but there was no current CUDA context"),

@@ -11,12 +11,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from reference import randomize
-from test_training_code import Net
+from small_nets import ReusingNet
 from torch import nn
 
 import convofconv as coc
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo here"),
     pytest.mark.skipif(sys.platform == "win32", reason="gloo with file descriptors of this test needs POSIX"),
 ]
@@ -27,7 +28,7 @@ TOLERANCE = 1e-5  # relative: gradients are summed in another order
 
 def build() -> nn.Module:
     torch.manual_seed(0)
-    model = coc.convert(Net(), "coc+stnd")
+    model = coc.convert(ReusingNet(), "coc+stnd")
     randomize(model)
     return model
 
@@ -68,7 +69,7 @@ def fsdp(rank: int) -> dict[str, torch.Tensor]:
         coc.reparameterize(model)
     train(model, [x.chunk(2)[rank] for x in batches()])
     full = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    bare = coc.convert(Net(), "coc+stnd")
+    bare = coc.convert(ReusingNet(), "coc+stnd")
     if rank == 0:
         bare.load_state_dict(full)
     return coc.reparameterize(bare).state_dict()
@@ -89,7 +90,7 @@ def first_fsdp(rank: int) -> dict[str, torch.Tensor]:
             model, StateDictType.FULL_STATE_DICT, FullStateDictConfig(rank0_only=False)
         ):
             state = model.state_dict()
-        bare = coc.convert(Net(), "coc+stnd")
+        bare = coc.convert(ReusingNet(), "coc+stnd")
         bare.load_state_dict(state)
         found[keeps_parameters] = coc.reparameterize(bare).state_dict()
     for name, value in found[False].items():

@@ -18,7 +18,12 @@ PACKAGE = Path(coc.__file__).parent
 WITH_EXAMPLES = [path for path in sorted(PACKAGE.rglob("*.py")) if ">>> " in path.read_text(encoding="utf-8")]
 
 
-@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def _example(path):
+    of_lab = PACKAGE / "lab" in path.parents
+    return pytest.param(path, id=path.relative_to(PACKAGE).as_posix(), marks=[pytest.mark.slow] if of_lab else [])
+
+
+@pytest.mark.parametrize("path", [_example(path) for path in WITH_EXAMPLES])
 def test_docstring_examples(path):
     if PACKAGE / "lab" in path.parents:
         pytest.importorskip("timm", reason="timm is not installed (extra [lab])")
@@ -43,6 +48,7 @@ def test_the_public_face_is_complete_documented_and_has_examples():
         coc.converts  # noqa: B018
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_neither_torch_nor_the_lab():
     code = (
         "import convofconv, sys; print([m for m in ('torch', 'torchvision', 'timm', 'matplotlib') if m in sys.modules])"
@@ -50,6 +56,7 @@ def test_importing_the_package_imports_neither_torch_nor_the_lab():
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
+@pytest.mark.slow
 def test_the_core_imports_torch_alone():
     code = (
         "import sys, torch; before = set(sys.modules); import convofconv as coc;"

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 import torch
-from reference import associate_as, randomize, relative
-from small_nets import small_net
+from reference import randomize, relative
+from small_nets import normed_net, small_net
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
@@ -69,25 +69,6 @@ def test_folding_a_model_without_maps_gives_an_equal_copy(x):
     assert plain is not model
     assert coc.verify(model, plain, x, tolerance=0) == 0
     assert coc.reparameterize(model, inplace=True) is model
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_kernels_are_folded_in_float32_at_least_and_cast_back(dtype):
-    model = nn.Sequential(nn.Conv2d(8, 16, 3)).to(dtype)
-    coc.convert(model)
-    (association,) = coc.kernel_maps(model[0])
-    assert association.super_kernel.dtype == dtype
-    randomize(model)
-    exact = associate_as(
-        copy.deepcopy(association).double(), model[0].parametrizations.weight.original.detach().double()
-    )
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        plain = coc.reparameterize(model)
-    assert plain[0].weight.dtype == dtype
-    # One rounding of the exact kernels (the model's own forward rounds several times) and float32's on the way.
-    half_a_unit = torch.finfo(dtype).eps / 2 * exact.abs().clamp_min(torch.finfo(dtype).tiny)
-    on_the_way = (1e-15 if dtype == torch.float64 else 1e-6) * exact.abs().max()
-    assert ((plain[0].weight.double() - exact).abs() <= half_a_unit + on_the_way).all()
 
 
 def test_folding_refuses_parametrizations_of_others():
@@ -195,3 +176,32 @@ class Bare(nn.Sequential):
 def test_nothing_is_put_back_into_copies_that_lack_it_on_purpose():
     plain = coc.reparameterize(coc.convert(Bare(nn.Conv2d(3, 8, 3))))
     assert not hasattr(plain, "lock")
+
+
+def test_remove_goes_back_to_the_basic_kernels(x):
+    model = normed_net().eval()
+    expected = model(x)
+    coc.convert(model)
+    randomize(model)
+    model[1].reset_parameters()
+    bare = coc.remove(model)
+    assert torch.equal(bare(x), expected)
+    assert list(bare.state_dict()) == list(normed_net().state_dict())
+    assert coc.kernel_maps(model[0]), "the original keeps its maps"
+    assert coc.remove(model, inplace=True) is model
+    assert torch.equal(model(x), expected)
+
+
+def test_folding_can_be_partial(x):
+    model = coc.convert(normed_net()).eval()
+    randomize(model)
+    expected = model(x)
+    part = coc.reparameterize(model, where="2.*")
+    assert [c.name for c in coc.summary(part).converted] == ["0"]
+    assert relative(part(x), expected) < 1e-6
+    assert relative(coc.reparameterize(part)(x), expected) < 1e-6
+    tied = nn.ModuleDict({"a": nn.Conv2d(4, 4, 3), "b": nn.Conv2d(4, 4, 3)})
+    tied["b"].weight = tied["a"].weight
+    coc.convert(tied)
+    with pytest.raises(coc.SurgeryError, match="b is tied to a conv that `where` takes; take both or neither"):
+        coc.reparameterize(tied, where="a")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import gc
 
 import pytest
 import torch
@@ -11,7 +11,6 @@ from reference import associate_as, randomize, relative, standardize
 from torch import nn
 
 import convofconv as coc
-from convofconv.functional.super_matrix import _shift_tensors
 
 CONFIGS = {
     "poster": coc.Config(),
@@ -33,7 +32,6 @@ CONFIGS = {
     "large grid": coc.Config(grid_side=4, extra_width=4),
 }
 SHAPES = [(8, 3, 3, 3), (7, 2, 2, 4), (6, 1, 5), (9, 2, 3, 1, 2)]
-
 all_configs = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 all_shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
@@ -81,11 +79,10 @@ def test_random_parameters_equal_the_literal_steps(config, shape):
 
 
 @all_configs
-@pytest.mark.parametrize("method", ["coc", "coc+norm", "coc+stnd", "coc+doconv", "coc+orth"])
 @pytest.mark.parametrize("d", [2, 3])
-def test_a_network_goes_to_channels_last(config, method, d):
+def test_a_network_goes_to_channels_last(config, d):
     layer, memory_format = ((coc.CoC2d, torch.channels_last), (coc.CoC3d, torch.channels_last_3d))[d - 2]
-    model = nn.Sequential(layer(3, 8, 3, method=method, config=config), layer(8, 5, (2, 3, 1)[:d], config=config))
+    model = nn.Sequential(layer(3, 8, 3, config=config), layer(8, 5, (2, 3, 1)[:d], config=config))
     randomize(model.double())
     images = torch.randn(2, 3, *[6] * d, dtype=torch.float64)
     expected = model(images)
@@ -141,9 +138,13 @@ def test_right_inverse_is_one_where_it_exists(config, shape):
 
 def test_solving_leaves_nothing_in_memory():
     association = coc.SpatialAssociation((8, 2, 3, 3, 5), coc.Config(init="kaiming"))
-    before = set(_shift_tensors)
-    association.right_inverse(torch.randn(8, 2, 3, 3, 5))
-    assert set(_shift_tensors) == before
+    weight = torch.randn(8, 2, 3, 3, 5)
+
+    gc.collect()
+    gc.freeze()  # what there was before is not listed any more
+    association.right_inverse(weight)
+    gc.collect()
+    assert not [thing for thing in gc.get_objects() if type(thing) is torch.Tensor]
 
 
 def test_right_inverse_of_a_singular_association_says_so():
@@ -159,9 +160,6 @@ def test_right_inverse_of_a_singular_association_says_so():
 def test_standardization_is_its_definition(shape):
     weight = torch.randn(shape, dtype=torch.float64)
     assert relative(coc.Standardization()(weight), standardize(weight)) < 1e-13
-    weight.requires_grad_()
-    assert torch.autograd.gradcheck(coc.Standardization(), weight)
-    assert torch.autograd.gradgradcheck(coc.Standardization(), weight)
 
 
 def test_standardization_of_a_constant_kernel_has_finite_gradients():
@@ -178,9 +176,6 @@ def test_kernel_layer_norm_is_its_definition():
     centred = weight - weight.mean((1, 2, 3), keepdim=True)
     normal = centred / (centred.square().mean((1, 2, 3), keepdim=True) + 1e-5).sqrt()
     assert relative(norm(weight), normal * norm.norm_weight + norm.norm_bias) < 1e-13
-    weight.requires_grad_()
-    assert torch.autograd.gradcheck(norm, weight)
-    assert torch.autograd.gradgradcheck(norm, weight)
     with pytest.raises(coc.ShapeError, match=r"for kernels \(3, 3, 3\), got \(8, 5, 3, 3\)"):
         norm(torch.randn(8, 5, 3, 3))
 
@@ -216,12 +211,10 @@ def test_orthogonalization_makes_rows_or_columns_orthogonal():
 
 
 def test_orthogonalization_works_per_conv_group_and_has_gradients():
-    weight = torch.randn(6, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(6, 2, 3, 3, dtype=torch.float64)
     grouped = coc.Orthogonalization(groups=2)
     halves = torch.cat([coc.Orthogonalization()(half) for half in weight.chunk(2)])
     assert relative(grouped(weight), halves) < 1e-12
-    assert torch.autograd.gradcheck(grouped, weight)
-    assert torch.autograd.gradgradcheck(grouped, weight)
     zero = torch.zeros(4, 2, 3, 3, requires_grad=True)
     coc.Orthogonalization()(zero).sum().backward()
     assert zero.grad.isfinite().all()
@@ -232,28 +225,6 @@ def test_orthogonalization_computes_in_float32_under_autocast():
     expected = coc.Orthogonalization()(weight)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(coc.Orthogonalization()(weight), expected)
-
-
-MAPS = [
-    lambda shape: coc.SpatialAssociation(shape),
-    lambda shape: coc.SpatialAssociation(shape, "released"),
-    lambda shape: coc.SpatialAssociation(shape, coc.Config(grouping="random")),
-    lambda shape: coc.DepthwiseOverparameterization(shape),
-    lambda shape: coc.Standardization(),
-    lambda shape: coc.KernelLayerNorm(shape[1:]),
-    lambda shape: coc.Orthogonalization(),
-]
-
-
-@pytest.mark.parametrize("make", MAPS)
-@pytest.mark.parametrize("shape", [(8, 3, 3, 3), (7, 1, 3, 3), (1, 3, 3, 3), (6, 2, 4), (4, 2, 2, 1, 3)], ids=str)
-def test_every_map_keeps_shape_dtype_and_memory_format(make, shape):
-    for dtype, channels_last in itertools.product((torch.float32, torch.bfloat16), (False, True)):
-        weight = torch.randn(shape, dtype=dtype)
-        if channels_last:
-            weight = weight.movedim(1, -1).contiguous().movedim(-1, 1)
-        out = make(shape).to(dtype)(weight)
-        assert (out.shape, out.dtype, out.stride()) == (weight.shape, dtype, weight.stride())
 
 
 @pytest.mark.parametrize(

@@ -57,19 +57,6 @@ def test_it_is_its_formula_and_right_inverse_is_one(parts, groups, channels_last
     assert basic.stride() == weight.stride()
 
 
-@pytest.mark.parametrize("shape", [(3, 2, 3), (3, 2, 2, 3), (2, 1, 2, 1, 2), (3, 2, 1, 1)], ids=str)
-def test_gradients(shape):
-    weight = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-    over = random_map(shape)
-
-    def both(weight, d):
-        return torch.func.functional_call(over, {"depthwise_kernel": d}, (weight,))
-
-    d = over.depthwise_kernel.detach().requires_grad_()
-    assert torch.autograd.gradcheck(both, (weight, d))
-    assert torch.autograd.gradgradcheck(both, (weight, d))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_it_starts_as_the_identity_and_learns(dtype):
     conv = nn.Conv2d(4, 6, 3, groups=2, dtype=dtype)
@@ -102,22 +89,6 @@ def test_autocast_does_not_round_the_identity():
         assert torch.equal(over(weight), weight)
         nn.init.normal_(over.depthwise_kernel)
         assert over(weight).dtype == weight.dtype
-
-
-@pytest.mark.parametrize("make", [nn.Conv1d, nn.Conv2d, nn.Conv3d])
-@pytest.mark.parametrize("groups", [1, 2, 4])
-def test_folding_keeps_the_kernels_exactly(make, groups):
-    conv = make(4, 8, 3, groups=groups)
-    x = torch.randn(2, 4, *[5] * len(conv.kernel_size))
-    coc.convert(conv, "doconv")
-    randomize(conv)
-    basic = conv.parametrizations.weight.original.detach()
-    expected = literal(basic.double(), coc.kernel_maps(conv)[0].depthwise_kernel.detach().double(), groups)
-    plain = coc.reparameterize(conv)
-    assert type(plain) is make
-    assert torch.equal(plain.weight, conv.weight)
-    assert torch.equal(plain(x), conv(x))
-    assert relative(plain.weight, expected) < 1e-6
 
 
 def test_assigned_kernels_are_solved_for_through_both_maps():

@@ -138,7 +138,8 @@ def _flat():
 
 def _fixed():
     conv = nn.Conv2d(3, 8, 3)
-    weight = conv._parameters.pop("weight")
+    weight = conv.weight
+    del conv.weight
     conv.register_buffer("weight", weight.detach())
     return conv
 

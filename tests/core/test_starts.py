@@ -6,8 +6,8 @@ import copy
 
 import pytest
 import torch
-from reference import associate_as, relative
-from small_nets import small_net
+from reference import associate_as, randomize, relative
+from small_nets import normed_net, small_net
 from torch import nn
 
 import convofconv as coc
@@ -111,3 +111,27 @@ def test_the_kaiming_start_keeps_the_basic_kernels_whatever_the_norms():
         before = conv.weight.detach().clone()
         coc.convert(conv, config=config)
         assert torch.equal(conv.parametrizations.weight.original, before)
+
+
+def test_the_papers_start_for_a_pretrained_network_keeps_its_function(x):
+    model = normed_net().eval()
+    randomize(model)
+    expected, before = model(x), model[0].weight.detach().clone()
+    coc.convert(model, config=coc.Config(init="solve"))
+    (association,) = coc.kernel_maps(model[0])
+    assert association.super_kernel.all()
+    assert not torch.allclose(model[0].parametrizations.weight.original, before)
+    assert relative(model(x), expected) < 1e-4
+    assert 1 < association.condition_number() < 1e3
+
+
+def test_where_it_cannot_be_solved_the_layer_starts_from_the_identity(x, monkeypatch):
+    monkeypatch.setattr(coc.SpatialAssociation, "condition_number", lambda self: 1e9)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3))
+    expected = model(x)
+    with pytest.warns(
+        coc.ConversionWarning, match=r"^0 \(Conv2d 3→8, 3×3\): .* \(condition number 1e\+09, limit 2\.9e\+03\)"
+    ):
+        coc.convert(model, config=coc.Config(init="solve"))
+    assert torch.equal(model(x), expected)
+    assert not coc.kernel_maps(model[0])[0].super_kernel.any()

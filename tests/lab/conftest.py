@@ -1,5 +1,7 @@
 """Data that several tests of training runs share."""
 
+import shutil
+
 import pytest
 from coco_files import write_squares
 
@@ -10,6 +12,28 @@ def squares(tmp_path_factory):
     root = write_squares(tmp_path_factory.mktemp("squares"), train=128, val=8)
     options = ["--data.name=coco", f"--data.root={root}", "--data.classes=3", "--data.limit=128"]
     return [*options, "--training.batch=2", "--training.schedule=constant"]
+
+
+@pytest.fixture(scope="session")
+def _trained(tmp_path_factory):
+    return tmp_path_factory.mktemp("trained"), {}
+
+
+@pytest.fixture
+def trained(_trained):
+    """``trained(arguments, out)``: a finished run, trained for the first test that asks and copied for the others."""
+    from tiny_runs import fit
+
+    root, runs = _trained
+
+    def copy(arguments, out):
+        key = tuple(arguments)
+        if key not in runs:
+            runs[key] = root / str(len(runs))
+            assert fit(arguments, runs[key]) == 0
+        return shutil.copytree(runs[key], out)
+
+    return copy
 
 
 @pytest.fixture

@@ -18,9 +18,10 @@ from convofconv.lab.training.schedule import check_schedule
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(FOLDER.glob("*.yaml"))])
 def test_every_recipe_trains_a_short_epoch(name, tmp_path):
-    """On a few built-in pictures of small size, detectors with narrow heads, in place of the recipe's own data.
+    """On a few built-in images of small size and with a narrow network, in place of the recipe's own.
 
-    With the paper's three parts at once; every method alone is tested with every task in test_runs.py.
+    With the paper's three parts at once; every method alone is tested with every task in test_runs.py, and a step of
+    every recipe's own network in test_tasks.py.
     """
     method = "coc+stnd+orth"
     task = recipe_task(name)
@@ -34,6 +35,10 @@ def test_every_recipe_trains_a_short_epoch(name, tmp_path):
     options = ["--training.batch=2", "--training.eval_batch=4", "--training.epochs=1", "--model.weights="]
     options += ["--training.warmup_steps=0", "--training.schedule=constant"]
     options += ["--training.lr=0.001", "--machine.threads=1", "--machine.accelerator=cpu", f"--method={method}"]
+    if "resnet" in name:
+        options += ["--model.options={'channels': [8, 8, 8, 8], 'stem_type': 'deep', 'stem_width': 4}"]
+    elif "hrnet" in name:
+        options += ["--model.backbone=hrnet_w18_small"]
     if detects:
         data |= {"shorter": f"[{side}]", "longest": 2 * side}
         # Frozen norms belong to pretrained weights; a deep network of random ones explodes with them.

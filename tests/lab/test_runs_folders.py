@@ -36,8 +36,8 @@ def test_the_folder_of_a_run_stands_for_its_recipe_and_what_was_overruled(tmp_pa
     assert "again/model.safetensors: not the network of recipe.json: size mismatch" in capsys.readouterr().err
 
 
-def test_a_run_of_several_machines_is_evaluated_on_one(tmp_path, capsys):
-    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
+def test_a_run_of_several_machines_is_evaluated_on_one(tmp_path, capsys, trained):
+    trained([*CLASSIFY, "--training.epochs=1"], tmp_path / "run")
     values = json.loads((tmp_path / "run" / "recipe.json").read_text())
     values["machine"]["nodes"] = 2
     (tmp_path / "run" / "recipe.json").write_text(json.dumps(values))
@@ -46,8 +46,8 @@ def test_a_run_of_several_machines_is_evaluated_on_one(tmp_path, capsys):
     assert f"test top1: {results(tmp_path / 'run')['test']['folded']['top1']:.2f}" in capsys.readouterr().out
 
 
-def test_a_run_in_half_precision_is_evaluated_without_a_gpu(tmp_path, capsys):
-    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
+def test_a_run_in_half_precision_is_evaluated_without_a_gpu(tmp_path, capsys, trained):
+    trained([*CLASSIFY, "--training.epochs=1"], tmp_path / "run")
     values = json.loads((tmp_path / "run" / "recipe.json").read_text())
     values["training"]["precision"] = "16-mixed"
     (tmp_path / "run" / "recipe.json").write_text(json.dumps(values))
@@ -56,8 +56,8 @@ def test_a_run_in_half_precision_is_evaluated_without_a_gpu(tmp_path, capsys):
     assert f"test top1: {results(tmp_path / 'run')['test']['folded']['top1']:.2f}" in capsys.readouterr().out
 
 
-def test_a_finished_run_without_its_checkpoint_is_not_trained_anew(tmp_path, capsys):
-    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
+def test_a_finished_run_without_its_checkpoint_is_not_trained_anew(tmp_path, capsys, trained):
+    trained([*CLASSIFY, "--training.epochs=1"], tmp_path / "run")
     before = results(tmp_path / "run")
     (tmp_path / "run" / "last.ckpt").unlink()
     assert fit([*CLASSIFY, "--training.epochs=1", "--resume"], tmp_path / "run") == 2
@@ -65,8 +65,8 @@ def test_a_finished_run_without_its_checkpoint_is_not_trained_anew(tmp_path, cap
     assert results(tmp_path / "run") == before
 
 
-def test_a_finished_run_is_not_run_over(tmp_path, capsys):
-    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
+def test_a_finished_run_is_not_run_over(tmp_path, capsys, trained):
+    trained([*CLASSIFY, "--training.epochs=1"], tmp_path / "run")
     assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 2
     assert "holds a run already: go on with it by --resume, or choose another --out" in capsys.readouterr().err
 
@@ -93,9 +93,9 @@ def test_a_finished_run_is_trained_for_longer_from_its_weights(begun, tmp_path, 
     assert further[0]["loss"] < first[0]["loss"]
 
 
-def test_a_run_that_today_would_be_refused_is_gone_on_with_evaluated_and_asked(tmp_path, capsys):
+def test_a_run_that_today_would_be_refused_is_gone_on_with_evaluated_and_asked(tmp_path, capsys, trained):
     """One with a warm-up that never ends, of a version that took it."""
-    assert fit(CLASSIFY, tmp_path / "run") == 0
+    trained(CLASSIFY, tmp_path / "run")
     for name in ("recipe.json", "results.json"):
         values = json.loads((tmp_path / "run" / name).read_text())
         recipe = values if name == "recipe.json" else values["recipe"]
@@ -115,8 +115,8 @@ def test_a_start_that_failed_does_not_block_its_folder(tmp_path, capsys):
     assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
 
 
-def test_a_run_of_another_recipe_is_not_gone_on_with(tmp_path, capsys):
-    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
+def test_a_run_of_another_recipe_is_not_gone_on_with(tmp_path, capsys, trained):
+    trained([*CLASSIFY, "--training.epochs=1"], tmp_path / "run")
     assert fit([*CLASSIFY, "--training.epochs=1", "--training.lr=0.5", "--resume"], tmp_path / "run") == 2
     message = "holds a run of another recipe: training.lr=0.1 there, 0.5 here"
     assert message in capsys.readouterr().err
@@ -154,8 +154,8 @@ def test_classes_of_other_names_are_not_taken_for_those_that_were_learnt(tmp_pat
     assert fit([*recipe, *own, "--training.epochs=1", "--resume"], tmp_path / "run") == 0
 
 
-def test_the_folder_of_a_run_is_a_recipe_for_studies_too(tmp_path):
-    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
+def test_the_folder_of_a_run_is_a_recipe_for_studies_too(tmp_path, trained):
+    trained([*CLASSIFY, "--training.epochs=1"], tmp_path / "run")
     recipe = recipe_from(str(tmp_path / "run"), {"training.lr": 0.5})
     assert (recipe.model.backbone, recipe.training.epochs, recipe.training.lr) == ("mobilenetv3_small_050", 1, 0.5)
 

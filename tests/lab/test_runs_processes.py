@@ -9,14 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import CLASSIFY, DETECT, command, results
+from tiny_runs import CLASSIFY, DETECT, command, fit, results
 from torch.utils.data import Subset
 
 from convofconv import ConfigError
 from convofconv.cli import main
 from convofconv.lab.found_by_name import find_task
-from convofconv.lab.recipe.schema import DataRecipe, MachineRecipe, Recipe
-from convofconv.lab.training.launch import launched_machine, leads
+from convofconv.lab.recipe.schema import DataRecipe, Recipe
+from convofconv.lab.training import run as run_module
 from convofconv.lab.training.run_data import RunData
 
 _WITHOUT_NORM = [
@@ -112,9 +112,9 @@ def test_two_processes_train_as_one_does(recipe, limit, launch, squares, tmp_pat
     more = [*squares, "--training.warmup_steps=2"]
     data, rounding, slack = (more, 1e-3, 2) if recipe == DETECT else ([], 1e-4, 0)
     arguments = [*recipe, *data, "--method=coc", "--training.epochs=1", f"--data.limit={limit}"]
-    alone = subprocess.run(command(arguments, tmp_path / "one"), capture_output=True, text=True, timeout=300)
-    for done in (alone, launch(arguments, tmp_path / "two")):
-        assert done.returncode == 0, done.stderr
+    assert fit(arguments, tmp_path / "one") == 0
+    done = launch(arguments, tmp_path / "two")
+    assert done.returncode == 0, done.stderr
     if launch is by_torchrun:  # SLURM's processes write into files of their own
         assert done.stdout.count("epoch 1 of 1: loss ") == done.stdout.count("run:  ") == 1, "the first process prints"
         assert "processes: 2" in done.stdout
@@ -132,7 +132,7 @@ def test_two_processes_train_as_one_does(recipe, limit, launch, squares, tmp_pat
     metric, value = next(iter(results(tmp_path / "two")["test"]["folded"].items()))
     told = capsys.readouterr().out
     assert f"test {metric}: {value:.2f}" in told
-    if launch is by_torchrun:  # and two what one has trained
+    if launch is by_torchrun and recipe != DETECT:  # and two what one has trained
         evaluated = torchrun(["test", str(tmp_path / "two")], tmp_path)
         assert evaluated.stdout == told, evaluated.stderr
 
@@ -149,7 +149,7 @@ def test_losses_of_all_processes_survive_a_kill_in_mid_epoch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("variables", "leading"),
+    ("variables", "leads"),
     [
         ({}, (True, True)),
         ({"NODE_RANK": "1"}, (True, False)),
@@ -157,25 +157,34 @@ def test_losses_of_all_processes_survive_a_kill_in_mid_epoch(tmp_path):
         ({"NODE_RANK": "0"}, (True, True)),
     ],
 )
-def test_of_all_processes_of_all_machines_one_leads(variables, leading, monkeypatch):
+def test_of_all_processes_of_all_machines_one_leads(variables, leads, monkeypatch, capsys):
     for name in ("NODE_RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert tuple(leads(MachineRecipe(nodes=nodes)) for nodes in (1, 2)) == leading
+    monkeypatch.setattr(run_module, "profile", lambda *_: "only the process that leads prints")
+    printed = []
+    for nodes in (1, 2):
+        assert fit([*CLASSIFY, f"--machine.nodes={nodes}", "--profile"], "nowhere") == 0
+        printed.append(bool(capsys.readouterr().out))
+    assert tuple(printed) == leads
 
 
 @pytest.mark.parametrize(("asked", "taken"), [(1, 4), (4, 4), (2, None)])
-def test_what_slurm_starts_is_taken_and_must_not_contradict(asked, taken, monkeypatch):
+def test_what_slurm_starts_is_taken_and_must_not_contradict(asked, taken, monkeypatch, capsys):
     started = {"SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "coc"}
     for name, value in started.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    seen = []
+    monkeypatch.setattr(run_module, "profile", lambda training, _: seen.append(training.recipe.machine))
+    code = fit([*CLASSIFY, f"--machine.devices={asked}", "--profile"], "nowhere")
     if taken:
-        machine = launched_machine(MachineRecipe(devices=asked))
-        assert (machine.devices, machine.nodes) == (taken, 2)
+        assert code == 0
+        assert [(machine.devices, machine.nodes) for machine in seen] == [(taken, 2)]
     else:
-        with pytest.raises(ConfigError, match=r"machine\.devices is 2, but SLURM started 4 on each machine"):
-            launched_machine(MachineRecipe(devices=asked))
+        assert code == 2
+        assert "machine.devices is 2, but SLURM started 4 on each machine" in capsys.readouterr().err
 
 
 def test_machines_that_share_no_folder_are_told_before_they_train(tmp_path):

@@ -139,8 +139,8 @@ def _on_a_terminal(words):
     return shown.decode().replace("\r\n", "\n")
 
 
-def test_an_evaluation_says_of_what_beside_its_figures(tmp_path, capsys):
-    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
+def test_an_evaluation_says_of_what_beside_its_figures(tmp_path, capsys, trained):
+    trained([*CLASSIFY, "--training.epochs=1"], tmp_path / "run")
     capsys.readouterr()
     assert main(["validate", str(tmp_path / "run")]) == 0
     told = capsys.readouterr()

@@ -165,10 +165,10 @@ def test_what_a_recipe_says_of_its_own_data_set_does_not_refuse_another_one(tmp_
         assert f"data.root: {data} is built in" in capsys.readouterr().err
 
 
-def test_a_run_that_was_given_a_folder_for_built_in_data_goes_on(tmp_path, capsys):
+def test_a_run_that_was_given_a_folder_for_built_in_data_goes_on(tmp_path, capsys, trained):
     """Earlier versions wrote it down, and read nothing there."""
     out = tmp_path / "run"
-    assert fit([*CLASSIFY, "--training.epochs=1"], out) == 0
+    trained([*CLASSIFY, "--training.epochs=1"], out)
     for name in ("recipe.json", "results.json"):
         values = json.loads((out / name).read_text())
         values.get("recipe", values)["data"] |= {"root": str(tmp_path), "download": True, "year": "2007"}
@@ -199,8 +199,8 @@ def test_a_network_of_one_size_is_refused_for_files_of_any(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("text", ["{", "3", "{}"])
-def test_damaged_files_of_a_run_are_named(text, tmp_path, capsys):
-    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
+def test_damaged_files_of_a_run_are_named(text, tmp_path, capsys, trained):
+    trained([*CLASSIFY, "--training.epochs=1"], tmp_path / "run")
     capsys.readouterr()
     (tmp_path / "run/results.json").write_text(text)
     assert main(["test", str(tmp_path / "run")]) == 2

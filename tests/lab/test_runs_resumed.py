@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import CLASSIFY, INSTANCES, command, fit, results
+from tiny_runs import CLASSIFY, INSTANCES, SEGMENT, command, fit, results
 
 from convofconv.cli import main
 from convofconv.lab.training.module import Training
@@ -33,16 +33,49 @@ def kill_at(arguments, out, moment):
     process.communicate()
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
-@pytest.mark.parametrize(
-    ("recipe", "batch"),
-    [([*CLASSIFY, "--model.dropout=0.2", "--training.accumulate=2"], 16), (INSTANCES, 4)],
-    ids=["classification", "instance_segmentation"],
-)
-def test_killed_three_times_and_resumed_equals_never_killed(recipe, batch, tmp_path, monkeypatch):
-    """In mid-epoch after a random step, while a checkpoint is being written, and after an epoch."""
+def resumable(recipe, batch):
+    """Three epochs of six steps, a checkpoint after each, and everything that a checkpoint must have kept."""
     arguments = [*recipe, "--method=coc", "--training.epochs=3", "--training.checkpoint_steps=1"]
     arguments += ["--data.flip=true", "--training.ema=0.9", f"--data.limit={6 * batch}", f"--training.batch={batch}"]
+    return arguments
+
+
+def assert_same_runs(one, other):
+    assert (one / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
+    for name in ("model.safetensors", "converted.safetensors"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    assert results(one) == results(other)
+    assert not list(one.glob(".*.part")), "left by what ended it"
+
+
+@pytest.mark.parametrize("recipe", [INSTANCES, SEGMENT], ids=["instance_segmentation", "segmentation"])
+def test_interrupted_twice_and_resumed_equals_never_interrupted(recipe, tmp_path, monkeypatch):
+    """In mid-epoch after a random step; the signal and the processes are those of the next test."""
+    arguments = resumable(recipe, 4)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    honest, left = Training.training_step, []
+
+    def step(*arguments):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return honest(*arguments)
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(Training, "training_step", step)
+        for steps in (random.randint(2, 5), random.randint(2, 8)):
+            print("interrupted after", steps)
+            left[:] = [None] * steps
+            assert fit([*arguments, "--resume"], broken) == 130
+    assert fit([*arguments, "--resume"], broken) == 0
+    assert fit(arguments, whole) == 0
+    assert_same_runs(broken, whole)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
+def test_killed_three_times_and_resumed_equals_never_killed(tmp_path, monkeypatch):
+    """In mid-epoch after a random step, while a checkpoint is being written, and after an epoch."""
+    arguments = resumable([*CLASSIFY, "--model.dropout=0.2", "--training.accumulate=2"], 16)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
 
     def written(name, times=1):
@@ -68,14 +101,9 @@ def test_killed_three_times_and_resumed_equals_never_killed(recipe, batch, tmp_p
     reached = torch.load(broken / "last.ckpt", weights_only=True)["global_step"]
     assert reached >= 5
     assert fit([*arguments, "--resume"], broken) == 0
-    batches = len(steps) // (2 if "--training.accumulate=2" in arguments else 1)
-    assert batches == 18 - reached, "nothing that was done is done again"
+    assert len(steps) // 2 == 18 - reached, "nothing that was done is done again"
     assert fit(arguments, whole) == 0
-    assert (broken / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
-    for name in ("model.safetensors", "converted.safetensors"):
-        assert (broken / name).read_bytes() == (whole / name).read_bytes()
-    assert results(broken) == results(whole)
-    assert not list(broken.glob(".*.part")), "left by the kills"
+    assert_same_runs(broken, whole)
 
 
 def test_no_checkpoint_is_between_gradients_that_are_accumulated(tmp_path, monkeypatch):
@@ -95,12 +123,12 @@ def test_no_checkpoint_is_between_gradients_that_are_accumulated(tmp_path, monke
 
 
 @pytest.mark.parametrize("method", ["plain", "coc"])
-def test_a_run_goes_on_without_the_one_that_its_weights_are_from(method, tmp_path):
+def test_a_run_goes_on_without_the_one_that_its_weights_are_from(method, tmp_path, trained):
     """Converted like the one before, or plain, all of its weights are in its own checkpoint."""
-    assert fit([*CLASSIFY, "--method=coc", "--training.epochs=1"], tmp_path / "before") == 0
+    trained([*CLASSIFY, "--method=coc", "--training.epochs=1"], tmp_path / "before")
     options = [*CLASSIFY, f"--method={method}", f"--model.weights={tmp_path / 'before'}", "--training.lr=0.01"]
-    for name in ("whole", "broken"):
-        assert fit(options, tmp_path / name) == 0
+    assert fit(options, tmp_path / "whole") == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "broken")
     for name in ("model.safetensors", "results.json"):
         (tmp_path / "broken" / name).unlink()
     shutil.rmtree(tmp_path / "before")
@@ -108,8 +136,8 @@ def test_a_run_goes_on_without_the_one_that_its_weights_are_from(method, tmp_pat
     assert results(tmp_path / "broken") == results(tmp_path / "whole")
 
 
-def test_ctrl_c_is_one_in_evaluation_too(tmp_path, monkeypatch, capsys):
-    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
+def test_ctrl_c_is_one_in_evaluation_too(tmp_path, monkeypatch, capsys, trained):
+    trained([*CLASSIFY, "--training.epochs=1"], tmp_path / "run")
 
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -173,8 +201,8 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path, capsys, monkeypat
     assert not list((tmp_path / "run").glob(".*.part"))
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path, capsys):
-    assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
+def test_a_damaged_checkpoint_is_named(tmp_path, capsys, trained):
+    trained([*CLASSIFY, "--training.epochs=1"], tmp_path / "run")
     (tmp_path / "run" / "last.ckpt").write_bytes(b"half a file")
     assert fit([*CLASSIFY, "--training.epochs=1", "--resume"], tmp_path / "run") == 2
     told = capsys.readouterr().err

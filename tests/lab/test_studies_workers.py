@@ -38,18 +38,18 @@ def test_a_killed_study_resumes_to_the_records_of_an_uninterrupted_one(tmp_path)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for folder in (whole, parts):
         folder.mkdir()
-    study = tiny_study(parts, set={"training.epochs": 12})
+    study = tiny_study(parts, set={"training.epochs": 6})
     command = [sys.executable, "-m", "convofconv.cli", "study", "run", "tiny.yaml", "--workers", "2", "--runs", "runs"]
     folder = parts / "runs/tiny-small/digits/coc/seed0"
     log = folder / "metrics.csv"
     driver = subprocess.Popen(command, cwd=parts, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: epochs_done(log) >= 3)
+    wait_for(lambda: epochs_done(log) >= 1)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     time.sleep(1.5)  # its workers see that it is gone
     reached = epochs_done(log)
     time.sleep(0.5)
-    assert epochs_done(log) == reached < 12
+    assert epochs_done(log) == reached < 6
     kept = folder / "kept"
     kept.touch()  # a run that is begun anew empties its folder
     for folder in (parts, whole):
@@ -80,14 +80,14 @@ def test_ctrl_c_ends_a_study_and_its_workers_and_it_goes_on(tmp_path):
 
 
 def test_a_killed_worker_is_replaced_and_its_run_counted_once(tmp_path, monkeypatch):
-    study = tiny_study(tmp_path, set={"training.epochs": 12}, variants={"plain": {}})
+    study = tiny_study(tmp_path, set={"training.epochs": 6}, variants={"plain": {}})
     log = tmp_path / "runs/tiny-small/digits/plain/seed0/metrics.csv"
     kills = []
 
     class Killing(run_module.LocalWorkers):
         def run(self, folders, tick):
             def look():
-                if not kills and epochs_done(log) >= 3:
+                if not kills and epochs_done(log) >= 1:
                     (process,) = self._processes
                     os.kill(process.pid, signal.SIGKILL)
                     kills.append(epochs_done(log))
@@ -100,7 +100,7 @@ def test_a_killed_worker_is_replaced_and_its_run_counted_once(tmp_path, monkeypa
     assert kills
     (record,) = records_of(study, tmp_path / "results").read()
     assert record["status"] == "done"
-    assert [epoch["epoch"] for epoch in record["history"]] == list(range(1, 13))
+    assert [epoch["epoch"] for epoch in record["history"]] == list(range(1, 7))
 
 
 def test_a_worker_that_always_dies_is_a_failed_run(tmp_path, monkeypatch):
@@ -184,7 +184,7 @@ def test_ray_cluster_of_two_machines_loses_a_worker_and_no_run(tmp_path):
     pytest.importorskip("ray", reason="needs the extra [cluster]")
     if not Path("/proc").is_dir():
         pytest.skip("finds the worker to kill in /proc")
-    study = write_study(tmp_path, set={"training.epochs": 12})
+    study = write_study(tmp_path, set={"training.epochs": 6})
     script = tmp_path / "two_nodes.py"
     script.write_text(_TWO_NODES)
     environment = {**os.environ, "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -198,7 +198,7 @@ def test_ray_cluster_of_two_machines_loses_a_worker_and_no_run(tmp_path):
     records = Records(tmp_path / "results/tiny-small/records.jsonl").read()
     assert sorted(record["run"] for record in records) == ["digits/coc/seed0", "digits/plain/seed0"]
     assert all(record["status"] == "done" for record in records)
-    assert all([e["epoch"] for e in record["history"]] == list(range(1, 13)) for record in records)
+    assert all([e["epoch"] for e in record["history"]] == list(range(1, 7)) for record in records)
 
 
 #: A cluster of two machines on this one; a worker is killed while it is in the middle of a run.
@@ -215,7 +215,7 @@ killed = []
 
 def kill_one():
     log = Path("runs/studies/tiny-small/digits/coc/seed0/metrics.csv")
-    while not log.exists() or log.read_bytes().count(b"\\n") < 4:
+    while not log.exists() or log.read_bytes().count(b"\\n") < 2:
         time.sleep(0.05)
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):

@@ -195,7 +195,8 @@ class _Associate(torch.autograd.Function):
         ctx.save_for_backward(weight, super_kernel, matrix)
         ctx.save_for_forward(weight, super_kernel)
         ctx.grid, ctx.skip, ctx.way = grid, skip, way
-        return _forward(weight, matrix, grid, skip)
+        # No view, as channels-last kernels would be one of their product: torch gives a view of ours no tangent.
+        return _forward(weight, matrix, grid, skip).detach()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:

@@ -85,6 +85,8 @@ class KernelLayerNorm(KernelMap):
         x: Tensor = weight
         gain: Tensor = self.norm_weight.squeeze(0)
         bias: Tensor = self.norm_bias.squeeze(0)
+        if gain.dtype != x.dtype:  # autocast has cast the kernels into halves of another kind; torch takes float32 then
+            gain, bias = gain.float(), bias.float()
         # layer_norm copies what is not contiguous; a channels-last kernel is, with its channels behind.
         last = is_channels_last(weight)
         if last:

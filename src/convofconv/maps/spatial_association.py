@@ -216,7 +216,7 @@ class SpatialAssociation(KernelMap):
         Averages are loaded or evaluated, while DDP, which writes the same order before every forward, trains: there
         the first look is enough.
         """
-        if not has_values(order) or order.is_inference() or is_tracing():
+        if is_tracing() or not has_values(order) or order.is_inference():
             return
         seen = (id(order), writes(order))
         if self.training and self._checked_order is not None and self._checked_order[0] == seen[0]:

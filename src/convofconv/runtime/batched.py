@@ -29,10 +29,11 @@ def compute_batched(several: Sequence[parametrize.ParametrizationList], count: i
     used = [False] * len(several)
 
     def stack(tensors: Sequence[Tensor]) -> Tensor:
-        out: Tensor = _Stack.apply(used, *tensors)
+        # A copy: parts of a gradient that others get too would be added to twice where gradients are accumulated.
+        out: Tensor = _Stack.apply(used, True, *tensors)
         return out
 
-    kernels = stack([cast(Tensor, parameters_of(one)["original"]) for one in several])
+    kernels: Tensor = _Stack.apply(used, False, *(cast(Tensor, parameters_of(one)["original"]) for one in several))
     for index in range(count):
         same = [cast(KernelMap, modules_of(one)[str(index)]) for one in several]
         kernels = type(same[0]).batched(same, kernels, stack)
@@ -44,18 +45,18 @@ class _Stack(torch.autograd.Function):
     """``torch.cat``, but that a layer which was not used gets no gradient, as if it had been computed alone."""
 
     @staticmethod
-    def forward(ctx: Any, used: list[bool], *tensors: Tensor) -> Tensor:
-        ctx.used = used
+    def forward(ctx: Any, used: list[bool], copies: bool, *tensors: Tensor) -> Tensor:
+        ctx.used, ctx.copies = used, copies
         return _cat(tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         # reshape, not unflatten, for which torch has no batching rule in a batched backward
-        parts = grad.reshape(len(ctx.used), -1, *grad.shape[1:]).unbind()
-        return None, *(part if used else None for part, used in zip(parts, ctx.used, strict=True))
+        parts = (grad.clone() if ctx.copies else grad).reshape(len(ctx.used), -1, *grad.shape[1:]).unbind()
+        return None, None, *(part if used else None for part, used in zip(parts, ctx.used, strict=True))
 
     @staticmethod
-    def jvp(ctx: Any, _: None, *tangents: Tensor) -> Tensor:
+    def jvp(ctx: Any, _: None, __: None, *tangents: Tensor) -> Tensor:
         return _cat(tangents)
 
 

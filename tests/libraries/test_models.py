@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from reference import randomize, with_literal_kernels
+from small_nets import ReusingNet
 from torch import nn
 
 import convofconv as coc
@@ -158,3 +159,16 @@ def test_scales_and_position_embeddings_are_no_convs(name):
     with torch.device("meta"):
         model = timm.create_model(name)
     assert {conv.skipped_because for conv in coc.summary(model).convs} <= {"not converted", "1×1 kernel"}
+
+
+def test_moving_averages_of_timm():
+    model, x = coc.convert(ReusingNet()), torch.randn(4, 3, 8, 8)
+    randomize(model)
+    ema = timm.utils.ModelEmaV3(model, decay=0.5)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(2)
+    ema.update(model)
+    for averaged, p in zip(ema.module.parameters(), model.parameters(), strict=True):
+        assert torch.allclose(averaged, p * 0.75, atol=1e-6)
+    assert coc.verify(ema.module, coc.reparameterize(ema.module), x) <= 1e-5
