@@ -139,8 +139,11 @@ _CALL = getattr(nn.Module.__call__, "__code__", None)
 def caller() -> FrameType | None:
     """The frame of the function that called the one which asks."""
     here = inspect.currentframe()
-    asking = here and here.f_back
-    return asking and asking.f_back
+    try:
+        asking = here and here.f_back
+        return asking and asking.f_back
+    finally:
+        del here  # a frame that knows itself, and all that is on the stack, would wait for the garbage collector
 
 
 def is_running(frame: FrameType) -> bool:

@@ -22,11 +22,11 @@ def batches(monkeypatch) -> list[int]:
     found: list[int] = []
     for cls in (*coc.METHODS.values(), Shifted):
 
-        def watched(cls, maps, kernels, stack, honest=cls.together.__func__):
+        def watched(cls, maps, kernels, stack, honest=cls.batched.__func__):
             found.append(len(maps))
             return honest(cls, maps, kernels, stack)
 
-        monkeypatch.setattr(cls, "together", classmethod(watched))
+        monkeypatch.setattr(cls, "batched", classmethod(watched))
     return found
 
 
