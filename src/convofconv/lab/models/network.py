@@ -37,12 +37,12 @@ def build_network(recipe: Recipe, classes: int, begun: bool = False) -> nn.Modul
     """
     task = find_task(recipe.task)
     torch.manual_seed(recipe.training.seed)
-    started = dataclasses.replace(recipe.model, weights="", freeze_norm=False) if begun else recipe.model
-    if started.weights == "timm":
+    start = _without_weights(recipe) if begun else recipe
+    if start.model.weights == "timm":
         check_normalisation(recipe.model, recipe.data)
-    network = task.build_network(dataclasses.replace(recipe, model=started), classes)
-    weights = None if started.weights in ("", "timm") else read_run(recipe, network)
-    if started.freeze_norm and not (weights and weights.converted):
+    network = task.build_network(start, classes)
+    weights = None if start.model.weights in ("", "timm") else read_run(recipe, network)
+    if start.model.freeze_norm and not (weights and weights.converted):
         _check_kernels_stay(recipe)
     if weights and not weights.converted:
         load_run(network, weights, task.backbone, classes)
@@ -58,6 +58,10 @@ def build_network(recipe: Recipe, classes: int, begun: bool = False) -> nn.Modul
     if recipe.model.freeze_norm:
         _freeze_norms(network.get_submodule(task.backbone.rstrip(".")))
     return network
+
+
+def _without_weights(recipe: Recipe) -> Recipe:
+    return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, weights="", freeze_norm=False))
 
 
 def _check_kernels_stay(recipe: Recipe) -> None:
