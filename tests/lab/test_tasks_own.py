@@ -19,7 +19,7 @@ from tiny_runs import fit, results
 from convofconv.cli import main
 from convofconv.errors import ConfigError
 from convofconv.lab import tasks
-from convofconv.lab.found_by_name import names_in
+from convofconv.lab.found_by_name import find_task, names_in
 from convofconv.lab.recipe import schema
 from convofconv.lab.recipe.recipe_files import recipe_of
 
@@ -104,12 +104,19 @@ OF_SOME_TASKS = {
 @pytest.mark.parametrize("key", OF_SOME_TASKS)
 def test_every_task_takes_its_own_keys_and_refuses_the_others(task, key):
     section, name = key.split(".")
-    value, tasks_with_it = OF_SOME_TASKS[key]
-    given = {"data": {"name": "digits"} if task == "classification" else {"name": "digit_scenes", "eval_resize": 32}}
+    value, _ = OF_SOME_TASKS[key]
+    built_in = next(iter(schema.sources_of(task)), "digits")  # a task that makes its own data takes any
+    given = {"data": {"name": built_in, "eval_resize": 32}}
     given.setdefault(section, {})[name] = value
     refused = pytest.raises(ConfigError, match=f"^{key} says nothing to {task}; leave it out$")
-    with nullcontext() if task in tasks_with_it else refused:
+    with nullcontext() if key in find_task(task).keys else refused:
         recipe_of({"task": task, **given})
+
+
+@pytest.mark.parametrize("key", OF_SOME_TASKS)
+def test_the_first_four_tasks_know_the_keys_that_are_theirs(key):
+    _, tasks_with_it = OF_SOME_TASKS[key]
+    assert {task for task in (*WHOLE, *OBJECTS) if key in find_task(task).keys} == {*tasks_with_it}
 
 
 def test_no_key_of_some_tasks_is_forgotten():

@@ -45,7 +45,8 @@ class Depth(Task):
         varied = functools.partial(_measured, training_transform(recipe))
         train = TrainingSet(read_split(recipe, recipe.train_split, self.target), varied, seed)
         val = self.build_evaluation(recipe, recipe.val_split)
-        return DataSets(train, val.pictures, val.pictures, val.classes)
+        test = self.build_evaluation(recipe, recipe.test_split) if recipe.test_split else val
+        return DataSets(train, val.pictures, test.pictures, val.classes)
 
     def build_evaluation(self, recipe, split):
         measured = functools.partial(_measured, evaluation_transform(recipe))

@@ -15,6 +15,7 @@ _BESIDE = (
     "verification.py",
     "lab/checkpoint_tools.py",
     "lab/demo",
+    "lab/drawing",
     "lab/files/atomic.py",
     "lab/predict",
     "lab/progress.py",
