@@ -16,7 +16,7 @@ COMPRESSED = {"size": [10, 20], "counts": "n05U5"}  # the same
 
 
 def content() -> dict[str, Any]:
-    """Two pictures of 20×10 with objects and one without, categories with gaps, all kinds of masks, and a crowd."""
+    """Two images of 20×10 with objects and one without, categories with gaps, all kinds of masks, and a crowd."""
     return {
         "images": [{"id": number, "file_name": f"{number}.png", "width": 20, "height": 10} for number in (7, 3, 5)],
         "categories": [{"id": 90, "name": "cat"}, {"id": 2, "name": "ant"}, {"id": 41, "name": "bee"}],
@@ -35,7 +35,7 @@ def annotation(number: int, image: int, category: int, segmentation: Any, **othe
 
 
 def write_coco(folder: Path, data: Any) -> tuple[Path, Path]:
-    """The annotation file and the folder with grey pictures of 20×10."""
+    """The annotation file and the folder with grey images of 20×10."""
     pictures = folder / "pictures"
     pictures.mkdir(exist_ok=True)
     for number in (3, 5, 7):
@@ -45,7 +45,7 @@ def write_coco(folder: Path, data: Any) -> tuple[Path, Path]:
 
 
 def write_squares(root: Path, **counts: int) -> Path:
-    """COCO's layout with so many pictures a split, in each a red or a green square: learned within seconds."""
+    """COCO's layout with so many images a split, in each a red or a green square: learned within seconds."""
     (root / "annotations").mkdir(parents=True)
     numbers = np.random.default_rng(0)
     for split, count in counts.items():

@@ -53,7 +53,7 @@ def rendered():
 
 @pytest.fixture
 def drawn_only(request, monkeypatch):
-    """Figures of reports are drawn, but not made pictures of, which takes far longer."""
+    """Figures of reports are drawn, but not made images of, which takes far longer."""
     from convofconv.lab.studies import claims, report
 
     if "rendered" not in request.fixturenames:

@@ -36,7 +36,7 @@ def build_evaluation(recipe: DataRecipe, task: str, split: str) -> EvaluationDat
 
 
 def write_image_folder(root: Path, splits: dict[str, dict[str, int]]) -> Path:
-    """Grey pictures, ``splits[split][class]`` of them; every file of another size."""
+    """Grey images, ``splits[split][class]`` of them; every file of another size."""
     for split, classes in splits.items():
         for name, count in classes.items():
             (root / split / name).mkdir(parents=True)
@@ -46,7 +46,7 @@ def write_image_folder(root: Path, splits: dict[str, dict[str, int]]) -> Path:
 
 
 def write_voc(root: Path, splits: dict[str, Sequence[str]], year: str = "2012", highest: int = 20) -> Path:
-    """Pictures of 20×12 whose masks count up from 0 to ``highest``, with a last column of void."""
+    """Images of 20×12 whose masks count up from 0 to ``highest``, with a last column of void."""
     folder = root / "VOCdevkit" / f"VOC{year}"
     for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (folder / part).mkdir(parents=True)
@@ -64,7 +64,7 @@ def write_voc(root: Path, splits: dict[str, Sequence[str]], year: str = "2012", 
 
 
 def write_cifar10(root: Path, names: Sequence[str] = ("cat", "dog", "emu", "fox")) -> Path:
-    """20 pictures for training in five files, 8 for testing; the first channel of a picture is its number."""
+    """20 images for training in five files, 8 for testing; the first channel of an image is its number."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     training = [(f"data_batch_{number + 1}", 4 * number, 4) for number in range(5)]

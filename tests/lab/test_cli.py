@@ -184,7 +184,7 @@ def test_how_to_write_several_numbers(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_missing_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torchvision")
     assert cli.main(["demo", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err == f"coc: {tmp_path / 'nowhere'}: no such folder; give a folder of pictures\n"
+    assert capsys.readouterr().err == f"coc: {tmp_path / 'nowhere'}: no such folder; give a folder of images\n"
 
 
 def test_options_reach_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_an_unfinished_run(finished, tmp_path, capsys):
         (["verify", "elsewhere.pt", "--arch", "timm/resnet18"], "FOLDED is missing"),
         (["fold", "RUN", "--out", "x.pt", "--options.num_classes", "3"], "--options"),
         (["summary", "RUN", "--method", "stnd"], "--method"),
-        (["summary", "RUN", "--config", "released", "--where", "*"], "--config, --where"),
+        (["summary", "RUN", "--config", "released", "--where", "*"], "--preset, --where"),
         (["summary", "RUN", "--options.num_classes", "3"], "--options"),
         (["fold", "runs/typo", "--out", "x.pt"], "nor a file in one, in fact there is no such file"),
         (["summary", "runs/typo"], "runs/typo: there is no such folder; ARCH is that of a run"),

@@ -1,4 +1,4 @@
-"""What happens to pictures and masks on the way to the network."""
+"""What happens to images and masks on the way to the network."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from convofconv.lab.data.object_transforms import training_transform as detectio
 from convofconv.lab.data.transforms import RandomResize, evaluation_transform, training_transform
 from convofconv.lab.recipe.schema import DataRecipe
 
-#: Normalisation that gives back the values of the uint8 picture.
+#: Normalisation that gives back the values of the uint8 image.
 RAW = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}
 
 
 def pair(height: int, width: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-    """A picture whose first two channels are a pixel's row and column, 1 being the first, and whose mask is both."""
+    """An image whose first two channels are a pixel's row and column, 1 being the first, and whose mask is both."""
     rows, columns = torch.meshgrid(torch.arange(1, height + 1), torch.arange(1, width + 1), indexing="ij")
     image = torch.stack([rows, columns, torch.full_like(rows, 77)]).to(torch.uint8)
     return tv_tensors.Image(image), tv_tensors.Mask((rows * 16 + columns).to(torch.uint8))
@@ -67,7 +67,7 @@ def test_normalisation() -> None:
     ],
 )
 def test_mask_and_picture_move_together(changes: dict[str, Any]) -> None:
-    """Rows and columns are in both: they must agree everywhere, and void must be where the picture is filled."""
+    """Rows and columns are in both: they must agree everywhere, and void must be where the image is filled."""
     seen = []
     for image, mask in train(DataRecipe(**RAW, **changes), *pair(10, 12), times=20):
         assert image.shape[1:] == mask.shape == changes["crop"]

@@ -123,7 +123,7 @@ def test_seed_epoch_and_index_decide_an_item(tmp_path: Path) -> None:
     assert same(first, data.train[1, 2])
     assert same(first, again(tmp_path).train[1, 2])
     assert not same(first, data.train[2, 2])
-    assert not same(first, data.train[1, 3])  # all pictures are alike here, so only their variation can differ
+    assert not same(first, data.train[1, 3])  # all images are alike here, so only their variation can differ
     assert not same(first, again(tmp_path, seed=1).train[1, 2])
 
 
@@ -180,7 +180,7 @@ def test_a_broken_picture_is_named_in_one_line_whatever_process_reads_it(workers
         with pytest.raises(ConfigError) as error:
             list(loader)
         told = str(error.value)
-        assert told.startswith(f"{broken}: not a readable picture, repair or remove it (")
+        assert told.startswith(f"{broken}: not a readable image, repair or remove it (")
         assert "\n" not in told
 
 

@@ -94,7 +94,7 @@ def test_cifar_subsets(tmp_path: Path) -> None:
     inside = DataRecipe("cifar10", tmp_path / "cifar-10-batches-py", classes=4)
     assert len(read_split(inside, "train")) == 20
     (inside.root / "data_batch_2").unlink()
-    with pytest.warns(UserWarning, match="data_batch_2 missing, training has the 16 pictures of the others"):
+    with pytest.warns(UserWarning, match="data_batch_2 missing, training has the 16 images of the others"):
         assert labels(read_split(inside, "train")) == [i % 4 for i in (*range(4), *range(8, 20))]
 
 
@@ -125,7 +125,7 @@ def test_cifar_folders_cannot_execute_code(tmp_path: Path, monkeypatch: pytest.M
 def test_image_folders(tmp_path: Path) -> None:
     write_image_folder(tmp_path, SPLITS)
     (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
-    (tmp_path / "train" / "ant" / "notes.txt").write_text("no picture")
+    (tmp_path / "train" / "ant" / "notes.txt").write_text("no image")
     recipe = DataRecipe("image_folder", tmp_path, classes=3)
     train, val = (read_split(recipe, split) for split in ("train", "val"))
     assert train.classes == val.classes == ("ant", "bee", "cow")
@@ -155,7 +155,7 @@ def test_hidden_files_and_folders_are_not_read(tmp_path: Path) -> None:
     assert [labels(split) for split in splits] == before
     (tmp_path / "train" / "eel").mkdir()
     litter(tmp_path / "train" / "eel")
-    with pytest.raises(ConfigError, match="train: no pictures in eel"):
+    with pytest.raises(ConfigError, match="train: no images in eel"):
         read_split(recipe, "train")
 
 
@@ -300,7 +300,7 @@ def test_limits_are_even_and_repeatable(limit: int, kept: int) -> None:
 
 
 def tiny_imagenet(root: Path, lines: str) -> DataRecipe:
-    """As it is downloaded: training pictures in folders, a file for the classes of the others."""
+    """As it is downloaded: training images in folders, a file for the classes of the others."""
     write_image_folder(root / "train" / "n01", {"images": {".": 1}})
     write_image_folder(root / "train" / "n02", {"images": {".": 1}})
     write_image_folder(root / "val", {"images": {".": 3}})
@@ -323,9 +323,9 @@ def test_tiny_imagenets_validation_pictures_are_labelled_by_a_file(tmp_path: Pat
     ("lines", "message"),
     [
         ("val_0.png\tn03\n", "val_annotations.txt: n03 not among the classes"),
-        ("val_7.png\tn01\n", r"val_annotations.txt: pictures are missing, .*val_7.png"),
+        ("val_7.png\tn01\n", r"val_annotations.txt: images are missing, .*val_7.png"),
         ("val_0.png n01\n", "no class in the line of val_0.png n01"),
-        ("\n", "names no pictures"),
+        ("\n", "names no images"),
     ],
 )
 def test_a_wrong_file_of_labels_is_named(lines: str, message: str, tmp_path: Path) -> None:
@@ -420,10 +420,10 @@ def broken(root: Path, case: str) -> tuple[DataRecipe, str, str]:
         return folder, "train", "train: no class folders"
     if case == "empty class":
         write_image_folder(root, {"train": {"ant": 1, "bee": 0, "cow": 2}})
-        return folder, "train", "train: no pictures in bee"
+        return folder, "train", "train: no images in bee"
     if case == "empty split":
         write_image_folder(root, {**SPLITS, "val": {"ant": 0, "bee": 0}})
-        return folder, "val", "val: no pictures"
+        return folder, "val", "val: no images"
     if case == "class only in val":
         write_image_folder(root, {**SPLITS, "val": {"ant": 1, "dog": 1}})
         return folder, "val", "val: dog not among the classes in .*train"
@@ -439,12 +439,12 @@ def broken(root: Path, case: str) -> tuple[DataRecipe, str, str]:
         return of_voc, "train_aug", r"train_aug\.txt: no such file; there are the splits train, val"
     if case == "empty voc split":
         write_voc(root, {"train": ["a"], "val": []})
-        return of_voc, "val", "no pictures in the split val"
+        return of_voc, "val", "no images in the split val"
     if case == "classes.txt":
         (write_voc(root, {"train": ["a"]}) / "classes.txt").write_text("road\nsky\n")
         return of_voc, "train", r"data\.classes must be 2, the number of classes of voc \(road, sky\); got 21"
-    assert case in ("missing picture", "missing mask")
-    part, ending = ("JPEGImages", "jpg") if case == "missing picture" else ("SegmentationClass", "png")
+    assert case in ("missing image", "missing mask")
+    part, ending = ("JPEGImages", "jpg") if case == "missing image" else ("SegmentationClass", "png")
     (write_voc(root, {"val": ["a", "b"]}) / "VOCdevkit" / "VOC2012" / part / f"b.{ending}").unlink()
     return of_voc, "val", rf"val\.txt: files of this split are missing, .*{part}/b\.{ending}$"
 
@@ -470,7 +470,7 @@ def broken(root: Path, case: str) -> tuple[DataRecipe, str, str]:
         "no such voc split",
         "empty voc split",
         "classes.txt",
-        "missing picture",
+        "missing image",
         "missing mask",
     ],
 )

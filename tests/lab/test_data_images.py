@@ -1,4 +1,4 @@
-"""Decoding: pictures of any mode, masks as they are numbered, and what is said about broken files."""
+"""Decoding: images of any mode, masks as they are numbered, and what is said about broken files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
 def ramp(mode: str) -> Image.Image:
-    """0 to 255 as a picture of a mode; 16-bit and float ones have a wider range."""
+    """0 to 255 as an image of a mode; 16-bit and float ones have a wider range."""
     wide = {"I;16": (np.uint16, 16), "I": (np.int32, 100), "F": (np.float32, 0.5)}
     if mode in wide:
         dtype, factor = wide[mode]
@@ -74,7 +74,7 @@ def test_transparent_palettes_keep_their_colours(tmp_path: Path) -> None:
 def test_cameras_pictures_are_turned_upright_where_that_is_asked_for(
     tmp_path: Path, orientation: int, ending: str
 ) -> None:
-    """EXIF 2.32, section 4.6.4: where the first row and the first column of the stored picture belong.
+    """EXIF 2.32, section 4.6.4: where the first row and the first column of the stored image belong.
 
     Pillow turns TIFFs itself when it decodes them.
     """
@@ -159,7 +159,7 @@ def test_masks_keep_their_numbers(tmp_path: Path, palette: bool) -> None:
 
 
 @pytest.mark.parametrize("opener", [open_picture, lambda path: open_mask(path, 2)])
-@pytest.mark.parametrize("case", ["truncated", "no picture", "empty", "missing"])
+@pytest.mark.parametrize("case", ["truncated", "no image", "empty", "missing"])
 def test_broken_files_are_named(tmp_path: Path, opener, case: str) -> None:
     path = tmp_path / "broken.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 2, (40, 40), dtype=np.uint8)).save(path)
@@ -167,8 +167,8 @@ def test_broken_files_are_named(tmp_path: Path, opener, case: str) -> None:
     if case == "missing":
         path.unlink()
     else:
-        path.write_bytes({"truncated": whole[: len(whole) // 2], "no picture": b"of text", "empty": b""}[case])
-    with pytest.raises(ConfigError, match=r"broken\.png: not a readable (picture|mask), repair or remove it"):
+        path.write_bytes({"truncated": whole[: len(whole) // 2], "no image": b"of text", "empty": b""}[case])
+    with pytest.raises(ConfigError, match=r"broken\.png: not a readable (image|mask), repair or remove it"):
         opener(path)
 
 
@@ -199,5 +199,5 @@ def test_pairs_of_different_size_are_refused(tmp_path: Path) -> None:
     Image.new("L", (6, 8)).save(tmp_path / "turned.png")
     picture, mask = open_pair(tmp_path / "picture.png", tmp_path / "same.png", 2)
     assert (picture.size, mask.shape) == ((8, 6), (6, 8))
-    with pytest.raises(ConfigError, match=r"turned\.png: the mask is 6×8 but its picture .*picture\.png is 8×6"):
+    with pytest.raises(ConfigError, match=r"turned\.png: the mask is 6×8 but its image .*picture\.png is 8×6"):
         open_pair(tmp_path / "picture.png", tmp_path / "turned.png", 2)

@@ -18,7 +18,7 @@ from convofconv.lab.data.objects import collate_objects
 
 pytestmark = pytest.mark.lab
 
-#: 38 pictures of the first group, 12 of the second.
+#: 38 images of the first group, 12 of the second.
 GROUPS = [int(index % 4 == 3) for index in range(50)]
 LENGTH, BATCH = 50, 4
 
@@ -107,7 +107,7 @@ def test_pictures_of_one_size_are_evaluated_together(collate: Any) -> None:
 
 @pytest.mark.parametrize("groups", [None, GROUPS])
 def test_accumulated_batches_are_the_parts_of_a_step(groups: list[int] | None) -> None:
-    """So that accumulating changes memory, not training: the same pictures per step, and as many steps."""
+    """So that accumulating changes memory, not training: the same images per step, and as many steps."""
     whole = indices(TrainingOrder(LENGTH, 12, seed=0, groups=groups))
     order = TrainingOrder(LENGTH, 4, seed=0, groups=groups, accumulate=3)
     parts = indices(order)
@@ -119,5 +119,5 @@ def test_accumulated_batches_are_the_parts_of_a_step(groups: list[int] | None) -
     for step in range(4):
         seen = [index for part in both for batch in part[3 * step : 3 * step + 3] for index in batch]
         assert sorted(seen) == sorted(whole[step])
-    with pytest.raises(ConfigError, match="at most the number of training pictures, 50; got 60"):
+    with pytest.raises(ConfigError, match="at most the number of training images, 50; got 60"):
         TrainingOrder(LENGTH, 20, seed=0, accumulate=3)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.lab
 
 
 def write_splits(root: Path, **data: Any) -> Path:
-    """COCO's layout: pictures in a folder per split, what is in them beside one another."""
+    """COCO's layout: images in a folder per split, what is in them beside one another."""
     (root / "annotations").mkdir(parents=True)
     for split, values in data.items():
         file, pictures = write_coco(root, values)
@@ -127,7 +127,7 @@ def crowds() -> dict[str, Any]:
             {},
             "must be the same",
         ),
-        ({"val": crowds()}, {}, "the 3 pictures of the split val have no objects but crowds"),
+        ({"val": crowds()}, {}, "the 3 images of the split val have no objects but crowds"),
         ({"train": crowds()}, {}, "the split train have no objects"),
         ({"val": {**content(), "annotations": []}}, {}, r"instances_val.json: annotations are empty"),
         (

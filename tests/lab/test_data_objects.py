@@ -44,7 +44,7 @@ def digit_scenes(split: str) -> ObjectSplit:
 
 
 def rectangles(boxes: list[list[int]], width: int, height: int) -> tuple[Image.Image, Objects]:
-    """A picture whose objects fill their boxes, each in a colour of its own."""
+    """An image whose objects fill their boxes, each in a colour of its own."""
     from pycocotools import mask as coco_mask
 
     masks = np.zeros((height, width, len(boxes)), np.uint8, order="F")
@@ -82,7 +82,7 @@ def test_training_leaves_out_crowds_and_empty_boxes_and_evaluation_keeps_all(tmp
 
 
 def test_targets_are_what_torchvisions_detectors_take(tmp_path: Path) -> None:
-    """One loss of a real Mask R-CNN, a picture without objects included."""
+    """One loss of a real Mask R-CNN, an image without objects included."""
     from torchvision.models.detection import maskrcnn_resnet50_fpn
 
     split = TargetSplit(read_coco(*write_coco(tmp_path, content())), training=True)
@@ -102,7 +102,7 @@ def test_targets_are_what_torchvisions_detectors_take(tmp_path: Path) -> None:
 
 
 def test_boxes_masks_and_pixels_move_together() -> None:
-    """Boxes are multiples of 8 and the sizes too, so that the scaled picture has exact edges again."""
+    """Boxes are multiples of 8 and the sizes too, so that the scaled image has exact edges again."""
     boxes = [[0, 0, 16, 8], [32, 16, 64, 32], [8, 24, 16, 32]]
     image, objects = rectangles(boxes, 64, 32)
     transform = training_transform((32, 64, 96), None)

@@ -35,7 +35,7 @@ CLASSES = ("apple", "pear", "plum")
 
 
 def write_classes(folder: Path, per_class: int = 6, classes: tuple[str, ...] = CLASSES) -> Path:
-    """Noisy pictures, one colour channel brighter per class, every file of another size."""
+    """Noisy images, one colour channel brighter per class, every file of another size."""
     noise = np.random.default_rng(0)
     for label, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
@@ -294,25 +294,25 @@ def broken(folder: Path, case: str) -> tuple[Path, str]:
     if case == "empty class":
         write_classes(folder)
         (folder / "quince").mkdir()
-        return folder, "no pictures in quince"
-    if case == "single picture":
-        return write_classes(folder, per_class=1), "a single picture of apple, pear, plum"
-    if case == "no picture":
+        return folder, "no images in quince"
+    if case == "single image":
+        return write_classes(folder, per_class=1), "a single image of apple, pear, plum"
+    if case == "no image":
         write_classes(folder)
-        (folder / "plum" / "0.png").write_text("this is no picture")
-        return folder, "0.png: not a readable picture"
+        (folder / "plum" / "0.png").write_text("this is no image")
+        return folder, "0.png: not a readable image"
     if case == "truncated":
         write_classes(folder)
         whole = (folder / "pear" / "3.png").read_bytes()
         (folder / "pear" / "3.png").write_bytes(whole[: len(whole) // 2])
-        return folder, "3.png: not a readable picture"
+        return folder, "3.png: not a readable image"
     if case == "no val":
         write_classes(folder / "train")
         return folder, "a folder train but no folder val"
     if case == "empty val":
         write_classes(folder / "train")
         (folder / "val" / "pear").mkdir(parents=True)
-        return folder, "val: no pictures"
+        return folder, "val: no images"
     if case == "unknown class":
         write_classes(folder / "train")
         write_classes(folder / "val", classes=("pear", "quince"))
@@ -321,7 +321,7 @@ def broken(folder: Path, case: str) -> tuple[Path, str]:
         write_cifar(folder)
         (folder / "data_batch_2").write_bytes(b"\x80")
         return folder, "fruit: not a readable CIFAR folder"
-    assert case == "cifar without training pictures"
+    assert case == "cifar without training images"
     write_cifar(folder)
     for number in range(1, 6):
         (folder / f"data_batch_{number}").unlink()
@@ -336,14 +336,14 @@ def broken(folder: Path, case: str) -> tuple[Path, str]:
         "no classes",
         "one class",
         "empty class",
-        "single picture",
-        "no picture",
+        "single image",
+        "no image",
         "truncated",
         "no val",
         "empty val",
         "unknown class",
         "broken cifar",
-        "cifar without training pictures",
+        "cifar without training images",
     ],
 )
 def test_bad_data_is_refused_by_name(tmp_path: Path, case: str) -> None:

@@ -56,7 +56,7 @@ def boxes_of(rng: np.random.Generator, count: int) -> torch.Tensor:
 
 
 def random_data(seed: int, pictures: int = 15) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Detections, near objects and anywhere, and targets with crowds; some pictures without one or the other."""
+    """Detections, near objects and anywhere, and targets with crowds; some images without one or the other."""
     rng = np.random.default_rng(seed)
     data = []
     for number in range(pictures):
@@ -145,7 +145,7 @@ def test_figures_are_those_of_pycocotools(seed: int) -> None:
 
 
 def one(found: list[list[float]], truth: list[list[float]], number: int = 1, **other: Any) -> tuple[Any, Any]:
-    """A picture with boxes of one class, the scores falling."""
+    """An image with boxes of one class, the scores falling."""
 
     def boxes(values: list[list[float]]) -> dict[str, Any]:
         return {"boxes": torch.tensor(values).reshape(-1, 4), "labels": torch.ones(len(values), dtype=torch.int64)}
@@ -184,7 +184,7 @@ def test_overlaps_at_the_thresholds_count() -> None:
 
 
 def of_the_file(tmp_path: Path, pictures: list[tuple[list[float], float, list[float]]]) -> tuple[Any, dict[str, float]]:
-    """COCO's six figures of a file itself, and ours of what is read from it; in each picture a box, its area and a
+    """COCO's six figures of a file itself, and ours of what is read from it; in each image a box, its area and a
     detection, all as left, top, width and height."""
     images = [
         {"id": number, "file_name": "0.png", "width": 128, "height": 128} for number in range(1, len(pictures) + 1)
@@ -310,7 +310,7 @@ def test_sizes_are_by_the_area_that_is_annotated() -> None:
 
 
 def test_only_crowds_or_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError, match="the 1 evaluated pictures have no objects but crowds at most"):
+    with pytest.raises(ConfigError, match="the 1 evaluated images have no objects but crowds at most"):
         ap(one(row(1), row(1), iscrowd=torch.tensor([1])))
     with pytest.raises(ConfigError, match="no objects but crowds"):
         ap(one(row(1), []))
@@ -361,7 +361,7 @@ def test_a_filled_metric_is_a_module_like_others() -> None:
 
 
 def share(rank: int, file: str, results: str) -> None:
-    """A process with every second picture, an odd number of them in all."""
+    """A process with every second image, an odd number of them in all."""
     torch.distributed.init_process_group("gloo", f"file://{file}", rank=rank, world_size=2)
     metrics = measured(random_data(5)[rank::2])
     both = metrics.compute()

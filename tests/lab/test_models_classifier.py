@@ -1,4 +1,4 @@
-"""Classifiers by name: every library, small pictures, dropout, timm's weights, and what is refused."""
+"""Classifiers by name: every library, small images, dropout, timm's weights, and what is refused."""
 
 from __future__ import annotations
 

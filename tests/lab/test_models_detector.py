@@ -202,7 +202,7 @@ def test_bfloat16_rounds_no_boxes_scores_or_losses(task: TaskName) -> None:
 def test_a_few_scenes_are_learned_by_heart(
     task: TaskName, side: int, width: int, rate: float, steps: int, figures: set[str]
 ) -> None:
-    """Which needs the same labels, boxes and masks in training and in evaluation, whatever size pictures are given."""
+    """Which needs the same labels, boxes and masks in training and in evaluation, whatever size images are given."""
     options = {"channels": [width] * 4, "stem_type": "deep", "stem_width": width // 2, "norm_layer": "groupnorm1"}
     model = dataclasses.replace(SMALL, options=options, fpn_channels=2 * width, rois=64)
     data = dataclasses.replace(SCENES, eval_resize=side, val_split="train", limit=2)

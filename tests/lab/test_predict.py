@@ -1,4 +1,4 @@
-"""`coc predict`: what is written is what the network says, whatever the picture, and mistakes are told."""
+"""`coc predict`: what is written is what the network says, whatever the image, and mistakes are told."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def network_of(run):
 
 
 def opened(path):
-    """A picture, its file closed."""
+    """An image, its file closed."""
     with Image.open(path) as image:
         image.load()
     return image
@@ -134,7 +134,7 @@ def test_classes_are_the_likeliest_ones_by_the_definition(runs, here, capsys):
     assert opened(run / "predictions/seven.png").width > 600
     printed = ", ".join(f"{name} ({100 * share:.1f} %)" for share, name in expected)
     numbers = run / "predictions/predictions.json"
-    assert capsys.readouterr().out == f"seven.png: {printed}\n1 picture: {numbers}\n"
+    assert capsys.readouterr().out == f"seven.png: {printed}\n1 image: {numbers}\n"
 
 
 @pytest.mark.parametrize("size", [(96, 96), (61, 130)])
@@ -206,7 +206,7 @@ def test_objects_are_what_the_network_finds_by_the_definition(runs, here):
 
 
 class BeeAndAnt(nn.Module):
-    """Finds a bee surely and an ant hardly in every picture."""
+    """Finds a bee surely and an ant hardly in every image."""
 
     def forward(self, images):
         assert all(image.dtype == torch.float32 and image.min() >= 0 and image.max() <= 1 for image in images)
@@ -278,7 +278,7 @@ def test_objects_of_a_class_are_counted_with_their_scores(here, monkeypatch, cap
     first, second, end = capsys.readouterr().out.splitlines()
     assert first == "a.png: 3 ant (0.90 to 0.60); 4 boxes in all"
     assert second.startswith("b/c.png: 3 ant ")
-    assert end == "2 pictures: out/predictions.json"
+    assert end == "2 images: out/predictions.json"
 
 
 @pytest.mark.parametrize("size", [(700, 500), (2, 300), (3000, 4), (40, 40)])
@@ -350,7 +350,7 @@ def test_a_cameras_picture_is_answered_upright(runs, here, task):
     grey = Image.fromarray(digit_images()[0][3]).resize((60, 40))
     grey.save(here / "upright.png")
     exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6  # the stored picture lies on its left side
+    exif[ExifTags.Base.Orientation] = 6  # the stored image lies on its left side
     grey.transpose(Image.Transpose.ROTATE_90).save(here / "camera.png", exif=exif)
     assert predict(runs(task), "upright.png", "camera.png", "--out=out") == 0
     drawings = [opened(here / "out" / name) for name in ("upright.png", "camera.png")]
@@ -373,17 +373,17 @@ def test_the_same_pictures_give_the_same_files(runs, here):
 
 def test_what_cannot_be_read_is_told_and_the_others_go_on(runs, here, capsys):
     blank("in/a.png", "in/c.png")
-    Path("in/b.jpg").write_bytes(b"no picture")
+    Path("in/b.jpg").write_bytes(b"no image")
     assert predict(runs("classification"), "in", "--out=out") == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith("coc: left out in/b.jpg: not a readable picture")
-    assert lines[1] == "coc: 1 of 3 pictures failed: in/b.jpg; the others are in out"
+    assert lines[0].startswith("coc: left out in/b.jpg: not a readable image")
+    assert lines[1] == "coc: 1 of 3 images failed: in/b.jpg; the others are in out"
     found = told(here / "out")
     assert [(one["id"], one["file_name"]) for one in found["images"]] == [(1, "in/a.png"), (3, "in/c.png")]
     (failed,) = found["failed"]
     assert failed["file_name"] == "in/b.jpg"
-    assert failed["reason"].startswith("not a readable picture")
+    assert failed["reason"].startswith("not a readable image")
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.png", "c.png", "predictions.json"]
 
 
@@ -424,7 +424,7 @@ def test_a_picture_that_the_network_cannot_take_is_told(here, monkeypatch, capsy
     reasons = {one["file_name"]: one["reason"] for one in told(here / "out")["failed"]}
     assert list(reasons) == ["in/3.png", "in/5.png", "in/6.png"]
     assert "(Input width (6) doesn't match model (4).)" in reasons["in/6.png"]
-    assert reasons["in/5.png"] == "the network puts out what is no number for this picture"
+    assert reasons["in/5.png"] == "the network puts out what is no number for this image"
 
 
 @pytest.mark.parametrize(("shorter", "resized"), [(56, None), (57, [28, 56]), (560, [28, 56])])
@@ -470,7 +470,7 @@ def test_the_data_set_and_the_first_weights_need_not_be_there(runs, here):
 def test_files_folders_and_patterns_sorted_and_each_once(here):
     blank("b/2.png", "b/1.PNG", "b/deep/3.jpg", "b/.hidden/4.png", "b/._1.png", "a.tif", "odd[1].png", "other.xyz")
     blank("b/__MACOSX/5.png", "b/deep/@eaDir/6.jpg")
-    Path("b/notes.txt").write_text("no picture")
+    Path("b/notes.txt").write_text("no image")
 
     def found(*given, out="out"):
         return [path.as_posix() for path in find_pictures(given, Path(out))]
@@ -527,7 +527,7 @@ def test_a_picture_is_never_written_over(runs, here, capsys):
     blank("in/a.png")
     before = Path("in/a.png").read_bytes()
     assert predict(runs("classification"), "in/a.png", "--out=in") == 2
-    assert "--out: a result would take the place of the picture in/a.png" in capsys.readouterr().err
+    assert "--out: a result would take the place of the image in/a.png" in capsys.readouterr().err
     assert Path("in/a.png").read_bytes() == before
     Image.new("L", (3, 3)).save("in/b.bmp")
     for _ in range(2):  # takes nothing's place, but that of what was drawn before
@@ -535,15 +535,15 @@ def test_a_picture_is_never_written_over(runs, here, capsys):
     capsys.readouterr()
     Image.new("L", (3, 3)).save("in/a.bmp")  # a.png lies beside it, and is not asked about
     assert predict(runs("classification"), "in/a.bmp", "--out=in") == 2
-    assert "--out: a result would take the place of the picture in/a.png" in capsys.readouterr().err
+    assert "--out: a result would take the place of the image in/a.png" in capsys.readouterr().err
     assert Path("in/a.png").read_bytes() == before
 
 
 MISTAKES = [
     (["nowhere", "a.png"], "nowhere holds no finished run, there is no results.json, model.safetensors"),
-    (["RUN", "b.png"], "b.png: no such picture, and no pattern of any"),
-    (["RUN", "a.png", "*.jpg"], "*.jpg: no such picture, and no pattern of any"),
-    (["RUN", "empty"], "empty: no pictures in this folder"),
+    (["RUN", "b.png"], "b.png: no such image, and no pattern of any"),
+    (["RUN", "a.png", "*.jpg"], "*.jpg: no such image, and no pattern of any"),
+    (["RUN", "empty"], "empty: no images in this folder"),
     (["RUN", "a.png", "--score=2"], "--score must be from 0 to 1, got 2.0"),
     (["RUN", "a.png", "--top=0"], "--top must be at least 1, got 0"),
     (["RUN", "a.png", "--out=a.png"], "a.png: no results can be written there"),

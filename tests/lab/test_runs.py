@@ -154,7 +154,7 @@ def test_a_network_that_only_evaluation_breaks_is_told(tmp_path, monkeypatch, ca
 
 
 def test_the_best_epoch_is_the_one_whose_network_is_kept(tmp_path, trained):
-    """Killed behind an epoch that was the best, and gone on with, another epoch may become the best in the history."""
+    """Killed behind an epoch that was the best, and resumed, another epoch may become the best in the history."""
     run = tmp_path / "run"
     trained(CLASSIFY, run)
     history = results(run)["history"]

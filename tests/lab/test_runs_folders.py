@@ -61,14 +61,14 @@ def test_a_finished_run_without_its_checkpoint_is_not_trained_anew(tmp_path, cap
     before = results(tmp_path / "run")
     (tmp_path / "run" / "last.ckpt").unlink()
     assert fit([*CLASSIFY, "--training.epochs=1", "--resume"], tmp_path / "run") == 2
-    assert "holds a finished run without last.ckpt, there is nothing to go on with" in capsys.readouterr().err
+    assert "holds a finished run without last.ckpt, there is nothing to resume" in capsys.readouterr().err
     assert results(tmp_path / "run") == before
 
 
 def test_a_finished_run_is_not_run_over(tmp_path, capsys, trained):
     trained([*CLASSIFY, "--training.epochs=1"], tmp_path / "run")
     assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 2
-    assert "holds a run already: go on with it by --resume, or choose another --out" in capsys.readouterr().err
+    assert "holds a run already: resume it by --resume, or choose another --out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -111,7 +111,7 @@ def test_a_run_that_today_would_be_refused_is_gone_on_with_evaluated_and_asked(t
 
 def test_a_start_that_failed_does_not_block_its_folder(tmp_path, capsys):
     assert fit([*CLASSIFY, "--training.batch=100"], tmp_path / "run") == 2
-    assert "training.batch must be at most the number of training pictures, 96" in capsys.readouterr().err
+    assert "training.batch must be at most the number of training images, 96" in capsys.readouterr().err
     assert fit([*CLASSIFY, "--training.epochs=1"], tmp_path / "run") == 0
 
 
@@ -121,7 +121,7 @@ def test_a_run_of_another_recipe_is_not_gone_on_with(tmp_path, capsys, trained):
     message = "holds a run of another recipe: training.lr=0.1 there, 0.5 here"
     assert message in capsys.readouterr().err
     assert fit([*CLASSIFY, "--training.epochs=1", "--training.lr=0.5"], tmp_path / "run") == 2
-    assert message in capsys.readouterr().err, "it could not be gone on with either"
+    assert message in capsys.readouterr().err, "it could not be resumed either"
 
 
 def image_folder(root, classes):
@@ -140,7 +140,7 @@ def image_folder(root, classes):
 
 
 def test_classes_of_other_names_are_not_taken_for_those_that_were_learnt(tmp_path, capsys):
-    """On pictures of several sizes, which are evaluated as they are."""
+    """On images of several sizes, which are evaluated as they are."""
     recipe = [*CLASSIFY, "--training.batch=8", "--data.train_split=train"]
     own = image_folder(tmp_path / "own", ["ant", "bee"])
     assert fit([*recipe, *own, "--training.epochs=1"], tmp_path / "run") == 0

@@ -105,7 +105,7 @@ def by_slurm(arguments, out, places=(None, None)):
 def test_two_processes_train_as_one_does(recipe, limit, launch, squares, tmp_path, capsys):
     """With the same global batch and without batch norm: only the order of sums differs.
 
-    An odd number of pictures, that a sampler which pads would round up. Mask R-CNN draws the boxes that it learns from
+    An odd number of images, that a sampler which pads would round up. Mask R-CNN draws the boxes that it learns from
     at random in every process, so its two cannot equal one.
     """
     # So many steps let rounding grow, and a box may cross a threshold of overlap.
@@ -216,5 +216,5 @@ def test_more_processes_than_pictures_are_refused_before_training(split):
     data.setup("fit")
     part = getattr(data.sets, split)
     part.split = Subset(part.split, range(19))
-    with pytest.raises(ConfigError, match="19 pictures are too few to be evaluated by 20 processes"):
+    with pytest.raises(ConfigError, match="19 images are too few to be evaluated by 20 processes"):
         data.setup("fit")

@@ -33,7 +33,7 @@ MISTAKES = [
             "--model.backbone=vit_tiny_patch16_224",
             *["--model.small_images=false", "--model.options={}"],
         ],
-        "the network cannot take pictures of 28×28 pixels (Input height (28) doesn't match model (224).). Their size",
+        "the network cannot take images of 28×28 pixels (Input height (28) doesn't match model (224).). Their size",
     ),
     (
         [
@@ -42,17 +42,17 @@ MISTAKES = [
             "--model.backbone=torchvision/vgg11",
             *["--data.crop=[16,16]", "--model.small_images=false", "--model.options={}"],
         ],
-        "the network cannot take pictures of 16×16 pixels (",
+        "the network cannot take images of 16×16 pixels (",
     ),
     (
         ["fit", "digits-resnet18", "--model.weights=timm", "--model.small_images=false", "--model.options={}"],
-        "have learnt from pictures of another normalisation; give --data.mean='[0.485, 0.456, 0.406]' --data.std='[",
+        "have learnt from images of another normalisation; give --data.mean='[0.485, 0.456, 0.406]' --data.std='[",
     ),
     (["fit", "digits-resnet18", "--model.backbone=resnet19"], "resnet"),
     (["fit", "digits-resnet18", "--training.batch=5000"], "training.batch"),
     (
         ["fit", "digits-resnet18", "--model.small_images=false", "--model.options={}", "--training.batch=1"],
-        "training.batch: the network cannot learn from one picture of 28×28 pixels at a time",
+        "training.batch: the network cannot learn from one image of 28×28 pixels at a time",
     ),
     (
         [
@@ -125,7 +125,7 @@ def test_of_the_folders_of_a_refused_run_those_are_removed_that_it_has_made_and_
     (tmp_path / "kept/by/its/files/notes.txt").touch()
     for out in ("kept/by/its/files", "kept/empty", "kept/empty/new/one", "new"):
         assert fit(refused, tmp_path / out) == 2
-        assert "training.batch must be at most the number of training pictures, 96" in capsys.readouterr().err
+        assert "training.batch must be at most the number of training images, 96" in capsys.readouterr().err
     assert (tmp_path / "kept/by/its/files/notes.txt").is_file()
     assert {path.name for path in (tmp_path / "kept/empty").iterdir()} <= {".lock"}
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
@@ -182,7 +182,7 @@ def test_a_run_that_was_given_a_folder_for_built_in_data_goes_on(tmp_path, capsy
 
 
 def test_a_network_of_one_size_is_refused_for_files_of_any(tmp_path, capsys):
-    """The first picture fits, others may not: known only after an epoch, if it were tried."""
+    """The first image fits, others may not: known only after an epoch, if it were tried."""
     for split in ("train", "val"):
         for name in "ab":
             (tmp_path / "pictures" / split / name).mkdir(parents=True)
@@ -192,7 +192,7 @@ def test_a_network_of_one_size_is_refused_for_files_of_any(tmp_path, capsys):
     options += ["--data.crop=[32,32]", "--data.eval_resize=32", "--training.batch=2"]
     assert fit(["digits-resnet18", *options], tmp_path / "run") == 2
     told = capsys.readouterr().err
-    assert "cannot take pictures of 33×33 pixels" in told
+    assert "cannot take images of 33×33 pixels" in told
     assert "without data.eval_crop it is that of each file" in told
     options += ["--training.warmup_steps=0"]
     assert fit(["digits-resnet18", *options, "--data.eval_crop=32", "--training.epochs=1"], tmp_path / "run") == 0

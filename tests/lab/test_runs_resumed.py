@@ -1,4 +1,4 @@
-"""Runs that are killed, interrupted or fail, and what is gone on with, and from where."""
+"""Runs that are killed, interrupted or fail, and what is resumed, and from where."""
 
 import os
 import random
@@ -19,7 +19,7 @@ from convofconv.lab.training.run_checkpoints import AtomicCheckpoints
 
 
 def kill_at(arguments, out, moment):
-    """Start or go on with a run, and kill it when ``moment()`` is true."""
+    """Start or resume a run, and kill it when ``moment()`` is true."""
     process = subprocess.Popen(
         [*command(arguments, out), "--resume"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -137,7 +137,7 @@ def test_unknown_studies_and_budgets_are_named(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_built_in_study_has_possible_recipes(path, tmp_path, monkeypatch):
-    """Every cell of every budget is a recipe that can be built, but for data and backbones that are not here."""
+    """Every cell of every budget is a recipe that can be built, except for data and backbones that are not here."""
     monkeypatch.setattr(Path, "is_dir", lambda self: True)
     written = yaml.safe_load(path.read_text())
     for budget in written["budgets"]:

@@ -120,7 +120,7 @@ def test_a_worker_that_always_dies_is_a_failed_run(tmp_path, monkeypatch):
 def test_the_reason_of_an_earlier_failure_is_not_taken_for_that_of_a_retry(tmp_path, monkeypatch):
     _stub_run(tmp_path, monkeypatch, RuntimeError("no"))
     run_job(tmp_path / "run")
-    (tmp_path / "run/last.ckpt").touch()  # it had come far, so that it is gone on with
+    (tmp_path / "run/last.ckpt").touch()  # it had come far, so that it is resumed
     write_job(tmp_path / "run", plan(tiny_study(tmp_path), [])[0].build_recipe(tmp_path / "runs"), code_identity(), ())
     assert outcome(tmp_path / "run") is None
 

@@ -33,7 +33,7 @@ def test_top1_and_top5_by_hand():
     for row, guesses in enumerate(order):
         logits[row, guesses] = torch.arange(6.0, 0.0, -1.0)
     metrics = ClassificationMetrics(6)
-    metrics.update(logits[:1], torch.tensor([0]))  # batches of different sizes count by their pictures
+    metrics.update(logits[:1], torch.tensor([0]))  # batches of different sizes count by their images
     metrics.update(logits[1:], torch.tensor([0, 0, 0]))
     assert metrics.compute() == {"top1": 25.0, "top5": 75.0}
 
@@ -76,7 +76,7 @@ def test_a_mean_over_classes_in_no_mask_is_left_out(prediction):
 
 
 def test_scores_do_not_depend_on_what_pictures_are_evaluated_together():
-    """A network sees what a picture is padded with, so that none may be."""
+    """A network sees what an image is padded with, so that none may be."""
     torch.manual_seed(0)
     sizes = [(9, 14), (14, 9), (9, 14), (11, 11), (30, 12)]
     pictures = [(torch.randn(3, *size), torch.randint(0, 4, size)) for size in sizes]

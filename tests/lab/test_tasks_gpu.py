@@ -1,4 +1,4 @@
-"""Runs on a GPU: every task trains, folds, evaluates, is gone on with and predicts there."""
+"""Runs on a GPU: every task trains, folds, evaluates, is resumed and predicts there."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_every_task_trains_folds_and_evaluates(task, precision, squares, tmp_pat
 
 @tasks
 def test_a_resumed_run_does_what_is_left(task, squares, tmp_path, monkeypatch):
-    """To the same losses as a whole run, but for the order in which GPUs add up."""
+    """To the same losses as a whole run, except for the order in which GPUs add up."""
     arguments = [*recipe(task, squares), "--training.checkpoint_steps=1", "--data.limit=32", "--training.ema=0.9"]
     assert fit(arguments, tmp_path / "whole") == 0
     honest, seen = Training.training_step, []

@@ -23,7 +23,7 @@ def _run_options(parser: ArgumentParser) -> None:
 
 def _fit_options(parser: ArgumentParser) -> None:
     _run_options(parser)
-    parser.add_argument("--resume", action="store_true", help="go on with the run in the folder, if there is one")
+    parser.add_argument("--resume", action="store_true", help="resume the run in the folder, if there is one")
     parser.add_argument("--profile", action="store_true", help="measure loader and network, and train nothing")
 
 
@@ -79,9 +79,9 @@ coc fit RECIPE [--method METHOD] [--SECTION.KEY VALUE ...]
 coc fit RUN --resume
 
 Train with the recipe's settings, keep the best epoch, fold it into plain convs, check that it computes the same, and
-evaluate it again. RECIPE is a name from `coc recipes` or a YAML file; every value of it can be overruled. The folder of
-the run gets model.safetensors (plain convs), converted.safetensors (with kernel maps), results.json, metrics.csv,
-curves.png, log.txt (what is printed), TensorBoard logs and the checkpoints that --resume goes on from, after a kill at
+evaluate it again. RECIPE is a name from `coc recipes` or a YAML file; every value of it can be overridden. The folder
+of the run gets model.safetensors (plain convs), converted.safetensors (with kernel maps), results.json, metrics.csv,
+curves.png, log.txt (what is printed), TensorBoard logs and the checkpoints that --resume starts from, after a kill at
 any moment. The folder of a run, RUN, in place of a recipe stands for the recipe that it was started with, overridden
 values included.
 
@@ -100,7 +100,7 @@ examples:
 coc validate RUN [--data.root DIR] [--machine.KEY VALUE ...]
 coc validate RECIPE [--method METHOD] [--SECTION.KEY VALUE ...] [--out DIR]
 
-RUN is the folder of a finished run. A recipe with the method and all values that were overruled finds the same run.
+RUN is the folder of a finished run. A recipe with the method and all values that were overridden finds the same run.
 
 examples:
   coc validate runs/digits-resnet18-coc-seed0
@@ -114,7 +114,7 @@ examples:
 coc test RUN [--data.root DIR] [--machine.KEY VALUE ...]
 coc test RECIPE [--method METHOD] [--SECTION.KEY VALUE ...] [--out DIR]
 
-RUN is the folder of a finished run. A recipe with the method and all values that were overruled finds the same run.
+RUN is the folder of a finished run. A recipe with the method and all values that were overridden finds the same run.
 
 examples:
   coc test runs/digits-resnet18-coc-seed0
@@ -133,13 +133,13 @@ example:
         _recipes,
     ),
     "predict": Command(
-        "ask the network of a finished run about pictures",
+        "ask the network of a finished run about images",
         """\
 coc predict RUN IMAGES... [--out DIR]
 
-Ask the folded network of a finished run about pictures, print and draw the answers, and write them down as JSON: the
+Ask the folded network of a finished run about images, print and draw the answers, and write them down as JSON: the
 likeliest classes, the class of every pixel, or the objects with their boxes and masks. The data set need not be there.
-IMAGES are files, folders with all that is in and below them, and patterns like "photos/**/*.jpg". A picture that cannot
+IMAGES are files, folders with all that is in and below them, and patterns like "photos/**/*.jpg". An image that cannot
 be read is reported and left out; the exit code is then 2.
 
 examples:

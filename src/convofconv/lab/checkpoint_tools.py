@@ -111,7 +111,7 @@ class _Network:
 
     Args:
         name: for messages.
-        build: makes it with random weights, plain but for CoC layers.
+        build: makes it with random weights, plain except for CoC layers.
         shape: of an input that it takes.
         hint: what to do where a checkpoint does not fit.
         chosen: whether it was not said which files it is loaded from.

@@ -52,7 +52,7 @@ class KernelLayerNorm(KernelMap):
     ) -> None:
         super().__init__()
         self.eps = eps
-        # As many axes as the weight: Module.to(memory_format=...) takes four for a picture's and five for a video's.
+        # As many axes as the weight: Module.to(memory_format=...) takes four for an image's and five for a video's.
         shape = (1, *kernel_shape)
         self.norm_weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.norm_bias = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))

@@ -184,7 +184,7 @@ class SpatialAssociation(KernelMap):
         return kernels
 
     def _switches(self) -> list[nn.Parameter]:
-        """What makes α the identity, given the skip, when it is zero; but for the norm's, the last of a stack."""
+        """What makes α the identity, given the skip, when it is zero; except for the norm's, the last of a stack."""
         if self.norm_weight is not None and self.norm_bias is not None:
             return [self.norm_weight, self.norm_bias]
         return [self.super_kernel if self.gain is None else self.gain]

@@ -46,7 +46,7 @@ def convert(model: ModelT, method: Method = "coc", config: Configs = "poster", w
             :class:`KernelMap` subclasses, applied in the order given.
         config: hyper-parameters of the association, or ``"poster"``, ``"released"``, ``"lightweight"``; or a mapping
             from name patterns to these, of which the first that matches counts.
-        where: which convs to convert. By default every one whose kernel is not 1×1, but for the prediction layers of
+        where: which convs to convert. By default every one whose kernel is not 1×1, except for the prediction layers of
             detectors. Otherwise a :class:`Selection` (by kind and name), name patterns with ``*`` (``"layer4.*"``, or
             several of them), or a function of ``(name, module)``; the latter two take convs of any kind, 1×1 ones too.
 

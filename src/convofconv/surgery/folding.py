@@ -28,7 +28,7 @@ def reparameterize(model: ModelT, inplace: bool = False, where: Where | None = N
 
     Args:
         model: a converted model, not wrapped or compiled.
-        inplace: fold ``model`` itself; its parameters keep their identity, so an optimizer goes on with them. Otherwise
+        inplace: fold ``model`` itself; its parameters keep their identity, so an optimizer trains them on. Otherwise
             a copy is folded and the original can be trained on.
         where: which converted convs to fold, as in :func:`convert`; by default all of them.
 

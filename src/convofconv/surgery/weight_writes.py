@@ -90,7 +90,7 @@ def _written_by_forward(module: nn.Module) -> dict[nn.Module, set[str]]:
         function, owner = _member(type(module).__mro__, "forward")
         search.follow(function, [module], owner=owner)
     if module in search.detached and module not in search.found:
-        # Past autograd, which would refuse: of no use to a conv's own forward but for writing, in whatever way.
+        # Past autograd, which would refuse: of no use to a conv's own forward except for writing, in whatever way.
         search.found[module].add("weight.data")
     return search.found
 

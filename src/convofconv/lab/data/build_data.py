@@ -22,7 +22,7 @@ from .objects import collate_objects, orientations
 from .splits import Split, read_split
 from .transforms import Transform, evaluation_transform
 
-#: A picture ``(3, h, w)``, and its label, its mask ``(h, w)`` of int64, or its objects; normalised but for detectors.
+#: An image ``(3, h, w)``, and its label, its mask ``(h, w)`` of int64, or its objects; normalised except for detectors.
 Item = tuple[Tensor, Any]
 
 
@@ -36,7 +36,7 @@ class DataSets:
         test: by index.
         classes: names.
         collate: makes a batch.
-        groups: a number per training picture; those of a batch should be of one group.
+        groups: a number per training image; those of a batch should be of one group.
         categories: the data set's own number of every class, where it has numbers; ``None`` for the background.
     """
 
@@ -65,7 +65,7 @@ class EvaluationData:
 
 
 class TrainingSet(Dataset[Item]):
-    """Varied pictures by ``(epoch, index)``: the same key gives the same item in whatever process it is read."""
+    """Varied images by ``(epoch, index)``: the same key gives the same item in whatever process it is read."""
 
     def __init__(self, split: Split | TargetSplit, transform: Transform, seed: int) -> None:
         self.split, self.transform, self.seed = split, transform, seed
@@ -82,7 +82,7 @@ class TrainingSet(Dataset[Item]):
 
 
 class EvaluationSet(Dataset[Item]):
-    """Pictures by index, always the same."""
+    """Images by index, always the same."""
 
     def __init__(self, split: Split | TargetSplit, transform: Transform) -> None:
         self.split, self.transform = split, transform

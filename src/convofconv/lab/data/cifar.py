@@ -92,7 +92,7 @@ def _read_folder(name: str, folder: Path) -> Cifar:
     if len(found) < len(files):
         missing = [file for file in files if file not in found]
         warnings.warn(
-            f"{folder}: {listing(missing)} missing, training has the {len(train.labels)} pictures of the others",
+            f"{folder}: {listing(missing)} missing, training has the {len(train.labels)} images of the others",
             stacklevel=3,
         )
     return Cifar(classes, train, test)
@@ -104,7 +104,7 @@ def _batches(folder: Path, names: Sequence[str]) -> LabelledImages:
     labels = [int(label) for one in batches for label in one["labels" if "labels" in one else "fine_labels"]]
     images = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     if len(images) != len(labels):
-        raise ValueError(f"{len(images)} pictures and {len(labels)} labels in {', '.join(names)}")
+        raise ValueError(f"{len(images)} images and {len(labels)} labels in {', '.join(names)}")
     return LabelledImages(labels, functools.partial(_image, np.ascontiguousarray(images)))
 
 

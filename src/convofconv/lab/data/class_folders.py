@@ -17,22 +17,22 @@ from ...errors import ConfigError, listing
 from .labelled import LabelledImages
 from .visible import files_below, folders_in, is_hidden
 
-#: Where Tiny-ImageNet tells the classes of its validation pictures.
+#: Where Tiny-ImageNet tells the classes of its validation images.
 _ANNOTATIONS = "val_annotations.txt"
 
 
 def split_folder(train: Path, split: Path, size: int | None = None) -> tuple[tuple[str, ...], LabelledImages]:
-    """The classes, folders in ``train``, and the pictures in the folders of the same names in ``split``.
+    """The classes, folders in ``train``, and the images in the folders of the same names in ``split``.
 
     A class without a folder in a split other than the training split is fine, it is only never tested. A split may also
-    be a folder ``images`` with the class of each picture in ``val_annotations.txt``, as Tiny-ImageNet has it.
+    be a folder ``images`` with the class of each image in ``val_annotations.txt``, as Tiny-ImageNet has it.
 
     Raises:
         ConfigError: a class is empty in ``train`` or unknown there, or the split is empty.
     """
     classes = folders_in(train)
     if not classes:
-        raise ConfigError(f"{train}: no class folders; it needs a folder per class with pictures in it")
+        raise ConfigError(f"{train}: no class folders; it needs a folder per class with images in it")
     if (split / _ANNOTATIONS).is_file():
         return tuple(classes), _annotated(split, classes, size)
     if unknown := [name for name in folders_in(split) if name not in classes]:
@@ -44,7 +44,7 @@ def split_folder(train: Path, split: Path, size: int | None = None) -> tuple[tup
     if split == train:
         _refuse_empty(train, classes, pictures)
     if not pictures.labels:
-        raise ConfigError(f"{split}: no pictures; it needs a folder per class with pictures in it")
+        raise ConfigError(f"{split}: no images; it needs a folder per class with images in it")
     _report_left_out(split, files)
     return tuple(classes), pictures
 
@@ -59,9 +59,9 @@ def _annotated(split: Path, classes: Sequence[str], size: int | None) -> Labelle
         raise ConfigError(f"{listed}: {listing(dict.fromkeys(unknown))} not among the classes, the folders beside it")
     files = [split / "images" / row[0] for row in rows]
     if missing := [file for file in files if not file.is_file()]:
-        raise ConfigError(f"{listed}: pictures are missing, {listing(missing, 3)}")
+        raise ConfigError(f"{listed}: images are missing, {listing(missing, 3)}")
     if not files:
-        raise ConfigError(f"{listed}: names no pictures")
+        raise ConfigError(f"{listed}: names no images")
     return LabelledImages.in_files(files, [classes.index(row[1]) for row in rows], size)
 
 
@@ -119,6 +119,6 @@ def _refuse_empty(path: Path, classes: Sequence[str], pictures: LabelledImages) 
     found = set(pictures.labels)
     if empty := [name for i, name in enumerate(classes) if i not in found]:
         raise ConfigError(
-            f"{path}: no pictures in {listing(empty)}; fill or remove each such folder "
-            f"(pictures end in {', '.join(IMG_EXTENSIONS)})"
+            f"{path}: no images in {listing(empty)}; fill or remove each such folder "
+            f"(images end in {', '.join(IMG_EXTENSIONS)})"
         )

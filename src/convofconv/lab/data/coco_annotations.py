@@ -1,4 +1,4 @@
-"""COCO annotation files, all that is written in them checked before training starts; no picture is decoded for that.
+"""COCO annotation files, all that is written in them checked before training starts; no image is decoded for that.
 
 Source:
     https://cocodataset.org/#format-data
@@ -58,7 +58,7 @@ class _Columns:
 
 
 def read_coco(annotations: Path, pictures: Path, masks: bool = True) -> ObjectSplit:
-    """Read an annotation file and find its pictures.
+    """Read an annotation file and find its images.
 
     Labels count from 1 in the order of the category ids, which may have gaps. Boxes are cut off at the image's edges.
     Those that have no area then, and parts of masks with fewer than three corners, are counted and reported once, as a
@@ -79,7 +79,7 @@ def read_coco(annotations: Path, pictures: Path, masks: bool = True) -> ObjectSp
     images, categories, entries = (_entries(annotations, content, key) for key in _KEYS)
     found = {entry["id"]: _picture(annotations, pictures, entry) for entry in images}
     if missing := [picture.path for picture in found.values() if picture.path and not picture.path.is_file()]:
-        raise ConfigError(f"{annotations}: pictures are missing, {listing(missing)}; check the folder {pictures}")
+        raise ConfigError(f"{annotations}: images are missing, {listing(missing)}; check the folder {pictures}")
     labels = {number: label for label, number in enumerate(sorted(entry["id"] for entry in categories), start=1)}
     names = {labels[entry["id"]]: entry["name"] for entry in categories}
     columns, short = _columns(annotations, found, labels, entries, masks)
@@ -143,7 +143,7 @@ def _picture(file: Path, folder: Path, entry: dict[str, Any]) -> Picture:
 def _columns(
     file: Path, pictures: dict[int, Picture], labels: dict[int, int], entries: list[dict[str, Any]], masks: bool
 ) -> tuple[_Columns, list[int]]:
-    """The annotations, checked and sorted by picture; and ids of those whose masks are not whole."""
+    """The annotations, checked and sorted by image; and ids of those whose masks are not whole."""
     members: dict[int, list[dict[str, Any]]] = {number: [] for number in pictures}
     for entry in entries:
         where = f"{file}: annotation {entry['id']}"
@@ -202,7 +202,7 @@ def _report(columns: _Columns, owners: Sequence[Picture], short: Sequence[int]) 
         raise ConfigError(f"{columns.file}: {error}") from error
     if flat := ids[~have_area(within)].tolist():
         said.append(
-            f"{len(flat)} of {len(ids)} boxes have no area in their picture, training leaves them out (annotations "
+            f"{len(flat)} of {len(ids)} boxes have no area in their image, training leaves them out (annotations "
             f"{listing(flat)})"
         )
     if short:
@@ -232,8 +232,8 @@ def _read(columns: _Columns, picture: Picture) -> tuple[Image.Image, Objects]:
     image = open_annotated(picture.path, picture.width, picture.height)
     if image.size != (picture.width, picture.height):
         raise ConfigError(
-            f"{picture.path}: the picture is {image.width}×{image.height}, but image {picture.id} of {columns.file} is "
-            f"{picture.width}×{picture.height}; its boxes would not fit, use the picture that was annotated"
+            f"{picture.path}: the image is {image.width}×{image.height}, but image {picture.id} of {columns.file} is "
+            f"{picture.width}×{picture.height}; its boxes would not fit, use the image that was annotated"
         )
     start, end = columns.spans[picture.id]
     run_lengths = None

@@ -1,4 +1,4 @@
-"""Picture files to RGB and mask files to class numbers; whatever is wrong with a file is said with its name."""
+"""Image files to RGB and mask files to class numbers; whatever is wrong with a file is said with its name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Mask = NDArray[np.uint8]
 VOID = 255
 
 
-#: By EXIF orientation, what makes a picture upright.
+#: By EXIF orientation, what makes an image upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -35,7 +35,7 @@ _TURNS_BACK = {6: _TURNS[8], 8: _TURNS[6]}
 
 
 def open_picture(path: str | Path, size: int | None = None, upright: bool = False) -> Image.Image:
-    """Decode a picture of any mode to RGB.
+    """Decode an image of any mode to RGB.
 
     One of more than 8 bits goes from the darkest to the brightest of its own pixels: nothing says how many of 16 bits a
     camera used, and a microscope's 12 would be nearly black. Pixels that are no number are black. Colours of 16 bits
@@ -43,11 +43,11 @@ def open_picture(path: str | Path, size: int | None = None, upright: bool = Fals
 
     Args:
         path: the file.
-        size: the picture will be scaled down to about this size; a large JPEG is then decoded at a fraction of its own.
+        size: the image will be scaled down to about this size; a large JPEG is then decoded at a fraction of its own.
         upright: turn it as its EXIF orientation says; not where masks or boxes belong to the pixels as they are stored.
 
     Raises:
-        ConfigError: the file is no picture, or a broken one.
+        ConfigError: the file is no image, or a broken one.
     """
     try:
         with _open(path) as image:
@@ -61,7 +61,7 @@ def open_picture(path: str | Path, size: int | None = None, upright: bool = Fals
             rgb: Image.Image = image.convert("RGB")
             return rgb
     except Exception as error:  # Pillow's decoders raise nearly anything on broken files
-        raise ConfigError(f"{path}: not a readable picture, repair or remove it ({error})") from error
+        raise ConfigError(f"{path}: not a readable image, repair or remove it ({error})") from error
 
 
 @contextmanager
@@ -100,9 +100,9 @@ def _to_8_bits(values: NDArray[np.float64]) -> Image.Image:
 
 
 def open_annotated(path: Path, width: int, height: int) -> Image.Image:
-    """Decode a picture that has been annotated at a size.
+    """Decode an image that has been annotated at a size.
 
-    As it is stored, or upright as its EXIF orientation says if that alone gives the size: some tools show pictures one
+    As it is stored, or upright as its EXIF orientation says if that alone gives the size: some tools show images one
     way and some the other. Where both ways have the size nothing tells them apart.
     """
     stored = open_picture(path)
@@ -112,13 +112,13 @@ def open_annotated(path: Path, width: int, height: int) -> Image.Image:
 
 
 def open_mask(path: Path, classes: int) -> Mask:
-    """Decode a mask, a palette or grey picture of 8 bits, to class numbers; colours of a palette mean nothing.
+    """Decode a mask, a palette or grey image of 8 bits, to class numbers; colours of a palette mean nothing.
 
     Shape:
         ``(H, W)``
 
     Raises:
-        ConfigError: the file is no such picture, a broken one, or has a number that is neither a class nor void.
+        ConfigError: the file is no such image, a broken one, or has a number that is neither a class nor void.
     """
     try:
         with _open(path) as image:
@@ -126,7 +126,7 @@ def open_mask(path: Path, classes: int) -> Mask:
     except Exception as error:
         raise ConfigError(f"{path}: not a readable mask, repair or remove it ({error})") from error
     if mode not in ("P", "L"):
-        raise ConfigError(f"{path}: a mask is a palette or grey picture of 8 bits, mode P or L; this one is {mode}")
+        raise ConfigError(f"{path}: a mask is a palette or grey image of 8 bits, mode P or L; this one is {mode}")
     present = np.flatnonzero(np.bincount(mask.ravel(), minlength=VOID + 1))
     if unknown := [int(number) for number in present if classes <= number != VOID]:
         raise ConfigError(
@@ -160,7 +160,7 @@ def check_palettes(masks: Sequence[Path]) -> None:
 
 
 def open_pair(picture: Path, mask: Path, classes: int) -> tuple[Image.Image, Mask]:
-    """Decode a picture and its mask.
+    """Decode an image and its mask.
 
     Raises:
         ConfigError: one of them cannot be decoded, or they differ in size.
@@ -170,6 +170,6 @@ def open_pair(picture: Path, mask: Path, classes: int) -> tuple[Image.Image, Mas
     image = open_annotated(picture, width, height)
     if image.size != (width, height):
         raise ConfigError(
-            f"{mask}: the mask is {width}×{height} but its picture {picture} is {image.width}×{image.height}"
+            f"{mask}: the mask is {width}×{height} but its image {picture} is {image.width}×{image.height}"
         )
     return image, numbers

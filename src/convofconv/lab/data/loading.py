@@ -1,7 +1,7 @@
 """Loaders whose order depends on the seed and the epoch alone, and that go on in the middle of an epoch.
 
 A training set is asked for ``(epoch, index)``, so that its augmentation can be derived from both whatever process reads
-the picture. The order is drawn for the whole epoch and dealt out to all processes, so that several processes see
+the image. The order is drawn for the whole epoch and dealt out to all processes, so that several processes see
 together what one would see alone.
 """
 
@@ -38,21 +38,21 @@ def seed_of(*numbers: int) -> int:
 
 
 class TrainingOrder(Sampler[list[tuple[int, int]]]):
-    """Batches of one process: its share of the pictures of every step, of a shuffled epoch.
+    """Batches of one process: its share of the images of every step, of a shuffled epoch.
 
     What is left over at the end of an epoch, too little for a step, is left out.
 
     Args:
-        length: pictures in the training set.
-        batch: pictures per batch of this process.
+        length: images in the training set.
+        batch: images per batch of this process.
         seed: of the order.
         rank: number of this process.
         world: number of processes.
-        groups: a number per picture; a step's pictures are of one group, but for a few of what is left over at the end.
+        groups: a number per image; a step's images are of one group, except for a few of what is left over at the end.
         accumulate: batches per step.
 
     Raises:
-        ConfigError: there are fewer pictures than in one step.
+        ConfigError: there are fewer images than in one step.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
         self.step = batch * world * accumulate
         if length < self.step:
             raise ConfigError(
-                f"training.batch must be at most the number of training pictures, {length}; got {self.step}"
+                f"training.batch must be at most the number of training images, {length}; got {self.step}"
             )
         self.length, self.batch, self.seed, self.rank, self.world = length, batch, seed, rank, world
         self.accumulate = accumulate
@@ -93,7 +93,7 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
                 yield mine[first : first + self.batch]
 
     def _steps(self) -> Iterator[list[int]]:
-        """The epoch's shuffled pictures, every group gathered until it fills a step."""
+        """The epoch's shuffled images, every group gathered until it fills a step."""
         generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
         gathered: dict[int, list[int]] = {group: [] for group in sorted(set(self.groups))}
         for index in torch.randperm(self.length, generator=generator).tolist():
@@ -125,7 +125,7 @@ class _Batches(Dataset[Any]):
 
 
 class Loader(DataLoader[Any]):
-    """A loader that raises what is wrong with a picture as it was said, also where a worker process reads it.
+    """A loader that raises what is wrong with an image as it was said, also where a worker process reads it.
 
     Torch would raise an error of a worker with that process's traceback as its message.
     """
@@ -192,7 +192,7 @@ def evaluation_loader(
 ) -> Loader:
     """Loader of this process's share of an evaluation set; gives lists of batches, see :func:`collate_by_size`."""
     assert isinstance(dataset, Sized)
-    # Every picture exactly once over all processes, also where their number is no multiple of theirs.
+    # Every image exactly once over all processes, also where their number is no multiple of theirs.
     order = range(rank, len(dataset), world)
     by_size = functools.partial(collate_by_size, collate)
     stay = workers > 0  # from epoch to epoch
@@ -202,9 +202,9 @@ def evaluation_loader(
 
 
 def collate_by_size(collate: Collate, items: Sequence[Sequence[Any]]) -> list[Any]:
-    """A batch for every size of picture among the items.
+    """A batch for every size of image among the items.
 
-    Padded to one size, pictures would be scored by what else is in their batch: a network sees the padding.
+    Padded to one size, images would be scored by what else is in their batch: a network sees the padding.
     """
     alike: dict[Any, list[Any]] = {}
     for item in items:

@@ -15,14 +15,14 @@ from .splits import evenly
 
 @dataclasses.dataclass(frozen=True)
 class ObjectSplit:
-    """Pictures and their objects, by number.
+    """Images and their objects, by number.
 
     Args:
         classes: what the labels mean, the background first.
         categories: what the data set itself calls every label, the ids of a COCO file for example.
         pictures: those that belong to the split.
-        read: decodes a picture and gives its objects.
-        empty: ids of pictures in which there is nothing to learn from.
+        read: decodes an image and gives its objects.
+        empty: ids of images in which there is nothing to learn from.
     """
 
     classes: tuple[str, ...]
@@ -40,7 +40,7 @@ class ObjectSplit:
 
 @dataclasses.dataclass(frozen=True)
 class TargetSplit:
-    """A split as detectors take it: pictures and targets, to train with or to evaluate by."""
+    """A split as detectors take it: images and targets, to train with or to evaluate by."""
 
     split: ObjectSplit
     training: bool
@@ -75,9 +75,9 @@ def read_objects(recipe: DataRecipe, split: str, target: str) -> ObjectSplit:
 
 
 def with_objects(split: ObjectSplit, name: str) -> ObjectSplit:
-    """Only the pictures with something to learn from.
+    """Only the images with something to learn from.
 
-    A picture without would drown the others: RetinaNet's loss is a mean over every picture's own objects.
+    An image without would drown the others: RetinaNet's loss is a mean over every image's own objects.
 
     Raises:
         ConfigError: there is none.
@@ -87,15 +87,15 @@ def with_objects(split: ObjectSplit, name: str) -> ObjectSplit:
     """
     pictures = tuple(picture for picture in split.pictures if picture.id not in split.empty)
     if not pictures:
-        raise ConfigError(f"the {len(split)} pictures of the split {name} have no objects to learn from")
+        raise ConfigError(f"the {len(split)} images of the split {name} have no objects to learn from")
     return dataclasses.replace(split, pictures=pictures)
 
 
 def check_has_objects(split: ObjectSplit, name: str) -> None:
-    """Refuse a split in which there is nothing to find; reads pictures up to the first with an object.
+    """Refuse a split in which there is nothing to find; reads images up to the first with an object.
 
     Raises:
         ConfigError: it has crowds at most.
     """
     if all(split[number][1].crowd.all() for number in range(len(split))):
-        raise ConfigError(f"the {len(split)} pictures of the split {name} have no objects but crowds at most")
+        raise ConfigError(f"the {len(split)} images of the split {name} have no objects but crowds at most")

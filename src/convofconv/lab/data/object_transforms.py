@@ -1,4 +1,4 @@
-"""How pictures with objects are varied for training; boxes, masks and what belongs to them stay in step."""
+"""How images with objects are varied for training; boxes, masks and what belongs to them stay in step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def training_transform(
     Args:
         shorter: lengths of the shorter side to choose from.
         longest: of the longer side, which wins over ``shorter``; ``None`` for no limit.
-        flip: mirror half of the pictures.
+        flip: mirror half of the images.
         mask_resize: how masks are resized, as in a recipe.
 
     Source:
@@ -41,7 +41,7 @@ def training_transform(
 
 
 def evaluation_transform() -> Transform:
-    """As they are: detectors resize by themselves when they evaluate, and answer in the picture's own pixels."""
+    """As they are: detectors resize by themselves when they evaluate, and answer in the image's own pixels."""
     return _prepared([])
 
 

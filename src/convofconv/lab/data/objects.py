@@ -1,4 +1,4 @@
-"""Pictures with objects in them, boxed, labelled and masked, and the target dictionaries that detectors take.
+"""Images with objects in them, boxed, labelled and masked, and the target dictionaries that detectors take.
 
 Masks are kept as run lengths and decoded only when they are asked for.
 """
@@ -24,7 +24,7 @@ Target = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture before it is decoded; scenes that are drawn have no path."""
+    """An image before it is decoded; scenes that are drawn have no path."""
 
     id: int
     width: int
@@ -34,7 +34,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Objects:
-    """What is in a picture; ``run_lengths`` is ``None`` for data that has boxes alone.
+    """What is in an image; ``run_lengths`` is ``None`` for data that has boxes alone.
 
     Shape:
         - boxes: ``(N, 4)``, left, top, right, bottom, within the image; a broken one may be without area
@@ -138,13 +138,13 @@ def evaluation_target(objects: Objects) -> Target:
 
 
 def collate_objects(items: Iterable[tuple[Any, Target]]) -> tuple[list[Any], list[Target]]:
-    """Pictures and targets of a batch as two lists, for detectors take pictures of different sizes."""
+    """Images and targets of a batch as two lists, for detectors take images of different sizes."""
     images, targets = zip(*items, strict=True)
     return list(images), list(targets)
 
 
 def orientations(pictures: Iterable[Picture]) -> list[int]:
-    """1 for pictures wider than high, 0 for others: batches of one kind are padded least.
+    """1 for images wider than high, 0 for others: batches of one kind are padded least.
 
     Source:
         AspectRatioBatchSampler of mmdetection, aspect_ratio_grouping of detectron2

@@ -1,6 +1,6 @@
 """Scenes composed of handwritten digits on clutter, with exact masks, boxes and labels: real shapes, no download.
 
-Several digits of very different size, from small ones to such that nearly fill the picture, lie on a textured
+Several digits of very different size, from small ones to such that nearly fill the image, lie on a textured
 background among lines, blobs and scraps of other digits. What a scene shows depends on its seed alone.
 """
 
@@ -19,7 +19,7 @@ CLASSES = ("background", *"0123456789")
 #: Height and width of a scene.
 SIDE = 96
 
-_SMALLEST, _LARGEST = 0.15, 0.92  # longer side of a digit, as shares of the picture's side
+_SMALLEST, _LARGEST = 0.15, 0.92  # longer side of a digit, as shares of the image's side
 _MOST_DIGITS = 6
 _LEAST_SEEN = 0.75  # of every digit's pixels
 _LEAST_CONTRAST = 90  # distance of a digit's colour from the background's mean
@@ -28,7 +28,7 @@ _NOISE = 6
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """A picture and what is in it, from the largest digit to the smallest; masks are of what can be seen.
+    """An image and what is in it, from the largest digit to the smallest; masks are of what can be seen.
 
     Shape:
         - image: ``(size, size, 3)``
@@ -55,7 +55,7 @@ def compose_scene(glyphs: NDArray[np.uint8], digits: NDArray[np.int64], seed: in
         glyphs: handwritten digits to choose from, ``(n, 28, 28)``, bright on black.
         digits: what they show, ``(n,)``.
         seed: decides everything in the scene.
-        size: height and width of the picture.
+        size: height and width of the image.
     """
     rng = np.random.default_rng(seed)
     canvas = _background(rng, size)
@@ -96,7 +96,7 @@ def _scaled(glyph: NDArray[np.uint8], extent: float) -> NDArray[np.float64]:
 def _free_place(
     opacity: NDArray[np.float64], masks: list[NDArray[np.bool_]], areas: list[int], rng: np.random.Generator, size: int
 ) -> tuple[int, int] | None:
-    """Top and left of a place wholly in the picture that hides little of any digit there, if one is found soon."""
+    """Top and left of a place wholly in the image that hides little of any digit there, if one is found soon."""
     solid = opacity > 0.5
     height, width = solid.shape
     for _ in range(10):

@@ -19,7 +19,7 @@ Segment = tuple[NDArray[np.float64], ...] | RunLengths
 class Segments:
     """The masks of a file by number, in few pieces of memory.
 
-    For a million of Python's objects would be copied into every process that reads pictures, and are many times as
+    For a million of Python's objects would be copied into every process that reads images, and are many times as
     large as what is in them. A mask has one part, its run lengths, or one or more, its polygons.
     """
 
@@ -55,7 +55,7 @@ def parse_segment(segmentation: Any, picture: Picture) -> tuple[Segment, bool]:
         the mask, and whether all its parts have three corners; those that have not are left out.
 
     Raises:
-        ValueError: it is no mask, or not one of this picture; the message says what to do.
+        ValueError: it is no mask, or not one of this image; the message says what to do.
     """
     if isinstance(segmentation, dict):
         return _run_lengths(segmentation, picture), True
@@ -85,8 +85,8 @@ def _polygon(part: Any, picture: Picture) -> NDArray[np.float64]:
     # pycocotools walks along every edge step by step and takes memory for each.
     if not (np.abs(corners.reshape(-1, 2) - sides / 2) <= 1.5 * sides).all():
         raise ValueError(
-            f"a polygon reaches farther than a picture's side out of its picture, {picture.width}×{picture.height}; is "
-            "it of another picture?"
+            f"a polygon reaches farther than an image's side out of its image, {picture.width}×{picture.height}; is "
+            "it of another image?"
         )
     return corners.astype(np.float64)
 
@@ -96,8 +96,8 @@ def _run_lengths(segmentation: dict[str, Any], picture: Picture) -> RunLengths:
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if size != [picture.height, picture.width]:
         raise ValueError(
-            f"the size of its mask is {size!r} (height, width), of its picture {[picture.height, picture.width]}; "
-            "mask and picture must have the same"
+            f"the size of its mask is {size!r} (height, width), of its image {[picture.height, picture.width]}; "
+            "mask and image must have the same"
         )
     try:
         runs = _runs(counts) if isinstance(counts, str) else np.array(counts, np.int64)
@@ -105,7 +105,7 @@ def _run_lengths(segmentation: dict[str, Any], picture: Picture) -> RunLengths:
         raise ValueError("counts of its mask are no run lengths; write the mask anew") from error
     if runs.ndim != 1 or (runs < 0).any() or runs.sum() != picture.height * picture.width:
         raise ValueError(
-            f"the run lengths of its mask are of {runs.sum()} pixels, its picture has "
+            f"the run lengths of its mask are of {runs.sum()} pixels, its image has "
             f"{picture.height * picture.width}; write the mask anew"
         )
     if isinstance(counts, str):

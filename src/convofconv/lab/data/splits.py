@@ -59,7 +59,7 @@ def read_split(recipe: DataRecipe, split: str, target: str) -> Split:
             f"({listing(found.classes)}); got {recipe.classes}"
         )
     if not found.order:
-        raise ConfigError(f"{recipe.root}: no pictures in the split {split}")
+        raise ConfigError(f"{recipe.root}: no images in the split {split}")
     return dataclasses.replace(found, order=evenly(found.order, recipe.limit))
 
 

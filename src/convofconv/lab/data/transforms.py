@@ -1,4 +1,4 @@
-"""How pictures are varied for training and prepared for evaluation, together with their masks where there are any."""
+"""How images are varied for training and prepared for evaluation, together with their masks where there are any."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class RandomResize(nn.Module):
     """Resize to a shorter side, times a random factor; masks by their nearest pixels.
 
     Args:
-        shorter: length of the shorter side; 0 for a picture's own.
+        shorter: length of the shorter side; 0 for an image's own.
         scale: the factor is drawn evenly between these two.
     """
 
@@ -73,7 +73,7 @@ class RandomResize(nn.Module):
         self.shorter, self.scale = shorter, scale
 
     def forward(self, image: Tensor, target: Any) -> tuple[Tensor, Any]:
-        """Resize a picture, and its target if it is a mask."""
+        """Resize an image, and its target if it is a mask."""
         height, width = image.shape[-2:]
         factor = torch.empty(()).uniform_(*self.scale).item() * (self.shorter or min(height, width))
         # One pixel would be too small for torch, which stops with an internal error.
@@ -110,7 +110,7 @@ def training_transform(recipe: DataRecipe, outside: int | Sequence[int] = 0) -> 
 def evaluation_transform(recipe: DataRecipe) -> Transform:
     """Resizing, a centre crop where there is one, and normalisation.
 
-    A mask is resized with its picture, so that ``eval_resize`` also decides at what size segmentation is measured.
+    A mask is resized with its image, so that ``eval_resize`` also decides at what size segmentation is measured.
     """
     steps: list[Any] = [ResizeMasks(recipe.mask_resize)]
     if recipe.eval_resize:
@@ -121,7 +121,7 @@ def evaluation_transform(recipe: DataRecipe) -> Transform:
 
 
 def _photometric() -> list[Any]:
-    """Each of the four in every second picture, as strong as in SSD (without its swap of channels)."""
+    """Each of the four in every second image, as strong as in SSD (without its swap of channels)."""
     changes = ({"brightness": 0.125}, {"contrast": 0.5}, {"saturation": 0.5}, {"hue": 0.05})
     return [v2.RandomApply([v2.ColorJitter(**change)], p=0.5) for change in changes]
 

@@ -115,7 +115,7 @@ def _split(source: FoundImages, share: float, generator: torch.Generator) -> tup
     """Even orders of two parts of a pool: one to train on, and ``share`` of every class to test on."""
     counts = collections.Counter(source.train.labels)
     if single := [source.classes[label] for label, count in counts.items() if count < 2]:
-        raise ConfigError(f"a single picture of {listing(single)}: a class needs two at least, one of them for testing")
+        raise ConfigError(f"a single image of {listing(single)}: a class needs two at least, one of them for testing")
     testing = {label: max(1, round(share * count)) for label, count in counts.items()}
     ranked = _ranked(source.train.labels, generator)
     return [i for rank, label, i in ranked if rank >= testing[label]], [

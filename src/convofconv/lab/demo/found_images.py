@@ -50,7 +50,7 @@ def find_images(path: Path, size: int) -> FoundImages:
         ConfigError: it is missing or holds none of these, or a class or split is empty.
     """
     if not path.is_dir():
-        raise ConfigError(f"{path}: {'not a folder' if path.exists() else 'no such folder'}; give a folder of pictures")
+        raise ConfigError(f"{path}: {'not a folder' if path.exists() else 'no such folder'}; give a folder of images")
     for name in CIFAR:
         if cifar := find_cifar(path, name):
             return FoundImages(name, cifar.classes, cifar.train, cifar.test)
@@ -61,5 +61,5 @@ def find_images(path: Path, size: int) -> FoundImages:
         (classes, train), (_, val) = (split_folder(path / "train", path / split, size) for split in ("train", "val"))
         return FoundImages(name, classes, train, val)
     if not folders_in(path):
-        raise ConfigError(f"{path}: no class folders; put the pictures of each class into a folder of its own in there")
+        raise ConfigError(f"{path}: no class folders; put the images of each class into a folder of its own in there")
     return FoundImages(name, *split_folder(path, path, size))

@@ -1,4 +1,4 @@
-"""The folder of a run: its files, the recipe it was started with, and whether it may be gone on with."""
+"""The folder of a run: its files, the recipe it was started with, and whether it may be resumed."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class RunFolder:
 
     @property
     def curves(self) -> Path:
-        """The same as a picture."""
+        """The same as an image."""
         return self.path / "curves.png"
 
     @property
@@ -78,7 +78,7 @@ class RunFolder:
 
     @property
     def began(self) -> bool:
-        """Whether there is anything to go on with: what ended before its first checkpoint is no run."""
+        """Whether there is anything to resume: what ended before its first checkpoint is no run."""
         return self.recipe.exists() and (self.last.exists() or self.results.exists())
 
     @contextlib.contextmanager

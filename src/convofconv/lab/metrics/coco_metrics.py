@@ -1,6 +1,6 @@
 """COCO's figures for detection and instance segmentation, computed by pycocotools, over all processes of a run.
 
-Not by torchmetrics' MeanAveragePrecision: it hangs or loses masks where processes have different numbers of pictures,
+Not by torchmetrics' MeanAveragePrecision: it hangs or loses masks where processes have different numbers of images,
 and its float32 thresholds count an overlap of exactly 0.6, or a recall of 0.1, otherwise than COCO's evaluator.
 """
 
@@ -43,7 +43,7 @@ class DetectionMetrics(Metrics):
 
     A figure over no objects, APL where there are no large ones for example, is left out. Crowds are as in COCO:
     detections in them count neither as right nor as wrong. What is large is decided by an object's own area for truth,
-    by that of the box for detected boxes, by that of the mask for detected masks. A picture counts once however often
+    by that of the box for detected boxes, by that of the mask for detected masks. An image counts once however often
     it is given.
 
     Args:
@@ -52,7 +52,7 @@ class DetectionMetrics(Metrics):
         limit: detections of a class in an image that count, those with the highest scores; 0 for COCO's 100.
 
     Shape:
-        a detection and a target per picture, with the keys
+        a detection and a target per image, with the keys
 
         - boxes: ``(N, 4)``, left, top, right, bottom in the image's own pixels
         - bbox: ``(N, 4)``, in place of boxes where it is given: left, top, width, height, as a file has them
@@ -78,7 +78,7 @@ class DetectionMetrics(Metrics):
         """Percentages over everything counted.
 
         Raises:
-            ConfigError: there is no object to find in any picture.
+            ConfigError: there is no object to find in any image.
         """
         found, _ = self.evaluation.compute()
         return {name: value for figures, _ in found.values() for name, value in figures.items()}
@@ -138,7 +138,7 @@ class _Evaluation(Metric):
         pictures = {number: (truth, found) for number, truth, found in self.pictures}
         if not any(0 in truth.crowd for truth, _ in pictures.values()):
             raise ConfigError(
-                f"there is no AP, for the {len(pictures)} evaluated pictures have no objects but crowds at most; "
+                f"there is no AP, for the {len(pictures)} evaluated images have no objects but crowds at most; "
                 "evaluate a split with objects"
             )
         kinds = {"": "bbox", "mask_": "segm"} if self.masks else {"": "bbox"}

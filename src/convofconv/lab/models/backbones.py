@@ -118,7 +118,7 @@ def _check_has_weights(name: str) -> None:
 
 
 def check_normalisation(model: ModelRecipe, data: DataRecipe) -> None:
-    """Refuse pictures that are normalised otherwise than those which timm's weights have learnt from.
+    """Refuse images that are normalised otherwise than those which timm's weights have learnt from.
 
     Raises:
         ConfigError: the message has the values to put into the recipe; or timm knows no such weights.
@@ -135,6 +135,6 @@ def check_normalisation(model: ModelRecipe, data: DataRecipe) -> None:
     if max(abs(a - b) for a, b in zip(theirs, ours, strict=True)) > 0.01:
         mean, std = ("[" + ", ".join(map(str, values)) + "]" for values in (learnt.mean, learnt.std))
         raise ConfigError(
-            f"data.mean, data.std: timm's weights of {model.backbone} have learnt from pictures of another "
+            f"data.mean, data.std: timm's weights of {model.backbone} have learnt from images of another "
             f"normalisation; give --data.mean='{mean}' --data.std='{std}'"
         )

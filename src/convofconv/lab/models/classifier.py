@@ -112,7 +112,7 @@ def _check_is_classifier(model: str) -> None:
     from torchvision import models
 
     if model not in models.list_models(module=models):
-        raise ConfigError(f"model.backbone: torchvision/{model} is no classifier of pictures")
+        raise ConfigError(f"model.backbone: torchvision/{model} is no classifier of images")
 
 
 def _replace_stem(network: nn.Module, name: str) -> None:

@@ -76,11 +76,11 @@ class PyramidBackbone(nn.Module):
 
 
 class AntialiasedResizing(GeneralizedRCNNTransform):  # type: ignore[misc]
-    """torchvision's preparation of pictures and of answers, but for two things.
+    """torchvision's preparation of images and of answers, except for two things.
 
     What evaluation shrinks is smoothed as in training: torchvision's own leaves out pixels, so that a detector would
     meet noise that it has never learnt from. And masks are of bool, where the probability is above a half: those of a
-    hundred objects in a camera's picture would take ten GB as numbers.
+    hundred objects in a camera's image would take ten GB as numbers.
     """
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
@@ -110,13 +110,13 @@ class AntialiasedResizing(GeneralizedRCNNTransform):  # type: ignore[misc]
 class BeforeSelection(nn.Module):
     """Everything that a detector computes before it picks boxes: a rounding error can turn a choice, but not this.
 
-    The heads of Mask R-CNN are given the whole picture as their box.
+    The heads of Mask R-CNN are given the whole image as their box.
 
     Args:
         detector: a network of :func:`build_detector`.
 
     Shape:
-        - input: pictures, a list of ``(3, height, width)``
+        - input: images, a list of ``(3, height, width)``
         - output: a list of tensors
     """
 
@@ -156,13 +156,13 @@ def build_detector(recipe: ModelRecipe, data: DataRecipe, classes: int, masks: b
 
     Args:
         recipe: of the network.
-        data: says how pictures are normalised, and to what size they are resized in evaluation.
+        data: says how images are normalised, and to what size they are resized in evaluation.
         classes: number of classes, background included.
         masks: Mask R-CNN, with masks, in place of RetinaNet.
 
     Shape:
-        - input: pictures, a list of ``(3, height, width)`` from 0 to 1; in training also their targets
-        - output: losses by name in training, else a dictionary per picture with boxes, labels, scores, and masks of
+        - input: images, a list of ``(3, height, width)`` from 0 to 1; in training also their targets
+        - output: losses by name in training, else a dictionary per image with boxes, labels, scores, and masks of
           ``(N, 1, height, width)``
 
     Raises:
@@ -175,7 +175,7 @@ def build_detector(recipe: ModelRecipe, data: DataRecipe, classes: int, masks: b
     channels = recipe.fpn_channels
     extra = LastLevelMaxPool() if masks else LastLevelP6P7(channels, channels)
     backbone = _pyramid(recipe, (4, 8, 16, 32) if masks else (8, 16, 32), extra, norm)
-    # In training, pictures are resized with their objects by the loader.
+    # In training, images are resized with their objects by the loader.
     transform: dict[str, Any] = {
         "min_size": data.eval_resize,
         "max_size": data.longest or sys.maxsize,

@@ -95,7 +95,7 @@ def build_fcn(recipe: ModelRecipe, classes: int) -> FCN:
     backbone = build_features(recipe, _ADVICE, **arguments)
     if (stride := min(backbone.feature_info.reduction())) > recipe.output_stride:
         raise ConfigError(
-            f"model.output_stride: the maps of {name} are {stride} times smaller than the picture, not "
+            f"model.output_stride: the maps of {name} are {stride} times smaller than the image, not "
             f"{recipe.output_stride} times. {_ADVICE}"
         )
     return FCN(backbone, classes, recipe.head_channels, recipe.dropout)

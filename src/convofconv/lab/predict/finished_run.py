@@ -25,7 +25,7 @@ class FinishedRun:
     """A network that was trained, and what its answers mean.
 
     Args:
-        recipe: of the run, but for what belongs to its training alone.
+        recipe: of the run, except for what belongs to its training alone.
         classes: names of the classes.
         categories: what the data set itself calls every class; empty where it has no numbers of its own.
         network: plain, in evaluation mode.
@@ -57,7 +57,7 @@ class FinishedRun:
         if image.width * image.height * growth**2 > limit:
             raise ConfigError(
                 f"{image.width}×{image.height} pixels are too many when the shorter side is {data.eval_resize} "
-                "(data.eval_resize); cut the picture"
+                "(data.eval_resize); cut the image"
             )
 
     def outputs(self, image: Image.Image) -> Tensor:
@@ -70,7 +70,7 @@ class FinishedRun:
         prepared, _ = evaluation_transform(self.recipe.data)(to_image(image), 0)
         outputs: Tensor = self.network(prepared[None].to(self.device))
         if not outputs.isfinite().all():
-            raise ConfigError("the network puts out what is no number for this picture")
+            raise ConfigError("the network puts out what is no number for this image")
         return outputs
 
 

@@ -1,4 +1,4 @@
-"""Which pictures are meant by files, folders and patterns, and what is written about each is called."""
+"""Which images are meant by files, folders and patterns, and what is written about each is called."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..data.visible import LEFTOVERS, files_below
 
 
 def find_pictures(given: Sequence[str], out: Path) -> list[Path]:
-    """Files as they are given, pictures in and below folders, and those that patterns match; sorted, each once.
+    """Files as they are given, images in and below folders, and those that patterns match; sorted, each once.
 
     Hidden files and folders are passed over, and so is what lies in ``out`` if that is below the folder searched.
 
@@ -25,23 +25,23 @@ def find_pictures(given: Sequence[str], out: Path) -> list[Path]:
         out: the folder that results are written into.
 
     Raises:
-        ConfigError: one of them leads to no picture.
+        ConfigError: one of them leads to no image.
     """
     found: dict[str, Path] = {}
     for one in given:
         pictures = _search(one, out.resolve())
         if not pictures:
-            what = "no pictures in this folder" if Path(one).is_dir() else "no such picture, and no pattern of any"
+            what = "no images in this folder" if Path(one).is_dir() else "no such image, and no pattern of any"
             raise ConfigError(f"{one}: {what} (files that are searched for end in {', '.join(IMG_EXTENSIONS)})")
         for path in pictures:
             found.setdefault(os.path.abspath(path), path)
     if not found:
-        raise ConfigError("no pictures are given; name files, folders or patterns behind RUN")
+        raise ConfigError("no images are given; name files, folders or patterns behind RUN")
     return sorted(found.values())
 
 
 def output_names(pictures: Sequence[Path]) -> list[str]:
-    """A name for each picture, no two alike: its path below the folder common to all of them, without ending.
+    """A name for each image, no two alike: its path below the folder common to all of them, without ending.
 
     Where names would be alike otherwise, the ending stays (``a.jpg``), then they are numbered (``a.jpg-2``).
     """

@@ -1,4 +1,4 @@
-"""What ``coc predict`` does: pictures in, drawings and numbers out."""
+"""What ``coc predict`` does: images in, drawings and numbers out."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from ..tasks import Answer, Task
 from .finished_run import FinishedRun, load_finished
 from .image_files import find_pictures, output_names
 
-#: Answers as numbers: of all pictures, and of detection as results in COCO's format.
+#: Answers as numbers: of all images, and of detection as results in COCO's format.
 _NUMBERS = ("predictions.json", "detections.json")
 
 
 def run_predict(
     run: Path, images: Sequence[str], out: Path | None, score: float = 0.5, top: int = 5, device: str = "auto"
 ) -> None:
-    """Ask the folded network of a finished run about pictures, print and draw its answers and write them down.
+    """Ask the folded network of a finished run about images, print and draw its answers and write them down.
 
     Args:
         run: folder of the run.
@@ -40,8 +40,8 @@ def run_predict(
         device: auto, cpu or cuda.
 
     Raises:
-        ConfigError: there is no finished run, something given leads to no picture, or a result would take the place of
-            a picture; also, when all the others are done, if there were pictures that cannot be read.
+        ConfigError: there is no finished run, something given leads to no image, or a result would take the place of
+            an image; also, when all the others are done, if there were images that cannot be read.
     """
     if not 0 <= score <= 1:
         raise ConfigError(f"--score must be from 0 to 1, got {score}")
@@ -79,8 +79,8 @@ def run_predict(
         _write_numbers(finished, run, told, objects, failed, out)
     if failed:
         others = f"; the others are in {out}" if len(failed) < len(pictures) else ""
-        raise ConfigError(f"{len(failed)} of {len(pictures)} pictures failed: {listing(failed)}{others}")
-    print(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''}: {out / _NUMBERS[0]}")
+        raise ConfigError(f"{len(failed)} of {len(pictures)} images failed: {listing(failed)}{others}")
+    print(f"{len(pictures)} image{'s' if len(pictures) > 1 else ''}: {out / _NUMBERS[0]}")
 
 
 def _ask(task: Task, run: FinishedRun, image: Image.Image, score: float, top: int) -> Answer:
@@ -102,7 +102,7 @@ def _device(name: str) -> torch.device:
 
 
 def _refuse_overwriting(pictures: Sequence[Path], names: Sequence[str], out: Path) -> None:
-    """Of what lies beside the pictures, replace only what an earlier call has written."""
+    """Of what lies beside the images, replace only what an earlier call has written."""
     folders = {os.path.realpath(path.parent) for path in pictures}
     ours = _written_before(out)
     given = {os.path.realpath(path) for path in pictures}
@@ -110,9 +110,7 @@ def _refuse_overwriting(pictures: Sequence[Path], names: Sequence[str], out: Pat
         for target in (out / f"{name}.png", out / f"{name}.mask.png"):
             beside = os.path.realpath(target.parent) in folders and os.path.lexists(target)
             if os.path.realpath(target) in given or (beside and target not in ours):
-                raise ConfigError(
-                    f"--out: a result would take the place of the picture {target}; choose another folder"
-                )
+                raise ConfigError(f"--out: a result would take the place of the image {target}; choose another folder")
 
 
 def _written_before(out: Path) -> set[Path]:
@@ -149,7 +147,7 @@ def _write_numbers(
     failed: dict[str, str],
     out: Path,
 ) -> None:
-    """All answers; of detection as a COCO file of the pictures, and a file of results that belongs to it."""
+    """All answers; of detection as a COCO file of the images, and a file of results that belongs to it."""
     recipe = finished.recipe
     numbers: dict[str, Any] = {"run": run.as_posix(), "task": recipe.task, "classes": list(finished.classes)}
     if find_task(recipe.task).lists_objects:

@@ -84,7 +84,7 @@ def _at_least(config: object, section: str, bounds: Iterable[tuple[str, float]])
 
 @dataclasses.dataclass(frozen=True)
 class DataRecipe:
-    """What is trained and evaluated on, and how training pictures are varied.
+    """What is trained and evaluated on, and how training images are varied.
 
     Args:
         name: the data set; digits and digit_scenes are built in.
@@ -94,24 +94,24 @@ class DataRecipe:
         val_split: split to choose the best epoch by.
         test_split: split that `coc test` evaluates; empty for the validation split.
         year: year of a VOC folder, VOCdevkit/VOC2012 for example.
-        classes: number of classes; the data must have as many. The background counts, but for classification.
+        classes: number of classes; the data must have as many. The background counts, except for classification.
         crop: height and width of a training crop.
-        resize: length of a picture's shorter side before cropping; 0 leaves pictures as they are.
+        resize: length of an image's shorter side before cropping; 0 leaves images as they are.
         eval_resize: the same when evaluating; detectors need it.
         eval_crop: side of the centre crop when evaluating classification; 0 for none.
-        scale: training pictures are resized by a random factor between these two.
+        scale: training images are resized by a random factor between these two.
         random_resized_crop: crop a random part of random shape (ImageNet's augmentation) in place of a plain crop.
         padding: pixels added on every side before cropping.
-        flip: mirror half of the pictures.
-        shorter: of a detector's training pictures, lengths of the shorter side to choose from; none for eval_resize.
-        longest: of a detector's pictures, the most of the longer side, in training and evaluation; 0 for no limit.
+        flip: mirror half of the images.
+        shorter: of a detector's training images, lengths of the shorter side to choose from; none for eval_resize.
+        longest: of a detector's images, the most of the longer side, in training and evaluation; 0 for no limit.
         mask_resize: how masks are resized with their images; nearest, the usual way, moves them by up to half a pixel.
         photometric: vary brightness, contrast, saturation and hue.
         mean: mean of the channels, for normalisation.
         std: deviation of the channels.
-        focus: classes whose mean IoU is told besides, as mIoU_focus; for data with too few pictures of the others.
-        limit: use only so many pictures of every split, evenly chosen; 0 for all.
-        workers: processes that read pictures.
+        focus: classes whose mean IoU is told besides, as mIoU_focus; for data with too few images of the others.
+        limit: use only so many images of every split, evenly chosen; 0 for all.
+        workers: processes that read images.
     """
 
     name: DataName = "digits"
@@ -177,7 +177,7 @@ class ModelRecipe:
         fpn_channels: channels of a detector's feature pyramid and heads.
         smallest_anchor: side of the smallest boxes that a detector starts from; every level of the pyramid doubles it.
         head_norm: norms in a detector's pyramid and heads; without pretrained weights it learns far better with them.
-        rois: boxes of a training picture that Mask R-CNN's heads learn from.
+        rois: boxes of a training image that Mask R-CNN's heads learn from.
         max_detections: objects that a detector puts out per image at most, and detections of a class in an image that
             AP counts; 0 for torchvision's own number (RetinaNet 300, Mask R-CNN 100) and COCO's 100.
         freeze_norm: leave the backbone's batch norms as they are, for pretrained ones and small batches; the kernels
@@ -211,7 +211,7 @@ class ModelRecipe:
         bounds = [("head_channels", 0), ("fpn_channels", 1), ("smallest_anchor", 1), ("rois", 1), ("max_detections", 0)]
         _at_least(self, "model", bounds)
         if self.freeze_norm and not self.weights:
-            raise ConfigError("model.freeze_norm needs model.weights: norms of random weights have seen no pictures")
+            raise ConfigError("model.freeze_norm needs model.weights: norms of random weights have seen no images")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,9 +219,9 @@ class TrainingRecipe:
     """The optimization.
 
     Args:
-        epochs: passes over the training pictures.
-        batch: pictures per optimizer step, over all processes and accumulated batches.
-        eval_batch: pictures per process when evaluating.
+        epochs: passes over the training images.
+        batch: images per optimizer step, over all processes and accumulated batches.
+        eval_batch: images per process when evaluating.
         optimizer: sgd or adamw.
         lr: learning rate after the warm-up.
         momentum: of sgd.
@@ -243,7 +243,7 @@ class TrainingRecipe:
         accumulate: batches per optimizer step.
         clip: largest norm of the gradient; 0 for no limit.
         precision: of the computation.
-        channels_last: memory format of kernels and pictures.
+        channels_last: memory format of kernels and images.
         compile: compile the network.
         checkpoint_steps: also save every so many steps, not only after epochs; 0 for never.
         seed: decides weights, order and augmentation.

@@ -239,7 +239,7 @@ class Analysis:
 def analyse(study: Study, records: Sequence[Record]) -> Analysis:
     """Put the records in their places in the study.
 
-    The order of the records does not matter, but for a run that has several, or two codes with several reasons why
+    The order of the records does not matter, except for a run that has several, or two codes with several reasons why
     their results may stand side by side: the last one counts.
 
     Raises:

@@ -16,7 +16,7 @@ import torch
 
 from .worker import OUTPUT, outcome
 
-#: Times that a run is gone on with after something killed its process.
+#: Times that a run is resumed after something killed its process.
 RETRIES = 2
 #: Folder of a run, and what its record says.
 Outcome = tuple[Path, Mapping[str, Any]]
@@ -58,7 +58,7 @@ class LocalWorkers:
                 for future in waiting:
                     future.cancel()
                 for process in list(self._processes):
-                    process.kill()  # a run can be gone on with at any moment
+                    process.kill()  # a run can be resumed at any moment
                 raise
 
     def _run_one(self, folder: Path) -> Outcome:

@@ -44,13 +44,13 @@ _LAUNCHERS = (
 
 
 def begun_by(folder: Path, recipe: Recipe, code: str, accepted: Collection[str]) -> str | None:
-    """The code that began the run which is to be gone on with in a folder.
+    """The code that began the run which is to be resumed in a folder.
 
     Args:
         folder: of the run.
         recipe: of the run.
         code: identity of the code that is about to run.
-        accepted: identities of other code whose runs may be gone on with.
+        accepted: identities of other code whose runs may be resumed.
 
     Returns:
         Its identity; ``None`` where the folder is free, also of a run of other code or another recipe that has failed.
@@ -74,7 +74,7 @@ def begun_by(folder: Path, recipe: Recipe, code: str, accepted: Collection[str])
 
 
 def write_job(folder: Path, recipe: Recipe, code: str, accepted: Collection[str]) -> str:
-    """Write down what a worker shall run in a folder, where nothing stays of a run that is not gone on with.
+    """Write down what a worker shall run in a folder, where nothing stays of a run that is not resumed.
 
     Returns:
         Identity of the code that the run is recorded under: of the code that began it.
@@ -114,7 +114,7 @@ def code_of(folder: Path) -> str:
 
 
 def run_job(folder: Path) -> None:
-    """Do the run of a folder, or go on with it; what fails is written down as ``failure.json``.
+    """Do the run of a folder, or resume it; what fails is written down as ``failure.json``.
 
     Raises:
         ConfigError: there is no job in the folder.

@@ -21,6 +21,7 @@ from ..recipe.schema import find_source
 from . import Answer, Task, six_digits
 
 if TYPE_CHECKING:
+    from ..metrics.base import Metrics
     from ..predict.finished_run import FinishedRun
     from ..recipe.schema import DataRecipe, Recipe
 
@@ -29,7 +30,7 @@ class Classification(Task):
     """A classifier, cross-entropy, and the share of images that are recognized."""
 
     target = "label"
-    keys = (
+    keys: tuple[str, ...] = (
         *("data.crop", "data.resize", "data.scale", "data.random_resized_crop", "data.padding", "data.photometric"),
         *("data.eval_crop", "model.dropout", "model.small_images", "training.label_smoothing"),
     )
@@ -58,7 +59,7 @@ class Classification(Task):
     def loss(self, network: nn.Module, images: Any, target: Any, recipe: Recipe) -> Tensor:
         return F.cross_entropy(network(images), target, label_smoothing=recipe.training.label_smoothing)
 
-    def build_metrics(self, recipe: Recipe, classes: Sequence[str]) -> ClassificationMetrics:
+    def build_metrics(self, recipe: Recipe, classes: Sequence[str]) -> Metrics:
         return ClassificationMetrics(len(classes))
 
     def answer(self, run: FinishedRun, image: Image.Image, score: float, top: int) -> Answer:

@@ -20,6 +20,7 @@ from ..models.detector import BeforeSelection, build_detector
 from . import Answer, Task, six_digits
 
 if TYPE_CHECKING:
+    from ..metrics.base import Metrics
     from ..predict.finished_run import FinishedRun
     from ..recipe.schema import DataRecipe, Recipe
 
@@ -43,7 +44,7 @@ class Detection(Task):
 
     def check(self, recipe: Recipe) -> None:
         if not recipe.data.eval_resize:
-            raise ConfigError("data.eval_resize is missing: the shorter side of pictures when a detector evaluates")
+            raise ConfigError("data.eval_resize is missing: the shorter side of images when a detector evaluates")
 
     def build_data(self, recipe: DataRecipe, seed: int) -> DataSets:
         return object_sets(recipe, self.target, seed)
@@ -66,7 +67,7 @@ class Detection(Task):
         losses: dict[str, Tensor] = network(images, target)
         return torch.stack(list(losses.values())).sum()
 
-    def build_metrics(self, recipe: Recipe, classes: Sequence[str]) -> DetectionMetrics:
+    def build_metrics(self, recipe: Recipe, classes: Sequence[str]) -> Metrics:
         return DetectionMetrics(len(classes), self.masks, recipe.model.max_detections)
 
     def batch(self, images: Sequence[Tensor]) -> list[Tensor]:

@@ -23,6 +23,7 @@ from ..models.fcn import build_fcn
 from . import Answer, Task, six_digits
 
 if TYPE_CHECKING:
+    from ..metrics.base import Metrics
     from ..predict.finished_run import FinishedRun
     from ..recipe.schema import DataRecipe, Recipe
 
@@ -31,7 +32,7 @@ class Segmentation(Task):
     """A fully convolutional network, cross-entropy over the pixels that are not void, and the mean IoU."""
 
     target = "mask"
-    keys = (
+    keys: tuple[str, ...] = (
         *("data.crop", "data.resize", "data.scale", "data.random_resized_crop", "data.padding", "data.photometric"),
         *("data.mask_resize", "data.focus", "model.dropout", "model.output_stride", "model.head_channels"),
         "training.label_smoothing",
@@ -63,7 +64,7 @@ class Segmentation(Task):
         summed = F.cross_entropy(logits, target, ignore_index=VOID, reduction="sum", label_smoothing=smoothing)
         return summed / counted
 
-    def build_metrics(self, recipe: Recipe, classes: Sequence[str]) -> SegmentationMetrics:
+    def build_metrics(self, recipe: Recipe, classes: Sequence[str]) -> Metrics:
         if unknown := [name for name in recipe.data.focus if name not in classes]:
             raise ConfigError(f"data.focus: no class is called {listing(unknown)}; there are {listing(classes)}")
         return SegmentationMetrics(len(classes), [classes.index(name) for name in recipe.data.focus])

@@ -21,7 +21,7 @@ def default_folder(name: str, recipe: Recipe) -> Path:
 
 
 def check_folder(folder: RunFolder, recipe: Recipe, resume: bool) -> None:
-    """Check that a folder is free for a new run, or that the run in it may be gone on with.
+    """Check that a folder is free for a new run, or that the run in it may be resumed.
 
     Raises:
         ConfigError: it holds a run of another recipe, or ``resume`` is not asked for, or the run is finished and has no
@@ -37,12 +37,10 @@ def check_folder(folder: RunFolder, recipe: Recipe, resume: bool) -> None:
     check_same_recipe(folder, recipe, advice=advice)
     if not resume:
         weights = f"; {further} trains on from its weights" if folder.results.exists() else ""
-        raise ConfigError(
-            f"{folder.path} holds a run already: go on with it by --resume, or choose another --out{weights}"
-        )
+        raise ConfigError(f"{folder.path} holds a run already: resume it by --resume, or choose another --out{weights}")
     if not folder.last.exists():
         raise ConfigError(
-            f"{folder.path} holds a finished run without {folder.last.name}, there is nothing to go on with; choose "
+            f"{folder.path} holds a finished run without {folder.last.name}, there is nothing to resume; choose "
             f"another --out to train anew, or {further} to train on from its weights"
         )
 
@@ -56,7 +54,7 @@ def begin_run(folder: RunFolder, recipe: Recipe) -> None:
 def check_same_recipe(
     folder: RunFolder, recipe: Recipe, free: tuple[str, ...] = (), advice: str = "choose another --out"
 ) -> None:
-    """Refuse to go on with a run of another recipe.
+    """Refuse to resume a run of another recipe.
 
     Args:
         folder: of the run.

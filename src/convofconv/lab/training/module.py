@@ -125,7 +125,7 @@ class Training(LightningModule):
     def validation_step(self, batches: list[tuple[Any, Any]], batch_idx: int) -> None:
         # Half precision rounds logits so far that classes tie; scores are of what everybody computes afterwards.
         with torch.autocast(self.device.type, enabled=False):
-            for images, target in batches:  # each of pictures of one size
+            for images, target in batches:  # each of images of one size
                 self.metrics.update(self.evaluated(self._in_format(images)), target)
 
     def on_validation_epoch_end(self) -> None:

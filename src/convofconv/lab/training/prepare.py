@@ -86,7 +86,7 @@ def _check_takes(network: nn.Module, height: int, width: int) -> None:
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            f"model.backbone: the network cannot take pictures of {height}×{width} pixels ({reason}). Their size is "
+            f"model.backbone: the network cannot take images of {height}×{width} pixels ({reason}). Their size is "
             "data.crop in training, and follows from data.eval_resize and data.eval_crop in evaluation; without "
             "data.eval_crop it is that of each file"
         ) from error
@@ -101,6 +101,6 @@ def _check_learns_from_one(network: nn.Module, height: int, width: int) -> None:
             copy.deepcopy(network).train()(torch.zeros(1, 3, height, width))
     except ValueError as error:
         raise ConfigError(
-            f"training.batch: the network cannot learn from one picture of {height}×{width} pixels at a time "
+            f"training.batch: the network cannot learn from one image of {height}×{width} pixels at a time "
             f"({error}); take more for every process and accumulated batch, or a larger data.crop"
         ) from error

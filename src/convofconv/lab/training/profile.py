@@ -1,4 +1,4 @@
-"""Where a run's time goes: how fast pictures come, and how fast the network learns from them."""
+"""Where a run's time goes: how fast images come, and how fast the network learns from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOWER_PRECISION = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def profile(training: Training, data: RunData, batches: int = 20) -> str:
-    """Pictures per second of the loader alone and of training steps on one batch, in a few lines.
+    """Images per second of the loader alone and of training steps on one batch, in a few lines.
 
     Those of one process with its share of the batch, on the machine's first GPU, if it has one.
     """

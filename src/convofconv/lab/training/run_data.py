@@ -15,7 +15,7 @@ from ..recipe.schema import Recipe
 
 
 class SplitData(LightningDataModule):
-    """One split to evaluate, sharded here over all processes: every picture exactly once."""
+    """One split to evaluate, sharded here over all processes: every image exactly once."""
 
     def __init__(self, recipe: Recipe, data: EvaluationData) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class SplitData(LightningDataModule):
         self.check(self._place["world"])
 
     def check(self, processes: int) -> None:
-        """Refuse more processes than there are pictures.
+        """Refuse more processes than there are images.
 
         Raises:
             ConfigError: some would have nothing to do.
@@ -36,7 +36,7 @@ class SplitData(LightningDataModule):
     def _check_evaluation(self, pictures: EvaluationSet, processes: int) -> None:
         if len(pictures) < processes:
             raise ConfigError(
-                f"{len(pictures)} pictures are too few to be evaluated by {processes} processes; take fewer of them"
+                f"{len(pictures)} images are too few to be evaluated by {processes} processes; take fewer of them"
             )
 
     @property
@@ -61,7 +61,7 @@ class SplitData(LightningDataModule):
 
 
 class RunData(SplitData):
-    """Loaders of every process, sharded here: training batches without overlap, evaluation pictures exactly once."""
+    """Loaders of every process, sharded here: training batches without overlap, evaluation images exactly once."""
 
     def __init__(self, recipe: Recipe, sets: DataSets) -> None:
         super().__init__(recipe, EvaluationData(sets.test, sets.classes, sets.collate))
