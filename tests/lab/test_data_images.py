@@ -12,7 +12,7 @@ pytest.importorskip("torchvision")
 from PIL import ExifTags, Image
 
 from convofconv import ConfigError
-from convofconv.lab.data.decoding import VOID, open_mask, open_pair, open_picture
+from convofconv.lab.data.decoding import VOID, open_mask, open_pair, open_picture, read_lines
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -201,3 +201,12 @@ def test_pairs_of_different_size_are_refused(tmp_path: Path) -> None:
     assert (picture.size, mask.shape) == ((8, 6), (6, 8))
     with pytest.raises(ConfigError, match=r"turned\.png: the mask is 6×8 but its image .*picture\.png is 8×6"):
         open_pair(tmp_path / "picture.png", tmp_path / "turned.png", 2)
+
+
+def test_a_list_that_is_no_text_in_utf_8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "good.txt").write_text(" a b \n\nä\n", encoding="utf-8")
+    assert read_lines(tmp_path / "good.txt") == ["a b", "ä"]
+    (tmp_path / "val.txt").write_bytes("ä".encode("latin-1"))
+    for name in ("val.txt", "missing.txt"):
+        with pytest.raises(ConfigError, match=rf"{name}: not readable as text in UTF-8 .*; write the list anew"):
+            read_lines(tmp_path / name)

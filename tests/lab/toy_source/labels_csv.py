@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 
 from convofconv import ConfigError
+from convofconv.lab.data.decoding import read_lines
 from convofconv.lab.data.labelled import LabelledImages
 from convofconv.lab.data.sources import Source
 from convofconv.lab.data.splits import Split
@@ -23,7 +24,7 @@ def _rows(recipe: DataRecipe, split: str) -> list[list[str]]:
     file = recipe.root / f"{split}.csv"
     if not file.is_file():
         raise ConfigError(f"{file}: no such file; a split is a CSV file with the path of an image and a class a line")
-    return list(csv.reader(file.read_text(encoding="utf-8").splitlines()))
+    return list(csv.reader(read_lines(file)))
 
 
 SOURCE = Source({"label": _read}, keys=("root",), layout="images and a CSV file per split", any_size=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ...errors import ConfigError, listing
+from .decoding import read_lines
 from .labelled import LabelledImages
 from .visible import files_below, folders_in, is_hidden
 
@@ -52,7 +53,7 @@ def split_folder(train: Path, split: Path, size: int | None = None) -> tuple[tup
 def _annotated(split: Path, classes: Sequence[str], size: int | None) -> LabelledImages:
     """Images whose classes are in a file: a line each with its name, its class and a box."""
     listed = split / _ANNOTATIONS
-    rows = [line.split("\t") for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = [line.split("\t") for line in read_lines(listed)]
     if short := [row[0] for row in rows if len(row) < 2]:
         raise ConfigError(f"{listed}: no class in the line of {listing(short)}; it needs name and class, with tabs")
     if unknown := [row[1] for row in rows if row[1] not in classes]:

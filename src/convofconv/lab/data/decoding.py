@@ -159,6 +159,18 @@ def check_palettes(masks: Sequence[Path]) -> None:
                 return
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list in a text file, without spaces around them and without empty ones.
+
+    Raises:
+        ConfigError: it is no text in UTF-8, or not there.
+    """
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as text in UTF-8 ({error}); write the list anew") from error
+
+
 def open_pair(picture: Path, mask: Path, classes: int) -> tuple[Image.Image, Mask]:
     """Decode an image and its mask.
 

@@ -10,7 +10,7 @@ from torchvision.datasets import VOCSegmentation
 
 from ....errors import ConfigError, listing
 from ...recipe.schema import DataRecipe
-from ..decoding import check_palettes, open_pair
+from ..decoding import check_palettes, open_pair, read_lines
 from ..download import fetch_unless_there
 from ..splits import Sample, Split, evenly
 from ..visible import is_hidden
@@ -39,7 +39,7 @@ def _read(recipe: DataRecipe, split: str) -> Split:
     if not listed.is_file():
         others = sorted(path.stem for path in listed.parent.glob("*.txt") if not is_hidden(path.name))
         raise ConfigError(f"{listed}: no such file; there are the splits {listing(others) or '(none)'}")
-    names = [name for name in _lines(listed) if not is_hidden(Path(name).name)]
+    names = [name for name in read_lines(listed) if not is_hidden(Path(name).name)]
     pairs = [(folder / "JPEGImages" / f"{name}.jpg", _mask_file(folder, name)) for name in names]
     if missing := [path for pair in pairs for path in pair if not path.is_file()]:
         raise ConfigError(f"{listed}: files of this split are missing, {listing(missing, 3)}")
@@ -67,12 +67,8 @@ def _classes(folder: Path, classes: int) -> tuple[str, ...]:
     """
     for place in (folder, folder.parent, folder.parent.parent):
         if (file := place / "classes.txt").is_file():
-            return tuple(_lines(file))
+            return tuple(read_lines(file))
     return CLASSES if classes == len(CLASSES) else tuple(f"class {number}" for number in range(classes))
-
-
-def _lines(file: Path) -> list[str]:
-    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _sample(pairs: Sequence[tuple[Path, Path]], classes: int, number: int) -> Sample:
