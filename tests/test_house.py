@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import sys
 from collections import Counter, defaultdict
@@ -113,6 +114,14 @@ def test_every_import_is_declared():
             (path.relative_to(PACKAGE).as_posix(), name[0]) for name in imports(path) if name[0] not in known
         }
     assert undeclared == set()
+
+
+def test_the_command_is_found_where_it_is_declared():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for place in project["scripts"].values():
+        module, _, function = place.partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
 
 
 @pytest.mark.parametrize("room", sorted({path.parent for path in FILES}), ids=lambda path: path.name)
