@@ -25,7 +25,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 import sys
 import convofconv.cli
 try:
-    convofconv.cli({arguments!r})
+    convofconv.cli.main({arguments!r})
 except SystemExit as exit:
     assert exit.code == 0
 for name in ("torch", "numpy", "matplotlib", "torchvision", "mlxtend"):
