@@ -26,7 +26,7 @@ quick: $(READY) ## tests of the mathematics and the surgery, under a minute: no 
 	$(BIN)/python -m pytest -n 2 -m "not slow" tests/core $(ARGS)
 
 test: $(READY) ## all tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
