@@ -310,3 +310,18 @@ def test_converting_computes_no_kernels(skip, monkeypatch):
     monkeypatch.setattr(torch.linalg, "solve_ex", refuse)
     for method in (*coc.METHODS, "coc+doconv", "coc+norm"):
         coc.convert(small_net(), method, coc.Config(skip=skip))
+
+
+def test_a_map_of_ones_own_may_ask_for_others_behind_it():
+    class Own(coc.KernelMap):
+        """Neither linear nor of the package."""
+
+        @classmethod
+        def companions(cls, config):
+            return (coc.Standardization,)
+
+        def forward(self, weight):
+            return weight * weight.abs()
+
+    model = coc.convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), [Own])
+    assert [type(m) for m in coc.kernel_maps(model[0])] == [Own, coc.Standardization]

@@ -1,4 +1,4 @@
-"""`coc predict`: what is written is what the network says, whatever the image, and mistakes are told."""
+"""`coc predict`: what is written is what the network says, whatever the image, and mistakes are reported."""
 
 from __future__ import annotations
 

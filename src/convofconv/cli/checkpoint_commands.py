@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..maps import method_names
+from ..maps import method_list, method_names
 from .command import Command, Group
 
 if TYPE_CHECKING:
@@ -118,9 +118,12 @@ def _verify(options: Namespace) -> None:
 COMMANDS: dict[str, Command | Group] = {
     "summary": Command(
         "show which convs of a network are converted, which are not and why",
-        """\
+        f"""\
 Build a network without weights, convert it, and print a line per conv. Of a run, RUN is the folder, and its network is
 converted as it was.
+
+methods:
+{method_list()}
 
 examples:
   coc summary timm/resnet50

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def is_channels_last(weight: Tensor) -> bool:
-    """Whether input channels are the fastest axis in memory (told by strides, so also for one channel)."""
+    """Whether input channels are the fastest axis in memory (by strides, so also for one channel)."""
     if weight.shape[1] == 1 and weight[0].numel() == 1:
         return False
     return weight.stride(1) == 1 and weight.stride(-1) == weight.shape[1]

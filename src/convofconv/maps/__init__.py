@@ -37,7 +37,12 @@ class Entry(NamedTuple):
 #: bias are to act on the kernels that the layer uses.
 REGISTRY = (
     Entry("coc", "spatial_association", "SpatialAssociation", "the spatial association of the paper"),
-    Entry("doconv", "depthwise_overparameterization", "DepthwiseOverparameterization", "DO-Conv"),
+    Entry(
+        "doconv",
+        "depthwise_overparameterization",
+        "DepthwiseOverparameterization",
+        "over-parameterization, DO-Conv",
+    ),
     Entry("stnd", "standardization", "Standardization", "weight standardization"),
     Entry("orth", "orthogonalization", "Orthogonalization", "orthogonalization by Newton's iteration, ONI"),
     Entry("norm", "kernel_layer_norm", "KernelLayerNorm", "the released final norm, alone"),
@@ -47,6 +52,12 @@ REGISTRY = (
 def method_names() -> str:
     """The names of all methods, for help and messages."""
     return ", ".join(entry.name for entry in REGISTRY)
+
+
+def method_list() -> str:
+    """The methods with a line on each, for help."""
+    width = max(len(entry.name) for entry in REGISTRY)
+    return "\n".join(f"  {entry.name:{width}}  {entry.help}" for entry in REGISTRY)
 
 
 def __getattr__(name: str) -> object:

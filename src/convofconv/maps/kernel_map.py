@@ -38,7 +38,7 @@ class KernelMap(nn.Module):
     #: Whether the map fixes the kernels' scale; such maps are by default given only to convs that a norm follows.
     changes_scale: ClassVar[bool] = False
     #: The group of :func:`convofconv.param_groups` that a parameter belongs to, by its name: ``"super kernels"`` have a
-    #: rate and decay of their own, ``"norms and biases"`` are not decayed. Others are told by their shape.
+    #: rate and decay of their own, ``"norms and biases"`` are not decayed. Others are grouped by their shape.
     parameter_groups: ClassVar[Mapping[str, str]] = {}
     #: How the map starts, see ``init`` of :class:`convofconv.Config`.
     start_mode: Init = "identity"

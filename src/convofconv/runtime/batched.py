@@ -42,7 +42,7 @@ def compute_batched(several: Sequence[parametrize.ParametrizationList], count: i
 
 
 class _Stack(torch.autograd.Function):
-    """``torch.cat``, but that a layer which was not used gets no gradient, as if it had been computed alone."""
+    """``torch.cat``, except that a layer which was not used gets no gradient, as if it had been computed alone."""
 
     @staticmethod
     def forward(ctx: Any, used: list[bool], copies: bool, *tensors: Tensor) -> Tensor:

@@ -209,9 +209,11 @@ def maps_for(method: Method, config: Config) -> list[type[KernelMap]]:
 
 def _with_companions(map_types: Sequence[type[KernelMap]], config: Config) -> list[type[KernelMap]]:
     out = list(map_types)
-    for companion in [companion for map_type in map_types for companion in map_type.companions(config)]:
-        if companion not in out:  # one that is asked for by name comes only there
-            out.insert(1 + max(place for place, map_type in enumerate(out) if map_type.linear), companion)
+    for map_type in map_types:
+        for companion in map_type.companions(config):
+            if companion not in out:  # one that is asked for by name comes only there
+                before = (place for place, other in enumerate(out) if other.linear or other is map_type)
+                out.insert(1 + max(before), companion)
     return out
 
 

@@ -37,7 +37,7 @@ def _is_norm_with_activation(module: nn.Module) -> bool:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a normalisation layer, told from its class's name; ``NormedConv2d`` is a conv."""
+    """Whether a module is a normalisation layer, by its class's name; ``NormedConv2d`` is a conv."""
     named = "norm" in type(module).__name__.lower()
     return named and not isinstance(module, ConvNd | nn.Linear | nn.Embedding)
 

@@ -109,7 +109,7 @@ class DataRecipe:
         photometric: vary brightness, contrast, saturation and hue.
         mean: mean of the channels, for normalisation.
         std: deviation of the channels.
-        focus: classes whose mean IoU is told besides, as mIoU_focus; for data with too few images of the others.
+        focus: classes whose mean IoU is reported besides, as mIoU_focus; for data with too few images of the others.
         limit: use only so many images of every split, evenly chosen; 0 for all.
         workers: processes that read images.
     """
