@@ -159,7 +159,8 @@ def _network(checkpoint: Path, arch: str | None, options: Mapping[str, Any]) -> 
     recipe = read_recipe_of(run)
     build = functools.partial(build_network_of, recipe, plain=True)
     task = find_task(recipe.task)
-    size = task.training_size(recipe.data) or (recipe.data.eval_resize,) * 2
+    data = recipe.data
+    size = (data.eval_resize,) * 2 if data.eval_resize and "data.crop" not in task.keys else data.crop
     name = f"the network of {run.path}"
     return _Network(name, build, (2, 3, *size), chosen=checkpoint.is_dir(), task=task)
 

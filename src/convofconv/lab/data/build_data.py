@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,13 @@ from .loading import Collate, seed_of
 from .object_splits import ObjectSplit, TargetSplit, check_has_objects, read_objects, with_objects
 from .objects import collate_objects, orientations
 from .splits import Split, read_split
-from .transforms import Transform, evaluation_transform
+from .transforms import Transform, evaluation_transform, training_transform
 
 #: An image ``(3, h, w)``, and its label, its mask ``(h, w)`` of int64, or its objects; normalised except for detectors.
 Item = tuple[Tensor, Any]
+
+#: Height and width of images.
+Size = tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +41,8 @@ class DataSets:
         collate: makes a batch.
         groups: a number per training image; those of a batch should be of one group.
         categories: the data set's own number of every class, where it has numbers; ``None`` for the background.
+        trained_size: of training images, which the network must take; ``None`` where sizes differ.
+        evaluated_sizes: of images to evaluate, where the network may not take them.
     """
 
     train: TrainingSet
@@ -47,6 +52,8 @@ class DataSets:
     collate: Collate = default_collate
     groups: Sequence[int] | None = None
     categories: tuple[int | None, ...] = ()
+    trained_size: Size | None = None
+    evaluated_sizes: Sequence[Size] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +64,13 @@ class EvaluationData:
         pictures: by index.
         classes: names.
         collate: makes a batch.
+        sizes: of images, where the network may not take them.
     """
 
     pictures: EvaluationSet
     classes: tuple[str, ...]
     collate: Collate = default_collate
+    sizes: Sequence[Size] = ()
 
 
 class TrainingSet(Dataset[Item]):
@@ -94,23 +103,33 @@ class EvaluationSet(Dataset[Item]):
         return _item(self.split, index, self.transform)
 
 
-def image_sets(recipe: DataRecipe, target: str, train: Split, vary: Transform, seed: int) -> DataSets:
+def image_sets(
+    recipe: DataRecipe,
+    target: str,
+    seed: int,
+    outside: int | Sequence[int] = 0,
+    check: Callable[[Split], None] = lambda train: None,
+) -> DataSets:
     """The data of a task whose images have something of their own each, a label or a mask for example.
 
     Args:
-        recipe: what is read, and how it is prepared for evaluation.
+        recipe: what is read, how it is varied, and how it is prepared for evaluation.
         target: what belongs to an image.
-        train: the split to train on.
-        vary: the variations of training images.
         seed: of the variations.
+        outside: colour of what a training crop has outside its image.
+        check: raises where nothing can be learnt from the training split, before the others are read.
 
     Raises:
         ConfigError: see :func:`~convofconv.lab.data.splits.read_split`.
     """
-    evaluate = evaluation_transform(recipe)
-    val = EvaluationSet(read_split(recipe, recipe.val_split, target), evaluate)
-    test = EvaluationSet(read_split(recipe, recipe.test_split, target), evaluate) if recipe.test_split else val
-    return DataSets(TrainingSet(train, vary, seed), val, test, train.classes)
+    train = read_split(recipe, recipe.train_split, target)
+    check(train)
+    val = read_split(recipe, recipe.val_split, target)
+    test = read_split(recipe, recipe.test_split, target) if recipe.test_split else None
+    varied, evaluate = training_transform(recipe, outside), evaluation_transform(recipe)
+    evaluated = EvaluationSet(val, evaluate)
+    tested = EvaluationSet(test, evaluate) if test else evaluated
+    return DataSets(TrainingSet(train, varied, seed), evaluated, tested, train.classes, trained_size=recipe.crop)
 
 
 def image_evaluation(recipe: DataRecipe, target: str, split: str) -> EvaluationData:

@@ -6,6 +6,7 @@ Values are checked when a recipe is made, before any data is read or network bui
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -394,7 +395,7 @@ class Recipe:
         values = getattr(self, section)
         return bool(getattr(values, name) == getattr(type(values), name))
 
-    @property
+    @functools.cached_property
     def config(self) -> Config:
         """Hyper-parameters of the association: the preset's with the recipe's changes."""
         return resolve_config(self.preset).replace(**self.association)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
-    from ..data.build_data import DataSets, EvaluationData, EvaluationSet
+    from ..data.build_data import DataSets, EvaluationData
     from ..metrics.base import Metrics
     from ..predict.finished_run import FinishedRun
     from ..recipe.schema import DataRecipe, Recipe
@@ -108,14 +108,6 @@ class Task(ABC):
         Raises:
             ConfigError: it cannot be built as asked.
         """
-
-    def training_size(self, recipe: DataRecipe) -> tuple[int, int] | None:
-        """Height and width of training images, which the network must take; ``None`` where sizes differ."""
-        return recipe.crop
-
-    def evaluation_sizes(self, recipe: DataRecipe, images: EvaluationSet) -> list[tuple[int, int]]:
-        """Heights and widths of images to evaluate that the network may not take; none where it takes any."""
-        return []
 
     def check_outputs(  # noqa: B027 (the libraries' networks give what they are asked for)
         self, network: nn.Module, recipe: Recipe, classes: int, height: int, width: int

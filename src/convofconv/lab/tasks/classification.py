@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ...errors import listing
-from ..data.build_data import DataSets, EvaluationData, EvaluationSet, image_evaluation, image_sets
-from ..data.splits import read_split
-from ..data.transforms import training_transform
+from ..data.build_data import DataSets, EvaluationData, EvaluationSet, Size, image_evaluation, image_sets
 from ..drawing.canvas import percent
 from ..drawing.class_chart import draw_chart
 from ..metrics.classification_metrics import ClassificationMetrics
@@ -38,20 +37,15 @@ class Classification(Task):
     prints_classes = False
 
     def build_data(self, recipe: DataRecipe, seed: int) -> DataSets:
-        train = read_split(recipe, recipe.train_split, self.target)
-        return image_sets(recipe, self.target, train, training_transform(recipe), seed)
+        sets = image_sets(recipe, self.target, seed)
+        return dataclasses.replace(sets, evaluated_sizes=_sizes(recipe, sets.val))
 
     def build_evaluation(self, recipe: DataRecipe, split: str) -> EvaluationData:
-        return image_evaluation(recipe, self.target, split)
+        data = image_evaluation(recipe, self.target, split)
+        return dataclasses.replace(data, sizes=_sizes(recipe, data.pictures))
 
     def build_network(self, recipe: Recipe, classes: int) -> nn.Module:
         return build_classifier(recipe.model, classes)
-
-    def evaluation_sizes(self, recipe: DataRecipe, images: EvaluationSet) -> list[tuple[int, int]]:
-        height, width = images[0][0].shape[-2:]
-        if find_source(recipe.name).any_size and not recipe.eval_crop:  # they are looked at one by one
-            return [(height, width), (height + 1, width + 1)]
-        return [(height, width)]
 
     def check_outputs(self, network: nn.Module, recipe: Recipe, classes: int, height: int, width: int) -> None:
         check_classifies(network, recipe.model.backbone, classes, height, width)
@@ -74,6 +68,14 @@ class Classification(Task):
             entries["resized_to"] = list(shown.size)
         printed = listing((f"{name} ({percent(value)})" for name, value in guesses), top)
         return Answer(draw_chart(image, guesses), printed, entries)
+
+
+def _sizes(recipe: DataRecipe, images: EvaluationSet) -> list[Size]:
+    """Sizes that a network must take, which may be made for one alone."""
+    height, width = images[0][0].shape[-2:]
+    if find_source(recipe.name).any_size and not recipe.eval_crop:  # they are looked at one by one
+        return [(height, width), (height + 1, width + 1)]
+    return [(height, width)]
 
 
 def _at_training_size(run: FinishedRun, image: Image.Image) -> Image.Image:

@@ -56,9 +56,6 @@ class Detection(Task):
         detector: nn.Module = build_detector(recipe.model, recipe.data, classes, self.masks)
         return detector
 
-    def training_size(self, recipe: DataRecipe) -> None:
-        return None
-
     def compile(self, network: nn.Module) -> None:
         # What a detector does behind its backbone depends on how many boxes there are, and would be compiled anew.
         network.get_submodule("backbone").compile()

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from ...errors import ConfigError, listing
 from ..data.build_data import DataSets, EvaluationData, image_evaluation, image_sets
 from ..data.decoding import VOID
-from ..data.splits import check_masks_show_objects, read_split
-from ..data.transforms import training_transform
+from ..data.splits import check_masks_show_objects
 from ..drawing.canvas import palette, percent
 from ..drawing.region_drawing import draw_regions
 from ..metrics.segmentation_metrics import SegmentationMetrics
@@ -40,11 +39,9 @@ class Segmentation(Task):
     backbone = "backbone."
 
     def build_data(self, recipe: DataRecipe, seed: int) -> DataSets:
-        train = read_split(recipe, recipe.train_split, self.target)
-        check_masks_show_objects(train)
         # Of the mean colour, which is 0 to the network except where data.photometric varies it with the image.
         outside = [round(255 * mean) for mean in recipe.mean]
-        return image_sets(recipe, self.target, train, training_transform(recipe, outside), seed)
+        return image_sets(recipe, self.target, seed, outside, check_masks_show_objects)
 
     def build_evaluation(self, recipe: DataRecipe, split: str) -> EvaluationData:
         return image_evaluation(recipe, self.target, split)

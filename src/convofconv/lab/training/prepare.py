@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ...errors import ConfigError
-from ..data.build_data import EvaluationData
+from ..data.build_data import EvaluationData, Size
 from ..files.run_folder import RunFolder
 from ..files.state_dicts import load_weights, read_state_dict
 from ..found_by_name import find_task
@@ -17,9 +17,6 @@ from ..models.network import build_network
 from ..recipe.schema import Recipe
 from .module import Training
 from .run_data import RunData
-
-#: Height and width of images.
-Size = tuple[int, int]
 
 
 def prepare(recipe: Recipe, resumed: bool = False) -> tuple[Training, RunData]:
@@ -32,10 +29,8 @@ def prepare(recipe: Recipe, resumed: bool = False) -> tuple[Training, RunData]:
     Raises:
         ConfigError: data or network are not to be had, or do not fit each other.
     """
-    task = find_task(recipe.task)
-    sets = task.build_data(recipe.data, recipe.training.seed)
-    sizes, trained = task.evaluation_sizes(recipe.data, sets.val), task.training_size(recipe.data)
-    network = _network(recipe, len(sets.classes), sizes, trained, resumed)
+    sets = find_task(recipe.task).build_data(recipe.data, recipe.training.seed)
+    network = _network(recipe, len(sets.classes), sets.evaluated_sizes, sets.trained_size, resumed)
     return Training(recipe, network, sets.classes), RunData(recipe, sets)
 
 
@@ -50,8 +45,7 @@ def prepare_evaluation(recipe: Recipe, data: EvaluationData, folder: RunFolder) 
     Raises:
         ConfigError: the folder holds the weights of another network.
     """
-    sizes = find_task(recipe.task).evaluation_sizes(recipe.data, data.pictures)
-    network = _network(recipe, len(data.classes), sizes)
+    network = _network(recipe, len(data.classes), data.sizes)
     state_dict = read_state_dict(folder.model, network.state_dict().keys())
     load_weights(network, state_dict, f"{folder.model}: not the network of {folder.recipe.name}")
     return Training(recipe, network, data.classes)
