@@ -40,7 +40,7 @@ class Network:
         if self.task == "segmentation":
             masks = torch.randint(21, (batch, self.pixels, self.pixels), device=device)
             return lambda model: nn.functional.cross_entropy(model(images)["out"], masks)
-        # As many objects as a COCO picture has on average.
+        # As many objects as a COCO image has on average.
         corner = torch.rand(batch, 7, 2, device=device) * self.pixels / 2
         boxes = torch.cat([corner, corner + 8 + torch.rand_like(corner) * self.pixels / 3], -1)
         targets = [
@@ -51,11 +51,11 @@ class Network:
             }
             for i in range(batch)
         ]
-        pictures = list(torch.rand(batch, 3, self.pixels, self.pixels, device=device))
+        inputs = list(torch.rand(batch, 3, self.pixels, self.pixels, device=device))
 
         def detection_loss(model: nn.Module) -> Tensor:
             torch.manual_seed(0)  # the same proposals are sampled for every contender
-            losses: list[Tensor] = list(model(pictures, targets).values())
+            losses: list[Tensor] = list(model(inputs, targets).values())
             return torch.stack(losses).sum()
 
         return detection_loss

@@ -100,7 +100,7 @@ def main() -> None:
             if network.name not in arguments.networks or has_record("train_step", settings, arguments):
                 continue
             if network.task == "detection" and layout == "channels-last":
-                continue  # torchvision's detectors stack their pictures contiguously
+                continue  # torchvision's detectors stack their images contiguously
             record = {**settings, **measure(network, layout, arguments)}
             write_record("train_step", settings, record, arguments)
             ratios = ", ".join(f"{name} {timing['ratio']:.3f}" for name, timing in record["times"].items())

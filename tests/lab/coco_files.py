@@ -36,12 +36,12 @@ def annotation(number: int, image: int, category: int, segmentation: Any, **othe
 
 def write_coco(folder: Path, data: Any) -> tuple[Path, Path]:
     """The annotation file and the folder with grey images of 20×10."""
-    pictures = folder / "pictures"
-    pictures.mkdir(exist_ok=True)
+    images = folder / "images"
+    images.mkdir(exist_ok=True)
     for number in (3, 5, 7):
-        Image.new("L", (20, 10), 10 * number).save(pictures / f"{number}.png")
+        Image.new("L", (20, 10), 10 * number).save(images / f"{number}.png")
     (folder / "instances.json").write_text(data if isinstance(data, str) else json.dumps(data))
-    return folder / "instances.json", pictures
+    return folder / "instances.json", images
 
 
 def write_squares(root: Path, **counts: int) -> Path:

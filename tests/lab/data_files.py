@@ -56,9 +56,9 @@ def write_voc(root: Path, splits: dict[str, Sequence[str]], year: str = "2012", 
         for name in names:
             mask = (np.arange(12 * 20).reshape(12, 20) % (highest + 1)).astype(np.uint8)
             mask[:, -1] = 255
-            picture = Image.fromarray(mask)
-            picture.putpalette(palette)
-            picture.save(folder / "SegmentationClass" / f"{name}.png")
+            image = Image.fromarray(mask)
+            image.putpalette(palette)
+            image.save(folder / "SegmentationClass" / f"{name}.png")
             Image.new("RGB", (20, 12), (200, 100, 0)).save(folder / "JPEGImages" / f"{name}.jpg")
     return root
 

@@ -66,7 +66,7 @@ def test_normalisation() -> None:
         {"crop": (20, 4), "padding": 2, "flip": True},
     ],
 )
-def test_mask_and_picture_move_together(changes: dict[str, Any]) -> None:
+def test_mask_and_image_move_together(changes: dict[str, Any]) -> None:
     """Rows and columns are in both: they must agree everywhere, and void must be where the image is filled."""
     seen = []
     for image, mask in train(DataRecipe(**RAW, **changes), *pair(10, 12), times=20):
@@ -119,7 +119,7 @@ def test_resizing(shorter: int, scale: tuple[float, float], least: tuple[int, in
         assert all(abs(width - 1.5 * height) <= 1 for height, width in sizes)
 
 
-def test_random_resized_crops_keep_mask_and_picture_together() -> None:
+def test_random_resized_crops_keep_mask_and_image_together() -> None:
     recipe = DataRecipe(crop=(16, 24), random_resized_crop=True, **RAW)
     halves = torch.zeros(40, 60, dtype=torch.uint8)
     halves[:, 30:] = 200

@@ -195,13 +195,13 @@ REAL = ["coco_subset/{}2017", "dsb2018_nuclei/{}"]
 @pytest.mark.parametrize("folder", REAL)
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_real_files_are_right_and_their_corners_are_not(folder: str, split: str, tmp_path: Path) -> None:
-    pictures = SHARED / folder.format(split)
-    if not pictures.is_dir():
-        pytest.skip(f"the real data {pictures.parent.name} is not on this machine")
-    file = pictures.parent / "annotations" / f"instances_{pictures.name}.json"
+    images = SHARED / folder.format(split)
+    if not images.is_dir():
+        pytest.skip(f"the real data {images.parent.name} is not on this machine")
+    file = images.parent / "annotations" / f"instances_{images.name}.json"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        read_coco(file, pictures, masks=True)
+        read_coco(file, images, masks=True)
     content = json.loads(file.read_text())
     sides = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     for form in (as_corners, None):
@@ -213,7 +213,7 @@ def test_real_files_are_right_and_their_corners_are_not(folder: str, split: str,
             )
         (tmp_path / "wrong.json").write_text(json.dumps(wrong))
         with pytest.raises(ConfigError, match="fit as left, top, right and bottom" if form else "they are fractions"):
-            read_coco(tmp_path / "wrong.json", pictures, masks=False)
+            read_coco(tmp_path / "wrong.json", images, masks=False)
 
 
 def test_as_many_as_two_are_enough(tmp_path: Path) -> None:

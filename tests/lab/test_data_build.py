@@ -106,12 +106,12 @@ def test_one_split_is_evaluated_without_the_others(tmp_path: Path) -> None:
         (tmp_path / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / f"{split}.txt").unlink()
     found = build_evaluation(DataRecipe("voc", tmp_path, classes=21), "segmentation", "val")
     assert found.classes == data.classes
-    assert len(found.pictures) == 2
-    assert same(found.pictures[1], data.val[1])
+    assert len(found.images) == 2
+    assert same(found.images[1], data.val[1])
     write_image_folder(tmp_path, {"train": {"ant": 0, "bee": 0}, "val": {"bee": 2}})
-    pictures = build_evaluation(DataRecipe("image_folder", tmp_path, classes=2), "classification", "val")
-    assert pictures.classes == ("ant", "bee")
-    assert [pictures.pictures[index][1] for index in range(2)] == [1, 1]
+    images = build_evaluation(DataRecipe("image_folder", tmp_path, classes=2), "classification", "val")
+    assert images.classes == ("ant", "bee")
+    assert [images.images[index][1] for index in range(2)] == [1, 1]
 
 
 def test_seed_epoch_and_index_decide_an_item(tmp_path: Path) -> None:
@@ -157,8 +157,8 @@ def test_labs_loaders(tmp_path: Path) -> None:
     assert images.shape == (2, 3, 12, 20)
     assert masks.shape == (2, 12, 20)
     write_image_folder(tmp_path, {"train": {"ant": 3, "bee": 4}, "val": {"ant": 1, "bee": 1}})
-    pictures = build_data(DataRecipe("image_folder", tmp_path, classes=2, eval_crop=16), "classification", 0)
-    (((images, labels),),) = evaluation_loader(pictures.val, 4, workers=0)
+    folders = build_data(DataRecipe("image_folder", tmp_path, classes=2, eval_crop=16), "classification", 0)
+    (((images, labels),),) = evaluation_loader(folders.val, 4, workers=0)
     assert images.shape == (2, 3, 16, 16)
     assert labels.tolist() == [0, 1]
 
@@ -171,7 +171,7 @@ def test_bad_masks_are_named_when_they_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_picture_is_named_in_one_line_whatever_process_reads_it(workers: int, tmp_path: Path) -> None:
+def test_a_broken_image_is_named_in_one_line_whatever_process_reads_it(workers: int, tmp_path: Path) -> None:
     write_voc(tmp_path, {"train": ["a", "b"], "val": ["c"]})
     broken = tmp_path / "VOCdevkit" / "VOC2012" / "JPEGImages" / "b.jpg"
     broken.write_bytes(b"nothing")

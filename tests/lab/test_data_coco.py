@@ -33,17 +33,17 @@ from convofconv.lab.data.segments import _runs
 pytestmark = pytest.mark.lab
 
 
-def test_classes_pictures_and_objects(tmp_path: Path) -> None:
+def test_classes_images_and_objects(tmp_path: Path) -> None:
     file, folder = write_coco(tmp_path, content())
     split = read_coco(file, folder)
     assert split.classes == ("background", "ant", "bee", "cat")
     assert split.categories == {1: 2, 2: 41, 3: 90}
-    assert [(picture.id, picture.width, picture.height) for picture in split.pictures] == [
+    assert [(image.id, image.width, image.height) for image in split.images] == [
         (7, 20, 10),
         (3, 20, 10),
         (5, 20, 10),
     ]
-    assert split.pictures[0].path == folder / "7.png"
+    assert split.images[0].path == folder / "7.png"
     image, objects = split[1]
     assert (image.mode, image.size, image.getpixel((0, 0))) == ("RGB", (20, 10), (30, 30, 30))
     assert objects.boxes.tolist() == [[2, 1, 8, 6], [3, 0, 4, 5], [15, 0, 20, 4]]  # the last one is cut off
@@ -254,7 +254,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         read_coco(file, tmp_path / "nowhere")
 
 
-def test_pictures_of_another_size_and_broken_ones_are_named_when_they_are_read(tmp_path: Path) -> None:
+def test_images_of_another_size_and_broken_ones_are_named_when_they_are_read(tmp_path: Path) -> None:
     file, folder = write_coco(tmp_path, content())
     Image.new("L", (10, 20)).save(folder / "3.png")
     (folder / "5.png").write_bytes(b"nothing")
@@ -278,19 +278,19 @@ REAL = [
 ]
 
 
-@pytest.mark.parametrize(("file", "folder", "classes", "pictures", "count"), REAL)
-def test_real_data(file: str, folder: str, classes: int, pictures: int, count: int) -> None:
+@pytest.mark.parametrize(("file", "folder", "classes", "images", "count"), REAL)
+def test_real_data(file: str, folder: str, classes: int, images: int, count: int) -> None:
     if not (SHARED / folder).is_dir():
         pytest.skip(f"the real data {folder} is not on this machine")
     split = read_coco(SHARED / file, SHARED / folder)
-    assert (len(split.classes), len(split)) == (classes, pictures)
+    assert (len(split.classes), len(split)) == (classes, images)
     assert len(split.read.args[0].ids) == count
     with contextlib.redirect_stdout(io.StringIO()):
         theirs = COCO(SHARED / file)
-    for index in range(0, pictures, pictures // 10):
+    for index in range(0, images, images // 10):
         image, objects = split[index]
         assert image.mode == "RGB"
-        own = {entry["id"]: entry for entry in theirs.imgToAnns[objects.picture.id]}
+        own = {entry["id"]: entry for entry in theirs.imgToAnns[objects.image.id]}
         assert sorted(own) == sorted(objects.ids.tolist())
         for number, mask, label in zip(objects.ids.tolist(), objects.masks(), objects.labels.tolist(), strict=True):
             assert np.array_equal(mask, theirs.annToMask(own[number]))
@@ -298,7 +298,7 @@ def test_real_data(file: str, folder: str, classes: int, pictures: int, count: i
             assert split.classes[label] == theirs.cats[own[number]["category_id"]]["name"]
 
 
-def test_annotations_of_a_picture_need_not_stand_together(tmp_path: Path) -> None:
+def test_annotations_of_a_image_need_not_stand_together(tmp_path: Path) -> None:
     data = content()
     data["annotations"].insert(0, annotation(99, 5, 2, SQUARE))
     split = read_coco(*write_coco(tmp_path, data))

@@ -48,10 +48,10 @@ def test_digits_are_split_evenly_and_without_overlap() -> None:
     assert (len(train), len(val)) == (4000, 1000)
     assert sorted([*train.order, *val.order]) == list(range(5000))
     assert set(Counter(labels(val)).values()) == {100}
-    picture, label = val[123]
-    assert (picture.mode, picture.size) == ("RGB", (28, 28))
+    image, label = val[123]
+    assert (image.mode, image.size) == ("RGB", (28, 28))
     images, digits = digit_images()
-    assert np.array_equal(np.asarray(picture)[..., 1], images[val.order[123]])
+    assert np.array_equal(np.asarray(image)[..., 1], images[val.order[123]])
     assert label == digits[val.order[123]]
 
 
@@ -77,8 +77,8 @@ def test_scenes_of_a_split_use_its_digits_alone(monkeypatch: pytest.MonkeyPatch)
             assert np.array_equal(glyphs, images[members])
             assert np.array_equal(shown, digits[members])
         seeds |= {seed for _, _, seed in used}
-        for picture, mask in pairs:
-            assert (picture.mode, picture.size, mask.shape) == ("RGB", (96, 96), (96, 96))
+        for image, mask in pairs:
+            assert (image.mode, image.size, mask.shape) == ("RGB", (96, 96), (96, 96))
             assert mask.dtype == np.uint8
     assert len(seeds) == 4
 
@@ -234,10 +234,10 @@ def test_voc_splits(tmp_path: Path, inside: str) -> None:
     for split, count in (("train", 2), ("val", 1), ("train_aug", 3), ("test", 1)):
         found = read_split(recipe, split)
         assert len(found) == count
-        picture, mask = found[count - 1]
+        image, mask = found[count - 1]
         assert np.array_equal(mask[:, :-1], (np.arange(240).reshape(12, 20) % 21)[:, :-1])
         assert (mask[:, -1] == 255).all()
-        assert (picture.mode, picture.size) == ("RGB", (20, 12))
+        assert (image.mode, image.size) == ("RGB", (20, 12))
     assert found.classes[15] == "person"
 
 
@@ -277,8 +277,8 @@ def test_voc_is_read_as_torchvision_does(tmp_path: Path, year: str) -> None:
         theirs = VOCSegmentation(tmp_path, year, split)
         ours = read_split(DataRecipe("voc", tmp_path, year=year, classes=21), split)
         assert len(theirs) == len(ours)
-        for (picture, mask), (our_picture, our_mask) in zip(theirs, (ours[i] for i in range(len(ours))), strict=True):
-            assert np.array_equal(picture, our_picture)
+        for (image, mask), (our_image, our_mask) in zip(theirs, (ours[i] for i in range(len(ours))), strict=True):
+            assert np.array_equal(image, our_image)
             assert np.array_equal(mask, our_mask)
 
 
@@ -310,7 +310,7 @@ def tiny_imagenet(root: Path, lines: str) -> DataRecipe:
     return DataRecipe("image_folder", root, classes=2)
 
 
-def test_tiny_imagenets_validation_pictures_are_labelled_by_a_file(tmp_path: Path) -> None:
+def test_tiny_imagenets_validation_images_are_labelled_by_a_file(tmp_path: Path) -> None:
     recipe = tiny_imagenet(tmp_path, "val_0.png\tn02\t0\t0\t9\t9\nval_2.png\tn01\t0\t0\t9\t9\n")
     split = read_split(recipe, "val")
     assert split.classes == ("n01", "n02")
@@ -500,10 +500,10 @@ def test_real_data(recipe: tuple[Any, str, int], splits: dict[str, int]) -> None
         found = read_split(read, split)
         assert len(found) == count
         for i in range(0, count, count // 10):
-            picture, target = found[i]
-            assert picture.mode == "RGB"
+            image, target = found[i]
+            assert image.mode == "RGB"
             if name == "voc":
-                assert target.shape == picture.size[::-1]
+                assert target.shape == image.size[::-1]
             else:
                 assert 0 <= target < classes
 

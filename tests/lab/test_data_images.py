@@ -12,7 +12,7 @@ pytest.importorskip("torchvision")
 from PIL import ExifTags, Image
 
 from convofconv import ConfigError
-from convofconv.lab.data.decoding import VOID, open_mask, open_pair, open_picture, read_lines
+from convofconv.lab.data.decoding import VOID, open_image, open_mask, open_pair, read_lines
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -48,12 +48,12 @@ def ramp(mode: str) -> Image.Image:
         ("F", "tiff"),
     ],
 )
-def test_pictures_of_any_mode_become_rgb(tmp_path: Path, mode: str, ending: str) -> None:
-    path = tmp_path / f"picture.{ending}"
+def test_images_of_any_mode_become_rgb(tmp_path: Path, mode: str, ending: str) -> None:
+    path = tmp_path / f"image.{ending}"
     ramp(mode).save(path)
     with Image.open(path) as stored:
         assert stored.mode in (mode, {"PA": "P"}.get(mode, mode))
-    found = open_picture(path)
+    found = open_image(path)
     assert (found.mode, found.size) == ("RGB", (16, 16))
     pixels = np.asarray(found)
     if mode == "1":
@@ -65,13 +65,13 @@ def test_pictures_of_any_mode_become_rgb(tmp_path: Path, mode: str, ending: str)
 
 
 def test_transparent_palettes_keep_their_colours(tmp_path: Path) -> None:
-    ramp("P").save(tmp_path / "picture.png", transparency=b"\x00\x80")
-    assert np.array_equal(np.asarray(open_picture(tmp_path / "picture.png"))[..., 0], RAMP)
+    ramp("P").save(tmp_path / "image.png", transparency=b"\x00\x80")
+    assert np.array_equal(np.asarray(open_image(tmp_path / "image.png"))[..., 0], RAMP)
 
 
 @pytest.mark.parametrize("ending", ["png", "tiff"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_cameras_pictures_are_turned_upright_where_that_is_asked_for(
+def test_cameras_images_are_turned_upright_where_that_is_asked_for(
     tmp_path: Path, orientation: int, ending: str
 ) -> None:
     """EXIF 2.32, section 4.6.4: where the first row and the first column of the stored image belong.
@@ -90,8 +90,8 @@ def test_cameras_pictures_are_turned_upright_where_that_is_asked_for(
     exif[ExifTags.Base.Orientation] = orientation
     path = tmp_path / f"camera.{ending}"
     Image.fromarray(stored).save(path, exif=exif)
-    assert np.array_equal(np.asarray(open_picture(path, upright=True))[..., 0], upright)
-    assert np.array_equal(np.asarray(open_picture(path))[..., 0], stored)
+    assert np.array_equal(np.asarray(open_image(path, upright=True))[..., 0], upright)
+    assert np.array_equal(np.asarray(open_image(path))[..., 0], stored)
     assert np.array_equal(open_mask(path, 6), stored)
 
 
@@ -102,7 +102,7 @@ def test_exif_that_cannot_be_read_says_nothing(tmp_path: Path) -> None:
     exif[ExifTags.Base.Orientation] = 6
     exif[ExifTags.Base.Make] = "maker"
     Image.new("RGB", (8, 6), (10, 20, 30)).save(path, exif=exif, dpi=(72, 72))
-    assert open_picture(path, upright=True).size == (6, 8)
+    assert open_image(path, upright=True).size == (6, 8)
     damaged = (
         path.read_bytes().replace(b"Exif\x00\x00MM", b"Exif\x00\x00XX").replace(b"Exif\x00\x00II", b"Exif\x00\x00XX")
     )
@@ -110,14 +110,14 @@ def test_exif_that_cannot_be_read_says_nothing(tmp_path: Path) -> None:
     path.write_bytes(damaged)
     with Image.open(path) as image, pytest.raises(SyntaxError):
         image.getexif()
-    assert open_picture(path, upright=True).size == (8, 6)
+    assert open_image(path, upright=True).size == (8, 6)
 
 
 @pytest.mark.parametrize(
     ("size", "turned"), [((3, 2), False), ((2, 3), True)], ids=["annotated as stored", "annotated upright"]
 )
 @pytest.mark.parametrize("ending", ["png", "tiff"])
-def test_a_cameras_picture_is_taken_as_it_was_annotated(
+def test_a_cameras_image_is_taken_as_it_was_annotated(
     tmp_path: Path, size: tuple[int, int], turned: bool, ending: str
 ) -> None:
     stored = np.arange(6, dtype=np.uint8).reshape(2, 3)
@@ -125,8 +125,8 @@ def test_a_cameras_picture_is_taken_as_it_was_annotated(
     exif[ExifTags.Base.Orientation] = 6  # the first row is the right side
     Image.fromarray(stored).save(tmp_path / f"camera.{ending}", exif=exif)
     Image.new("L", size).save(tmp_path / "mask.png")
-    picture, _ = open_pair(tmp_path / f"camera.{ending}", tmp_path / "mask.png", 2)
-    assert np.array_equal(np.asarray(picture)[..., 0], np.rot90(stored, -1) if turned else stored)
+    image, _ = open_pair(tmp_path / f"camera.{ending}", tmp_path / "mask.png", 2)
+    assert np.array_equal(np.asarray(image)[..., 0], np.rot90(stored, -1) if turned else stored)
 
 
 def test_pixels_that_are_no_number_are_black_and_hide_no_others(tmp_path: Path) -> None:
@@ -136,29 +136,29 @@ def test_pixels_that_are_no_number_are_black_and_hide_no_others(tmp_path: Path) 
         Image.fromarray(shown).save(tmp_path / f"{name}.tiff")
     above = np.maximum(RAMP, 3) - 3.0  # of the darkest that is one
     expected = (255 * above / 252).astype(np.uint8)
-    assert np.array_equal(np.asarray(open_picture(tmp_path / "some.tiff"))[..., 0], expected)
-    assert not np.asarray(open_picture(tmp_path / "all.tiff")).any()
+    assert np.array_equal(np.asarray(open_image(tmp_path / "some.tiff"))[..., 0], expected)
+    assert not np.asarray(open_image(tmp_path / "all.tiff")).any()
 
 
 @pytest.mark.parametrize("size", [None, 32])
 def test_large_jpegs_are_decoded_small_if_a_size_is_given(tmp_path: Path, size: int | None) -> None:
     Image.new("RGB", (640, 480), "red").save(tmp_path / "large.jpg")
-    assert open_picture(tmp_path / "large.jpg", size).size == ((160, 120) if size else (640, 480))
+    assert open_image(tmp_path / "large.jpg", size).size == ((160, 120) if size else (640, 480))
 
 
 @pytest.mark.parametrize("palette", [True, False])
 def test_masks_keep_their_numbers(tmp_path: Path, palette: bool) -> None:
     numbers = np.random.default_rng(0).choice(np.array([0, 1, 5, 20, VOID], np.uint8), (9, 7))
-    picture = Image.fromarray(numbers)
+    image = Image.fromarray(numbers)
     if palette:
-        picture.putpalette([(91 * i) % 256 for i in range(768)])
-    picture.save(tmp_path / "mask.png")
+        image.putpalette([(91 * i) % 256 for i in range(768)])
+    image.save(tmp_path / "mask.png")
     found = open_mask(tmp_path / "mask.png", 21)
     assert found.dtype == np.uint8
     assert np.array_equal(found, numbers)
 
 
-@pytest.mark.parametrize("opener", [open_picture, lambda path: open_mask(path, 2)])
+@pytest.mark.parametrize("opener", [open_image, lambda path: open_mask(path, 2)])
 @pytest.mark.parametrize("case", ["truncated", "no image", "empty", "missing"])
 def test_broken_files_are_named(tmp_path: Path, opener, case: str) -> None:
     path = tmp_path / "broken.png"
@@ -194,13 +194,13 @@ def test_masks_of_another_mode_are_refused(tmp_path: Path, mode: str) -> None:
 
 
 def test_pairs_of_different_size_are_refused(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 6)).save(tmp_path / "picture.png")
+    Image.new("RGB", (8, 6)).save(tmp_path / "image.png")
     Image.new("L", (8, 6)).save(tmp_path / "same.png")
     Image.new("L", (6, 8)).save(tmp_path / "turned.png")
-    picture, mask = open_pair(tmp_path / "picture.png", tmp_path / "same.png", 2)
-    assert (picture.size, mask.shape) == ((8, 6), (6, 8))
-    with pytest.raises(ConfigError, match=r"turned\.png: the mask is 6×8 but its image .*picture\.png is 8×6"):
-        open_pair(tmp_path / "picture.png", tmp_path / "turned.png", 2)
+    image, mask = open_pair(tmp_path / "image.png", tmp_path / "same.png", 2)
+    assert (image.size, mask.shape) == ((8, 6), (6, 8))
+    with pytest.raises(ConfigError, match=r"turned\.png: the mask is 6×8 but its image .*image\.png is 8×6"):
+        open_pair(tmp_path / "image.png", tmp_path / "turned.png", 2)
 
 
 def test_a_list_that_is_no_text_in_utf_8_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Orders of training pictures: each once an epoch, shared out without overlap, by groups, resumed in the middle."""
+"""Orders of training images: each once an epoch, shared out without overlap, by groups, resumed in the middle."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_without_groups_an_epoch_is_a_permutation_cut_into_batches() -> None:
 
 
 @pytest.mark.parametrize("groups", [None, GROUPS])
-def test_every_picture_comes_at_most_once_and_few_are_left_out(groups: list[int] | None) -> None:
+def test_every_image_comes_at_most_once_and_few_are_left_out(groups: list[int] | None) -> None:
     order = TrainingOrder(LENGTH, BATCH, seed=0, groups=groups)
     seen = list(itertools.chain.from_iterable(indices(order)))
     assert len(seen) == len(set(seen)) == 48
@@ -86,17 +86,17 @@ def test_an_epoch_is_gone_on_with(groups: list[int] | None) -> None:
 
 
 @pytest.mark.parametrize("collate", [default_collate, collate_objects], ids=["masks", "objects"])
-def test_pictures_of_one_size_are_evaluated_together(collate: Any) -> None:
+def test_images_of_one_size_are_evaluated_together(collate: Any) -> None:
     sizes = [(4, 6), (6, 4), (4, 6), (4, 6), (6, 4)]
 
-    class Pictures(torch.utils.data.Dataset[Any]):
+    class Images(torch.utils.data.Dataset[Any]):
         def __len__(self) -> int:
             return len(sizes)
 
         def __getitem__(self, index: int) -> Any:
             return torch.full((3, *sizes[index]), float(index)), torch.tensor(index)
 
-    found = list(evaluation_loader(Pictures(), batch=4, workers=0, collate=collate))
+    found = list(evaluation_loader(Images(), batch=4, workers=0, collate=collate))
     numbers = [[[int(number) for number in target] for _, target in batch] for batch in found]
     assert numbers == [[[0, 2, 3], [1]], [[4]]]
     for images, target in itertools.chain(*found):

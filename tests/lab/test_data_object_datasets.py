@@ -29,9 +29,9 @@ def write_splits(root: Path, **data: Any) -> Path:
     """COCO's layout: images in a folder per split, what is in them beside one another."""
     (root / "annotations").mkdir(parents=True)
     for split, values in data.items():
-        file, pictures = write_coco(root, values)
+        file, images = write_coco(root, values)
         shutil.move(file, root / "annotations" / f"instances_{split}.json")
-        shutil.move(pictures, root / split)
+        shutil.move(images, root / split)
     return root
 
 
@@ -50,15 +50,15 @@ def test_cocos_layout_is_read_and_batched(tmp_path: Path) -> None:
     images, targets = next(iter(training_loader(data.train, 2, 0, 0, collate=data.collate, groups=data.groups)))
     assert sorted(target["image_id"] for target in targets) == [3, 7]
     assert all(image.shape == (3, 10, 20) and image.dtype == torch.float32 for image in images)
-    by_picture = {target["image_id"]: target for target in targets}
-    assert by_picture[3]["labels"].tolist() == [2, 3]  # without the crowd
-    assert by_picture[7]["masks"].shape == (1, 10, 20)
+    by_image = {target["image_id"]: target for target in targets}
+    assert by_image[3]["labels"].tolist() == [2, 3]  # without the crowd
+    assert by_image[7]["masks"].shape == (1, 10, 20)
     assert data.val[1][1]["iscrowd"].sum() == 1
     boxes_alone = build_data(recipe(root), "detection", 0)
     assert "masks" not in boxes_alone.val[0][1]
 
 
-def test_training_pictures_are_resized_and_the_others_are_not(tmp_path: Path) -> None:
+def test_training_images_are_resized_and_the_others_are_not(tmp_path: Path) -> None:
     root = write_splits(tmp_path, train=content(), val=content())
     data = build_data(recipe(root, shorter=(30, 40), longest=70), "detection", 0)
     sizes = {tuple(data.train[epoch, 0][0].shape) for epoch in range(20)}
@@ -80,8 +80,8 @@ def test_masks_are_resized_as_the_recipe_says(tmp_path: Path) -> None:
     assert not torch.equal(plain[1]["masks"], exact[1]["masks"])
 
 
-def test_pictures_with_nothing_to_learn_from_are_left_out_of_training_alone(tmp_path: Path) -> None:
-    """Picture 5 has no objects, 3 is given a crowd alone, and 7 a box without area besides its whole one."""
+def test_images_with_nothing_to_learn_from_are_left_out_of_training_alone(tmp_path: Path) -> None:
+    """ImageEntry 5 has no objects, 3 is given a crowd alone, and 7 a box without area besides its whole one."""
     some = crowds()
     some["annotations"] += [annotation(200, 7, 41, SQUARE, bbox=[4, 4, 0, 3]), annotation(201, 7, 41, SQUARE)]
     root = write_splits(tmp_path, train=some, val=some)

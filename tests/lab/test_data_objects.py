@@ -27,8 +27,8 @@ from convofconv.lab.data.coco_annotations import read_coco
 from convofconv.lab.data.object_splits import ObjectSplit, TargetSplit, read_objects
 from convofconv.lab.data.object_transforms import evaluation_transform, training_transform
 from convofconv.lab.data.objects import (
+    ImageEntry,
     Objects,
-    Picture,
     collate_objects,
     evaluation_target,
     orientations,
@@ -55,7 +55,7 @@ def rectangles(boxes: list[list[int]], width: int, height: int) -> tuple[Image.I
     count = len(boxes)
     corners = np.array(boxes, np.float64).reshape(-1, 4)
     return Image.fromarray(image), Objects(
-        Picture(9, width, height),
+        ImageEntry(9, width, height),
         corners,
         np.arange(1, count + 1),
         np.arange(count, dtype=np.float64) + 100,
@@ -158,7 +158,7 @@ def test_boxes_at_the_edge_survive_rounding(before: int, after: int) -> None:
     assert target["boxes"].tolist() == [[0, 0, after, after]]
 
 
-def test_evaluation_leaves_pictures_as_they_are() -> None:
+def test_evaluation_leaves_images_as_they_are() -> None:
     image, objects = rectangles([[10, 10, 30, 40]], 70, 50)
     objects = dataclasses.replace(objects, crowd=np.array([True]))
     found, target = evaluation_transform()(to_image(image), evaluation_target(objects))
@@ -192,10 +192,10 @@ def test_scenes_are_those_of_segmentation_with_exact_boxes() -> None:
         assert split.categories == {label: label for label in range(1, 11)}
         for index in range(0, count, 9):
             image, objects = split[index]
-            picture, numbers = semantic[index]
-            assert np.array_equal(image, picture)
+            shown, numbers = semantic[index]
+            assert np.array_equal(image, shown)
             masks = objects.masks()
-            assert image.size == (objects.picture.width, objects.picture.height)
+            assert image.size == (objects.image.width, objects.image.height)
             assert np.array_equal((masks * objects.labels[:, None, None]).max(0), numbers)
             for mask, box, area in zip(masks, objects.boxes, objects.area, strict=True):
                 rows, columns = np.nonzero(mask)
@@ -217,4 +217,4 @@ def test_batches_are_lists() -> None:
 
 
 def test_orientations() -> None:
-    assert orientations([Picture(1, 20, 10), Picture(2, 10, 20), Picture(3, 10, 10)]) == [1, 0, 0]
+    assert orientations([ImageEntry(1, 20, 10), ImageEntry(2, 10, 20), ImageEntry(3, 10, 10)]) == [1, 0, 0]

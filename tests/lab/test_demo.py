@@ -363,7 +363,7 @@ def test_a_refused_demo_leaves_no_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_fewer_pictures_than_classes_are_refused(tmp_path: Path) -> None:
+def test_fewer_images_than_classes_are_refused(tmp_path: Path) -> None:
     folder = write_classes(tmp_path / "fruit")
     with pytest.raises(ConfigError, match="train-images must be at least the number of classes, 3; got 2"):
         write_images(settings(tmp_path, data=folder, train_images=2), tmp_path / "chosen")

@@ -55,11 +55,11 @@ def boxes_of(rng: np.random.Generator, count: int) -> torch.Tensor:
     return torch.tensor(np.round(8 * np.concatenate([corners, corners + sizes], 1)) / 8, dtype=torch.float32)
 
 
-def random_data(seed: int, pictures: int = 15) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def random_data(seed: int, images: int = 15) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Detections, near objects and anywhere, and targets with crowds; some images without one or the other."""
     rng = np.random.default_rng(seed)
     data = []
-    for number in range(pictures):
+    for number in range(images):
         truth = boxes_of(rng, int(rng.integers(0, 9)) if number else 0)
         labels = torch.tensor(rng.integers(1, CLASSES - 1, len(truth)))
         near = truth + torch.tensor(np.round(8 * rng.normal(0, 1.5, truth.shape)) / 8, dtype=torch.float32)
@@ -86,10 +86,10 @@ def expected(data: list[tuple[dict[str, Any], dict[str, Any]]], kind: str, limit
     """What pycocotools says if it is fed as its documentation says, through a file of results."""
     truth, results = [], []
     for found, target in data:
-        picture = target["image_id"]
+        image = target["image_id"]
         for group, entries in ((target, truth), (found, results)):
             for place, box in enumerate(group["boxes"].tolist()):
-                entry: dict[str, Any] = {"image_id": picture, "category_id": int(group["labels"][place])}
+                entry: dict[str, Any] = {"image_id": image, "category_id": int(group["labels"][place])}
                 size = [box[2] - box[0], box[3] - box[1]]
                 rle = coco_mask.encode(np.asfortranarray(group["masks"][place].numpy().astype(np.uint8)))
                 if group is target:
@@ -156,9 +156,9 @@ def one(found: list[list[float]], truth: list[list[float]], number: int = 1, **o
     return {**boxes(found), "scores": scores}, {**target, "area": sides.prod(1), **other}
 
 
-def ap(*pictures: tuple[Any, Any], **options: Any) -> dict[str, float]:
+def ap(*images: tuple[Any, Any], **options: Any) -> dict[str, float]:
     metrics = DetectionMetrics(2, **options)
-    metrics.update(*zip(*pictures, strict=True))
+    metrics.update(*zip(*images, strict=True))
     return metrics.compute()
 
 
@@ -183,16 +183,18 @@ def test_overlaps_at_the_thresholds_count() -> None:
     assert (values["AP"], values["AP50"], values["AP75"]) == pytest.approx((60, 100, 100))
 
 
-def of_the_file(tmp_path: Path, pictures: list[tuple[list[float], float, list[float]]]) -> tuple[Any, dict[str, float]]:
+def of_the_file(
+    tmp_path: Path, described: list[tuple[list[float], float, list[float]]]
+) -> tuple[Any, dict[str, float]]:
     """COCO's six figures of a file itself, and ours of what is read from it; in each image a box, its area and a
     detection, all as left, top, width and height."""
     images = [
-        {"id": number, "file_name": "0.png", "width": 128, "height": 128} for number in range(1, len(pictures) + 1)
+        {"id": number, "file_name": "0.png", "width": 128, "height": 128} for number in range(1, len(described) + 1)
     ]
-    truth = [annotation(n, n, 1, [], bbox=box, area=area) for n, (box, area, _) in enumerate(pictures, start=1)]
+    truth = [annotation(n, n, 1, [], bbox=box, area=area) for n, (box, area, _) in enumerate(described, start=1)]
     results = [
         {"image_id": number, "category_id": 1, "bbox": box, "score": 0.5}
-        for number, (*_, box) in enumerate(pictures, start=1)
+        for number, (*_, box) in enumerate(described, start=1)
     ]
     data = {"images": images, "annotations": truth, "categories": [{"id": 1, "name": "ant"}]}
     (tmp_path / "truth.json").write_text(json.dumps(data))
@@ -206,7 +208,7 @@ def of_the_file(tmp_path: Path, pictures: list[tuple[list[float], float, list[fl
     split = TargetSplit(read_coco(tmp_path / "truth.json", tmp_path, masks=False), training=False)
     items = EvaluationSet(split, evaluation_transform())
     metrics = DetectionMetrics(2)
-    for number, (*_, (left, top, width, height)) in enumerate(pictures):
+    for number, (*_, (left, top, width, height)) in enumerate(described):
         # As a network puts them out; these tests have whole numbers there, so that float32 is exact.
         boxes = torch.tensor([[left, top, left + width, top + height]], dtype=torch.float32)
         found = {"boxes": boxes, "labels": torch.tensor([1]), "scores": torch.tensor([0.5])}
@@ -216,14 +218,14 @@ def of_the_file(tmp_path: Path, pictures: list[tuple[list[float], float, list[fl
 
 def test_overlaps_exactly_on_a_threshold_are_those_of_the_file(tmp_path: Path) -> None:
     """Boxes of tenths, whose area is half of that of a detection of whole numbers around them."""
-    pictures = []
+    images = []
     for left, tenths, height in itertools.product((0, 0.1, 0.3, 0.7), range(11, 100), range(2, 12)):
         width, area = tenths / 10, tenths * height / 5
         for around in range(math.ceil(left + width), 20):
             if area % around == 0 and area // around >= height:
-                pictures.append(([left, 0, width, height], area / 2, [0, 0, around, area // around]))
-    theirs, ours = of_the_file(tmp_path, pictures)
-    assert len(pictures) > 200
+                images.append(([left, 0, width, height], area / 2, [0, 0, around, area // around]))
+    theirs, ours = of_the_file(tmp_path, images)
+    assert len(images) > 200
     assert 0.5 < theirs[1] < 1  # on the very edge, some fall on either side
     for name, value in zip(FIGURES[:4], theirs, strict=False):
         assert ours[name] == pytest.approx(100 * value, abs=1e-6)
@@ -239,7 +241,7 @@ def test_areas_next_to_a_bound_are_of_the_size_that_the_file_says(tmp_path: Path
     assert set(ours) == {"AP", "AP50", "AP75", *(f"AP{size}" for size in sizes)}
 
 
-def test_boxes_that_leave_their_picture_count_as_the_file_has_them(tmp_path: Path) -> None:
+def test_boxes_that_leave_their_image_count_as_the_file_has_them(tmp_path: Path) -> None:
     """Half of one lies in it, and a detection of that half overlaps the whole by a half."""
     with pytest.warns(UserWarning, match="1 of 1 boxes leave their images"):
         theirs, ours = of_the_file(tmp_path, [([118, 10, 20, 10], 200, [118, 10, 10, 10])])
@@ -248,7 +250,7 @@ def test_boxes_that_leave_their_picture_count_as_the_file_has_them(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("limit", "share"), [(0, 68 / 101), (100, 68 / 101), (3, 3 / 101), (149, 1), (1000, 1)])
-def test_so_many_detections_count_in_a_picture(limit: int, share: float) -> None:
+def test_so_many_detections_count_in_a_image(limit: int, share: float) -> None:
     """Of 149 objects that are all found 100 count, as in COCO: recalls from 0 to 0.67."""
     found = one(row(149), row(149))
     found[0]["scores"] = 1 - torch.arange(149) / 1000
@@ -265,10 +267,10 @@ def test_figures_of_fewer_detections_are_those_of_pycocotools(limit: int) -> Non
     assert values["AP"] < measured(data).compute()["AP"]
 
 
-def test_pictures_with_more_objects_than_are_counted_are_reported() -> None:
-    def remark(*pictures: tuple[Any, Any], limit: int = 0) -> str:
+def test_images_with_more_objects_than_are_counted_are_reported() -> None:
+    def remark(*images: tuple[Any, Any], limit: int = 0) -> str:
         metrics = DetectionMetrics(2, limit=limit)
-        metrics.update(*zip(*pictures, strict=True))
+        metrics.update(*zip(*images, strict=True))
         return metrics.remark()
 
     many, few = one(row(1), row(149), 1), one(row(1), row(3), 2)
@@ -288,7 +290,7 @@ def test_no_detections_is_0() -> None:
     assert ap(one([], row(2))) == {"AP": 0, "AP50": 0, "AP75": 0, "APS": 0}
 
 
-def test_detections_in_pictures_without_objects_are_wrong() -> None:
+def test_detections_in_images_without_objects_are_wrong() -> None:
     """The best guess is wrong, the second right: precision 1/2 at every recall."""
     assert ap(one(row(1), [], 1), one([[50, 50, 60, 60], *row(1)], row(1), 2))["AP"] == pytest.approx(100 / 3, abs=1e-4)
     assert ap(one([], [], 1), one(row(1), row(1), 2))["AP"] == 100
@@ -297,8 +299,8 @@ def test_detections_in_pictures_without_objects_are_wrong() -> None:
 def test_detections_in_crowds_count_neither_way() -> None:
     crowd = [[0.0, 50.0, 100.0, 100.0]]
     inside = [[0.0, 50.0, 20.0, 70.0], [30.0, 60.0, 50.0, 80.0]]
-    picture = one([*inside, *row(1)], [*row(1), *crowd], iscrowd=torch.tensor([0, 1]))
-    assert ap(picture)["AP"] == 100
+    image = one([*inside, *row(1)], [*row(1), *crowd], iscrowd=torch.tensor([0, 1]))
+    assert ap(image)["AP"] == 100
     plain = one([*inside, *row(1)], row(1))
     assert ap(plain)["AP"] == pytest.approx(100 / 3, abs=1e-4)
 
@@ -316,7 +318,7 @@ def test_only_crowds_or_nothing_is_refused() -> None:
         ap(one(row(1), []))
 
 
-def test_pictures_count_once_and_in_any_order() -> None:
+def test_images_count_once_and_in_any_order() -> None:
     data = random_data(3)
     values = measured(data).compute()
     assert measured(data[::-1]).compute() == values
@@ -324,7 +326,7 @@ def test_pictures_count_once_and_in_any_order() -> None:
 
 
 def test_counting_starts_anew() -> None:
-    metrics = measured(random_data(0, pictures=20))  # more than are counted afterwards
+    metrics = measured(random_data(0, images=20))  # more than are counted afterwards
     before = metrics.compute()
     metrics.reset()
     metrics.update(*zip(*random_data(1), strict=True))
@@ -349,7 +351,7 @@ def test_masks_are_encoded_as_pycocotools_reads_them() -> None:
 def test_masks_are_not_kept_as_pixels() -> None:
     metrics = measured(random_data(0))
     pixels = sum(found["masks"].numel() + target["masks"].numel() for found, target in random_data(0))
-    assert len(pickle.dumps(metrics.evaluation.pictures)) < pixels / 20
+    assert len(pickle.dumps(metrics.evaluation.images)) < pixels / 20
 
 
 def test_a_filled_metric_is_a_module_like_others() -> None:
@@ -365,7 +367,7 @@ def share(rank: int, file: str, results: str) -> None:
     torch.distributed.init_process_group("gloo", f"file://{file}", rank=rank, world_size=2)
     metrics = measured(random_data(5)[rank::2])
     both = metrics.compute()
-    Path(f"{results}.{rank}").write_bytes(pickle.dumps((both, metrics.by_class(), len(metrics.evaluation.pictures))))
+    Path(f"{results}.{rank}").write_bytes(pickle.dumps((both, metrics.by_class(), len(metrics.evaluation.images))))
     torch.distributed.destroy_process_group()
 
 

@@ -55,7 +55,7 @@ def target(masks: bool) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_pictures_are_shrunk_in_evaluation_as_in_training(task: TaskName) -> None:
+def test_images_are_shrunk_in_evaluation_as_in_training(task: TaskName) -> None:
     """Lines of one pixel in eight are grey then; a resizing that leaves out pixels would lose some."""
     detector = small(task, data=DataRecipe("digit_scenes", classes=11, eval_resize=64, longest=90)).eval()
     image = torch.zeros(3, 256, 512)
@@ -114,11 +114,11 @@ def test_all_that_learns_has_a_gradient(task: TaskName, backbone: str) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_training_gives_losses_and_evaluation_gives_objects_in_the_pictures_pixels(task: TaskName) -> None:
+def test_training_gives_losses_and_evaluation_gives_objects_in_the_images_pixels(task: TaskName) -> None:
     network = small(task)
-    pictures = [torch.rand(3, 48, 64), torch.rand(3, 48, 64)]
+    images = [torch.rand(3, 48, 64), torch.rand(3, 48, 64)]
     nothing = {key: value[:0] for key, value in target(task == TASKS[1]).items()}
-    losses = network(pictures, [target(task == TASKS[1]), nothing])
+    losses = network(images, [target(task == TASKS[1]), nothing])
     assert sum(losses.values()).requires_grad
     assert all(loss.isfinite() for loss in losses.values())
     getattr(network, "roi_heads", network).score_thresh = 0  # nothing learnt would find nothing
@@ -174,22 +174,22 @@ def test_bfloat16_rounds_no_boxes_scores_or_losses(task: TaskName) -> None:
     for name, part in network.named_modules():
         if name in ("rpn", "anchor_generator", "rpn.anchor_generator"):
             part.register_forward_hook(lambda module, inputs, found, name=name[-9:]: seen.update({name: found}))
-    pictures, targets = [torch.rand(3, 300, 620)], [target(task == TASKS[1])]
+    images, targets = [torch.rand(3, 300, 620)], [target(task == TASKS[1])]
     if "masks" in targets[0]:
         targets[0]["masks"] = torch.ones(1, 300, 620, dtype=torch.uint8)
-    network(pictures, targets)
+    network(images, targets)
     expected = seen["generator"]
     with torch.autocast("cpu", torch.bfloat16):
-        losses = network(pictures, targets)
+        losses = network(images, targets)
         assert {loss.dtype for loss in losses.values()} == {torch.float32}
         assert all(torch.equal(*pair) for pair in zip(seen["generator"], expected, strict=True))
         if "rpn" in seen:
             assert seen["rpn"][0][0].dtype == torch.float32, "proposals"
         getattr(network, "roi_heads", network).score_thresh = 0
-        (found,) = network.eval()(pictures)
+        (found,) = network.eval()(images)
         assert len(found["boxes"])
         assert {found[name].dtype for name in ("boxes", "scores")} == {torch.float32}
-        assert {output.dtype for output in BeforeSelection(network)(pictures)} == {torch.float32}
+        assert {output.dtype for output in BeforeSelection(network)(images)} == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -234,13 +234,13 @@ def test_the_backbone_or_everything_is_converted_and_folds_back(task: TaskName, 
         if "parametrizations" in name:
             nn.init.normal_(parameter, std=0.1)
     plain = reparameterize(network)
-    pictures = [torch.rand(3, 60, 50)] * 2
-    assert verify(BeforeSelection(network), BeforeSelection(plain), pictures, 1e-4) < 1e-4
+    images = [torch.rand(3, 60, 50)] * 2
+    assert verify(BeforeSelection(network), BeforeSelection(plain), images, 1e-4) < 1e-4
     with torch.no_grad():
         weight = plain.get_parameter("backbone.fpn.layer_blocks.0.0.weight")
         weight.add_(torch.rand_like(weight) / 10)
     with pytest.raises(Exception, match="outputs differ"):
-        verify(BeforeSelection(network), BeforeSelection(plain), pictures, 1e-4)
+        verify(BeforeSelection(network), BeforeSelection(plain), images, 1e-4)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -248,17 +248,17 @@ def test_raw_outputs_hold_every_part_of_the_network(task: TaskName) -> None:
     """A change of any parameter shows in them, so that folding it wrongly would be seen."""
     network = small(task).eval()
     raw = BeforeSelection(network)
-    pictures = [torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))]
+    images = [torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))]
     with torch.no_grad():
         torch.manual_seed(0)
         for parameter in network.parameters():
             if not parameter.any():
                 parameter.uniform_()  # timm's blocks start with nothing but their shortcuts
-        before = raw(pictures)
+        before = raw(images)
         for name, parameter in network.named_parameters():
             saved = parameter.clone()
             parameter.add_(torch.randn_like(parameter))
-            after = raw(pictures)
+            after = raw(images)
             assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)), name
             parameter.copy_(saved)
 

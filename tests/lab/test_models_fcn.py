@@ -29,7 +29,7 @@ SIZES = [(64, 64), (65, 47), (33, 70)]
 
 
 @pytest.mark.parametrize("recipe", BACKBONES.values(), ids=BACKBONES.keys())
-def test_logits_have_the_size_of_the_pictures(recipe):
+def test_logits_have_the_size_of_the_images(recipe):
     network = build_fcn(recipe, classes=4).eval()
     for size in SIZES:
         with torch.no_grad():

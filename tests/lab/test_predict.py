@@ -29,7 +29,7 @@ from convofconv.lab.found_by_name import find_task
 from convofconv.lab.models.network import build_network
 from convofconv.lab.predict import prediction as module
 from convofconv.lab.predict.finished_run import FinishedRun
-from convofconv.lab.predict.image_files import find_pictures, output_names
+from convofconv.lab.predict.image_files import image_paths, output_names
 from convofconv.lab.recipe.recipe_files import recipe_of
 from convofconv.lab.recipe.schema import DataRecipe, Recipe
 from convofconv.lab.tasks import detection
@@ -317,7 +317,7 @@ def test_nothing_found_is_an_empty_list_and_said(here, monkeypatch, capsys):
     assert drawn == ["nothing found above 0.02"]
 
 
-def odd_pictures(folder):
+def odd_images(folder):
     """Of every mode, and of every shape."""
     folder.mkdir()
     grey = Image.fromarray(digit_images()[0][3])
@@ -331,8 +331,8 @@ def odd_pictures(folder):
 
 
 @pytest.mark.parametrize("task", RUNS)
-def test_pictures_of_any_mode_and_size_are_taken(runs, here, task, capsys):
-    count = odd_pictures(here / "odd")
+def test_images_of_any_mode_and_size_are_taken(runs, here, task, capsys):
+    count = odd_images(here / "odd")
     assert predict(runs(task), "odd", "--out=out") == 0, capsys.readouterr().err
     images = told(here / "out")["images"]
     assert len(images) == count
@@ -346,7 +346,7 @@ def test_pictures_of_any_mode_and_size_are_taken(runs, here, task, capsys):
 
 
 @pytest.mark.parametrize("task", RUNS)
-def test_a_cameras_picture_is_answered_upright(runs, here, task):
+def test_a_cameras_image_is_answered_upright(runs, here, task):
     grey = Image.fromarray(digit_images()[0][3]).resize((60, 40))
     grey.save(here / "upright.png")
     exif = Image.Exif()
@@ -361,8 +361,8 @@ def test_a_cameras_picture_is_answered_upright(runs, here, task):
     assert {key: camera[key] for key in camera.keys() - own} == {key: upright[key] for key in upright.keys() - own}
 
 
-def test_the_same_pictures_give_the_same_files(runs, here):
-    odd_pictures(here / "odd")
+def test_the_same_images_give_the_same_files(runs, here):
+    odd_images(here / "odd")
     for out in ("one", "two"):
         assert predict(runs("segmentation"), "odd", f"--out={out}") == 0
     files = sorted(path.name for path in (here / "one").iterdir())
@@ -406,7 +406,7 @@ def test_after_ctrl_c_the_numbers_are_those_of_what_was_drawn(runs, here, monkey
     assert [one["file_name"] for one in told(here / "out")["images"]] == ["in/a.png"]
 
 
-def test_a_picture_that_the_network_cannot_take_is_told(here, monkeypatch, capsys):
+def test_a_image_that_the_network_cannot_take_is_told(here, monkeypatch, capsys):
     class Picky(nn.Module):
         def forward(self, images):
             if images.shape[-1] < 4:
@@ -428,7 +428,7 @@ def test_a_picture_that_the_network_cannot_take_is_told(here, monkeypatch, capsy
 
 
 @pytest.mark.parametrize(("shorter", "resized"), [(56, None), (57, [28, 56]), (560, [28, 56])])
-def test_a_photo_is_scaled_down_to_what_a_classifier_of_small_pictures_has_seen(runs, here, shorter, resized):
+def test_a_photo_is_scaled_down_to_what_a_classifier_of_small_images_has_seen(runs, here, shorter, resized):
     Image.effect_noise((shorter, 2 * shorter), 50).save("photo.png")
     assert predict(runs("classification"), "photo.png", "--out=out") == 0
     (said,) = told(here / "out")["images"]
@@ -473,7 +473,7 @@ def test_files_folders_and_patterns_sorted_and_each_once(here):
     Path("b/notes.txt").write_text("no image")
 
     def found(*given, out="out"):
-        return [path.as_posix() for path in find_pictures(given, Path(out))]
+        return [path.as_posix() for path in image_paths(given, Path(out))]
 
     assert found("b") == ["b/1.PNG", "b/2.png", "b/deep/3.jpg"]
     assert found("b/*") == found("b")
@@ -488,11 +488,11 @@ def test_files_folders_and_patterns_sorted_and_each_once(here):
     assert found(str(here / "b"), "b") == [f"{here}/{name}" for name in found("b")]
 
 
-def test_results_below_the_searched_folder_are_no_pictures(here):
+def test_results_below_the_searched_folder_are_no_images(here):
     blank("in/a.png", "in/out/a.png")
     for given in ("in", "in/**/*.png", "."):
-        assert [path.as_posix() for path in find_pictures([given], Path("in/out"))] == ["in/a.png"]
-    assert [path.as_posix() for path in find_pictures(["in/out"], Path("in/out"))] == ["in/out/a.png"]
+        assert [path.as_posix() for path in image_paths([given], Path("in/out"))] == ["in/a.png"]
+    assert [path.as_posix() for path in image_paths(["in/out"], Path("in/out"))] == ["in/out/a.png"]
 
 
 def test_names_are_paths_below_the_common_folder_and_never_alike():
@@ -512,7 +512,7 @@ def test_names_are_paths_below_the_common_folder_and_never_alike():
         assert len(set(files)) == len(files), found
 
 
-def test_pictures_of_one_name_in_two_folders_both_get_their_results(runs, here):
+def test_images_of_one_name_in_two_folders_both_get_their_results(runs, here):
     scene(here / "in/a/1.png", 1)
     scene(here / "in/b/1.png", 2)
     scene(here / "in/b/1.bmp", 3)
@@ -523,7 +523,7 @@ def test_pictures_of_one_name_in_two_folders_both_get_their_results(runs, here):
         assert {one["drawing"], one["mask"]} <= files
 
 
-def test_a_picture_is_never_written_over(runs, here, capsys):
+def test_a_image_is_never_written_over(runs, here, capsys):
     blank("in/a.png")
     before = Path("in/a.png").read_bytes()
     assert predict(runs("classification"), "in/a.png", "--out=in") == 2

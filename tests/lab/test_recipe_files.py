@@ -151,8 +151,8 @@ def test_sections_and_a_root_without_a_value_have_their_defaults(tmp_path, monke
 
 def test_the_home_folder_may_be_written_short(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "pictures").mkdir()
-    assert recipe_from("digits-resnet18", {"data.root": "~/pictures"}).data.root == tmp_path / "pictures"
+    (tmp_path / "images").mkdir()
+    assert recipe_from("digits-resnet18", {"data.root": "~/images"}).data.root == tmp_path / "images"
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(FOLDER.glob("*.yaml"))])

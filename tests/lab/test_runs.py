@@ -193,7 +193,7 @@ def test_the_commit_is_that_of_the_code_and_not_of_a_repository_around_it(tmp_pa
     assert versions()["git_commit"] == git(["git", "rev-parse", "HEAD"]).stdout.strip()
 
 
-def test_the_log_has_a_line_per_epoch_and_the_curves_are_a_picture(tmp_path, trained):
+def test_the_log_has_a_line_per_epoch_and_the_curves_are_a_image(tmp_path, trained):
     trained(CLASSIFY, tmp_path / "run")
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2"]

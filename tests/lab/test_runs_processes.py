@@ -209,7 +209,7 @@ def test_slurm_must_say_how_many_processes_a_machine_has(tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_more_processes_than_pictures_are_refused_before_training(split):
+def test_more_processes_than_images_are_refused_before_training(split):
     recipe = Recipe(data=DataRecipe(limit=20))
     data = RunData(recipe, find_task(recipe.task).build_data(recipe.data, 0))
     data.trainer = SimpleNamespace(global_rank=0, world_size=20)

@@ -185,9 +185,9 @@ def test_a_network_of_one_size_is_refused_for_files_of_any(tmp_path, capsys):
     """The first image fits, others may not: known only after an epoch, if it were tried."""
     for split in ("train", "val"):
         for name in "ab":
-            (tmp_path / "pictures" / split / name).mkdir(parents=True)
-            Image.new("RGB", (32, 32)).save(tmp_path / "pictures" / split / name / "1.png")
-    options = ["--data.name=image_folder", f"--data.root={tmp_path / 'pictures'}", "--data.classes=2"]
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / "images" / split / name / "1.png")
+    options = ["--data.name=image_folder", f"--data.root={tmp_path / 'images'}", "--data.classes=2"]
     options += ["--model.backbone=test_vit", "--model.small_images=false", "--model.options={'img_size': 32}"]
     options += ["--data.crop=[32,32]", "--data.eval_resize=32", "--training.batch=2"]
     assert fit(["digits-resnet18", *options], tmp_path / "run") == 2

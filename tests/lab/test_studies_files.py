@@ -113,7 +113,7 @@ def test_the_same_answer_everywhere_scores_what_the_studies_say():
                 data = find_task(recipe.task).build_evaluation(
                     recipe.data, recipe.data.test_split or recipe.data.val_split
                 )
-                targets = [torch.as_tensor(data.pictures[index][1]).flatten() for index in range(len(data.pictures))]
+                targets = [torch.as_tensor(data.images[index][1]).flatten() for index in range(len(data.images))]
                 counts = torch.bincount(torch.cat(targets))[: len(data.classes)]  # void is behind them
                 occurring = counts.count_nonzero() if recipe.task == "segmentation" else 1
                 found[key] = float(100 * counts.max() / counts.sum() / occurring)

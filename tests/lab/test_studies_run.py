@@ -147,12 +147,12 @@ def test_a_record_names_no_folder_of_the_machine(tmp_path, through_a_link):
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "there")
     data = tmp_path / ("link" if through_a_link else "there")
-    variants = {"plain": {}, "no-folder": {"data.name": "image_folder", "data.root": "data/pictures"}}
+    variants = {"plain": {}, "no-folder": {"data.name": "image_folder", "data.root": "data/images"}}
     study = tiny_study(tmp_path, variants=variants)
     with pytest.raises(ConfigError, match="1 of its runs failed"):
         run_study(study, options_in(tmp_path, data=data))
     (record,) = [one for one in records_of(study, tmp_path / "results").read() if one["status"] == "failed"]
-    assert "{data}/pictures" in record["reason"]
+    assert "{data}/images" in record["reason"]
     assert str(tmp_path) not in record["reason"]
 
 
@@ -176,10 +176,10 @@ def test_the_machine_is_not_the_recipes(tmp_path):
 
 def test_the_data_is_where_the_study_was_started(tmp_path, monkeypatch):
     """Workers of a cluster may have been started elsewhere."""
-    (tmp_path / "data/pictures").mkdir(parents=True)
+    (tmp_path / "data/images").mkdir(parents=True)
     (tmp_path / "own").mkdir()
     monkeypatch.chdir(tmp_path)
-    for root, found in (("data/pictures", "data/pictures"), ("own", "own")):
+    for root, found in (("data/images", "data/images"), ("own", "own")):
         study = tiny_study(tmp_path, set={"data.name": "image_folder", "data.root": root})
         recipe = plan(study, [])[0].build_recipe(tmp_path / "runs", RunOptions().data)
         assert recipe.data.root == (tmp_path / found).resolve()

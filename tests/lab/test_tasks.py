@@ -75,18 +75,18 @@ def test_a_mean_over_classes_in_no_mask_is_left_out(prediction):
     assert metrics.compute()["mIoU_focus"] == (100 if prediction == [[0, 1]] else 50)
 
 
-def test_scores_do_not_depend_on_what_pictures_are_evaluated_together():
+def test_scores_do_not_depend_on_what_images_are_evaluated_together():
     """A network sees what an image is padded with, so that none may be."""
     torch.manual_seed(0)
     sizes = [(9, 14), (14, 9), (9, 14), (11, 11), (30, 12)]
-    pictures = [(torch.randn(3, *size), torch.randint(0, 4, size)) for size in sizes]
+    images = [(torch.randn(3, *size), torch.randint(0, 4, size)) for size in sizes]
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 7, padding=3), torch.nn.Conv2d(8, 4, 7, padding=3)).eval()
     recipe = Recipe(task="segmentation", data=DataRecipe("digit_scenes", classes=4))
     found = []
     for batch in (1, 2, 5):
         training = Training(recipe, network, ["a", "b", "c", "d"])
         with torch.no_grad():
-            for number, batches in enumerate(evaluation_loader(pictures, batch, workers=0)):
+            for number, batches in enumerate(evaluation_loader(images, batch, workers=0)):
                 training.validation_step(batches, number)
         found.append(training.metrics.compute())
     assert found[0] == found[1] == found[2]

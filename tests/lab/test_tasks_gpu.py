@@ -79,14 +79,14 @@ def history(out):
 @tasks
 def test_predictions_are_those_of_the_cpu(task, squares, tmp_path):
     assert fit([*recipe(task, squares), "--training.epochs=1"], tmp_path / "run") == 0
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    images = tmp_path / "images"
+    images.mkdir()
     for i in range(3):
         noise = torch.randint(256, (40 + 8 * i, 48, 3), dtype=torch.uint8)
-        Image.fromarray(noise.numpy()).save(pictures / f"{i}.png")
+        Image.fromarray(noise.numpy()).save(images / f"{i}.png")
     told = {}
     for device in ("cuda", "cpu"):
-        arguments = ["predict", str(tmp_path / "run"), str(pictures), f"--device={device}"]
+        arguments = ["predict", str(tmp_path / "run"), str(images), f"--device={device}"]
         assert main([*arguments, f"--out={tmp_path / device}"]) == 0
         told[device] = json.loads((tmp_path / device / "predictions.json").read_text())
     assert set(told["cuda"]) == set(told["cpu"])

@@ -46,7 +46,7 @@ class Depth(Task):
         train = TrainingSet(read_split(recipe, recipe.train_split, self.target), varied, seed)
         val = self.build_evaluation(recipe, recipe.val_split)
         test = self.build_evaluation(recipe, recipe.test_split) if recipe.test_split else val
-        return DataSets(train, val.pictures, test.pictures, val.classes, trained_size=recipe.crop)
+        return DataSets(train, val.images, test.images, val.classes, trained_size=recipe.crop)
 
     def build_evaluation(self, recipe, split):
         measured = functools.partial(_measured, evaluation_transform(recipe))

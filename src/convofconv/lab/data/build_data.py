@@ -61,13 +61,13 @@ class EvaluationData:
     """What a finished run is evaluated on.
 
     Args:
-        pictures: by index.
+        images: by index.
         classes: names.
         collate: makes a batch.
         sizes: of images, where the network may not take them.
     """
 
-    pictures: EvaluationSet
+    images: EvaluationSet
     classes: tuple[str, ...]
     collate: Collate = default_collate
     sizes: Sequence[Size] = ()
@@ -169,7 +169,7 @@ def object_sets(recipe: DataRecipe, target: str, seed: int) -> DataSets:
         evaluation(recipe.test_split) if recipe.test_split else val,
         train.classes,
         collate_objects,
-        orientations(train.pictures),
+        orientations(train.images),
         tuple(train.categories.get(label) for label in range(len(train.classes))),
     )
 

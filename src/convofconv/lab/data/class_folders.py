@@ -41,13 +41,13 @@ def split_folder(train: Path, split: Path, size: int | None = None) -> tuple[tup
             f"{split}: {listing(unknown)} not among the classes in {train}; every class needs a folder in both"
         )
     files = _class_folders(split, classes)
-    pictures = _pictures(files, classes, size)
+    images = _images(files, classes, size)
     if split == train:
-        _refuse_empty(train, classes, pictures)
-    if not pictures.labels:
+        _refuse_empty(train, classes, images)
+    if not images.labels:
         raise ConfigError(f"{split}: no images; it needs a folder per class with images in it")
     _report_left_out(split, files)
-    return tuple(classes), pictures
+    return tuple(classes), images
 
 
 def _annotated(split: Path, classes: Sequence[str], size: int | None) -> LabelledImages:
@@ -71,7 +71,7 @@ def _class_folders(path: Path, classes: Sequence[str]) -> dict[str, list[str]]:
     return {name: files_below(path / name, follow_links=True) for name in classes if (path / name).is_dir()}
 
 
-def _pictures(files: Mapping[str, Sequence[str]], classes: Sequence[str], size: int | None) -> LabelledImages:
+def _images(files: Mapping[str, Sequence[str]], classes: Sequence[str], size: int | None) -> LabelledImages:
     """Those of the files that are images."""
     labels, images = [], []
     for label, name in enumerate(classes):
@@ -116,8 +116,8 @@ def _lie_directly(path: Path, files: Mapping[str, Sequence[str]]) -> bool:
     return any(Path(file).parent == path / name for name, own in files.items() for file in own if _is_read(file))
 
 
-def _refuse_empty(path: Path, classes: Sequence[str], pictures: LabelledImages) -> None:
-    found = set(pictures.labels)
+def _refuse_empty(path: Path, classes: Sequence[str], images: LabelledImages) -> None:
+    found = set(images.labels)
     if empty := [name for i, name in enumerate(classes) if i not in found]:
         raise ConfigError(
             f"{path}: no images in {listing(empty)}; fill or remove each such folder "

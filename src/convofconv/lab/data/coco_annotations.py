@@ -24,7 +24,7 @@ from ...errors import ConfigError, listing
 from .box_formats import check_boxes, check_masks
 from .decoding import open_annotated
 from .object_splits import ObjectSplit
-from .objects import Objects, Picture, corners, have_area, to_learn
+from .objects import ImageEntry, Objects, corners, have_area, to_learn
 from .segments import Segments, kind_of, parse_segment
 
 _NUMBER = (int, float)
@@ -57,7 +57,7 @@ class _Columns:
     segments: Segments | None
 
 
-def read_coco(annotations: Path, pictures: Path, masks: bool = True) -> ObjectSplit:
+def read_coco(annotations: Path, folder: Path, masks: bool = True) -> ObjectSplit:
     """Read an annotation file and find its images.
 
     Labels count from 1 in the order of the category ids, which may have gaps. Boxes are cut off at the image's edges.
@@ -67,7 +67,7 @@ def read_coco(annotations: Path, pictures: Path, masks: bool = True) -> ObjectSp
 
     Args:
         annotations: the JSON, instances_train2017.json for example.
-        pictures: the folder that file_name is relative to.
+        folder: the folder that file_name is relative to.
         masks: read masks; without, the data needs none.
 
     Raises:
@@ -77,9 +77,9 @@ def read_coco(annotations: Path, pictures: Path, masks: bool = True) -> ObjectSp
     """
     content = _load(annotations)
     images, categories, entries = (_entries(annotations, content, key) for key in _KEYS)
-    found = {entry["id"]: _picture(annotations, pictures, entry) for entry in images}
-    if missing := [picture.path for picture in found.values() if picture.path and not picture.path.is_file()]:
-        raise ConfigError(f"{annotations}: images are missing, {listing(missing)}; check the folder {pictures}")
+    found = {entry["id"]: _image(annotations, folder, entry) for entry in images}
+    if missing := [image.path for image in found.values() if image.path and not image.path.is_file()]:
+        raise ConfigError(f"{annotations}: images are missing, {listing(missing)}; check the folder {folder}")
     labels = {number: label for label, number in enumerate(sorted(entry["id"] for entry in categories), start=1)}
     names = {labels[entry["id"]]: entry["name"] for entry in categories}
     columns, short = _columns(annotations, found, labels, entries, masks)
@@ -131,20 +131,20 @@ def _entries(file: Path, content: dict[str, Any], key: str) -> list[dict[str, An
     return entries
 
 
-def _picture(file: Path, folder: Path, entry: dict[str, Any]) -> Picture:
+def _image(file: Path, folder: Path, entry: dict[str, Any]) -> ImageEntry:
     if min(entry["width"], entry["height"]) < 1:
         raise ConfigError(
             f"{file}: image {entry['id']} ({entry['file_name']}) has the size {entry['width']}×{entry['height']}; "
             "correct it"
         )
-    return Picture(entry["id"], entry["width"], entry["height"], folder / entry["file_name"])
+    return ImageEntry(entry["id"], entry["width"], entry["height"], folder / entry["file_name"])
 
 
 def _columns(
-    file: Path, pictures: dict[int, Picture], labels: dict[int, int], entries: list[dict[str, Any]], masks: bool
+    file: Path, images: dict[int, ImageEntry], labels: dict[int, int], entries: list[dict[str, Any]], masks: bool
 ) -> tuple[_Columns, list[int]]:
     """The annotations, checked and sorted by image; and ids of those whose masks are not whole."""
-    members: dict[int, list[dict[str, Any]]] = {number: [] for number in pictures}
+    members: dict[int, list[dict[str, Any]]] = {number: [] for number in images}
     for entry in entries:
         where = f"{file}: annotation {entry['id']}"
         if entry["image_id"] not in members:
@@ -168,7 +168,7 @@ def _columns(
             try:
                 boxes.append(_box(entry))
                 if masks:
-                    segment, whole = parse_segment(entry.get("segmentation"), pictures[number])
+                    segment, whole = parse_segment(entry.get("segmentation"), images[number])
                     segments.append(segment)
                     if not whole:
                         short.append(entry["id"])
@@ -188,7 +188,7 @@ def _columns(
     return columns, short
 
 
-def _report(columns: _Columns, owners: Sequence[Picture], short: Sequence[int]) -> None:
+def _report(columns: _Columns, owners: Sequence[ImageEntry], short: Sequence[int]) -> None:
     """Say what is strange about boxes and masks, in one warning, or refuse what cannot be right."""
     boxes, ids, sides = columns.boxes, columns.ids, _sides(owners)
     within = corners(boxes, *sides.T)
@@ -222,26 +222,26 @@ def _box(entry: dict[str, Any]) -> list[float]:
     return box
 
 
-def _sides(owners: Sequence[Picture]) -> NDArray[np.float64]:
+def _sides(owners: Sequence[ImageEntry]) -> NDArray[np.float64]:
     """Width and height of each image."""
-    return np.array([(picture.width, picture.height) for picture in owners], np.float64)
+    return np.array([(image.width, image.height) for image in owners], np.float64)
 
 
-def _read(columns: _Columns, picture: Picture) -> tuple[Image.Image, Objects]:
-    assert picture.path is not None
-    image = open_annotated(picture.path, picture.width, picture.height)
-    if image.size != (picture.width, picture.height):
+def _read(columns: _Columns, entry: ImageEntry) -> tuple[Image.Image, Objects]:
+    assert entry.path is not None
+    image = open_annotated(entry.path, entry.width, entry.height)
+    if image.size != (entry.width, entry.height):
         raise ConfigError(
-            f"{picture.path}: the image is {image.width}×{image.height}, but image {picture.id} of {columns.file} is "
-            f"{picture.width}×{picture.height}; its boxes would not fit, use the image that was annotated"
+            f"{entry.path}: the image is {image.width}×{image.height}, but image {entry.id} of {columns.file} is "
+            f"{entry.width}×{entry.height}; its boxes would not fit, use the image that was annotated"
         )
-    start, end = columns.spans[picture.id]
+    start, end = columns.spans[entry.id]
     run_lengths = None
     if columns.segments is not None:
-        run_lengths = tuple(columns.segments.encode(number, picture) for number in range(start, end))
+        run_lengths = tuple(columns.segments.encode(number, entry) for number in range(start, end))
     names = ("labels", "area", "crowd", "ids")
     # Copies: what is done to a target must not be done to the data set.
     arrays: dict[str, Any] = {name: getattr(columns, name)[start:end].copy() for name in names}
     annotated = columns.boxes[start:end].copy()
-    boxes = corners(annotated, picture.width, picture.height)
-    return image, Objects(picture, boxes, **arrays, run_lengths=run_lengths, annotated=annotated)
+    boxes = corners(annotated, entry.width, entry.height)
+    return image, Objects(entry, boxes, **arrays, run_lengths=run_lengths, annotated=annotated)

@@ -34,7 +34,7 @@ _TURNS = {
 _TURNS_BACK = {6: _TURNS[8], 8: _TURNS[6]}
 
 
-def open_picture(path: str | Path, size: int | None = None, upright: bool = False) -> Image.Image:
+def open_image(path: str | Path, size: int | None = None, upright: bool = False) -> Image.Image:
     """Decode an image of any mode to RGB.
 
     One of more than 8 bits goes from the darkest to the brightest of its own pixels: nothing says how many of 16 bits a
@@ -105,8 +105,8 @@ def open_annotated(path: Path, width: int, height: int) -> Image.Image:
     As it is stored, or upright as its EXIF orientation says if that alone gives the size: some tools show images one
     way and some the other. Where both ways have the size nothing tells them apart.
     """
-    stored = open_picture(path)
-    if stored.size != (width, height) and (turned := open_picture(path, upright=True)).size == (width, height):
+    stored = open_image(path)
+    if stored.size != (width, height) and (turned := open_image(path, upright=True)).size == (width, height):
         return turned
     return stored
 
@@ -171,7 +171,7 @@ def read_lines(path: Path) -> list[str]:
         raise ConfigError(f"{path}: not readable as text in UTF-8 ({error}); write the list anew") from error
 
 
-def open_pair(picture: Path, mask: Path, classes: int) -> tuple[Image.Image, Mask]:
+def open_pair(file: Path, mask: Path, classes: int) -> tuple[Image.Image, Mask]:
     """Decode an image and its mask.
 
     Raises:
@@ -179,9 +179,7 @@ def open_pair(picture: Path, mask: Path, classes: int) -> tuple[Image.Image, Mas
     """
     numbers = open_mask(mask, classes)
     height, width = numbers.shape
-    image = open_annotated(picture, width, height)
+    image = open_annotated(file, width, height)
     if image.size != (width, height):
-        raise ConfigError(
-            f"{mask}: the mask is {width}×{height} but its image {picture} is {image.width}×{image.height}"
-        )
+        raise ConfigError(f"{mask}: the mask is {width}×{height} but its image {file} is {image.width}×{image.height}")
     return image, numbers

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from .decoding import open_picture
+from .decoding import open_image
 from .splits import Sample, Split
 
 
@@ -41,4 +41,4 @@ class LabelledImages:
 
 
 def _open(files: Sequence[str | Path], size: int | None, number: int) -> Image.Image:
-    return open_picture(files[number], size, upright=True)
+    return open_image(files[number], size, upright=True)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ...errors import ConfigError, listing
 from ..recipe.schema import DataRecipe, find_source
-from .objects import Objects, Picture, Target, evaluation_target, training_target
+from .objects import ImageEntry, Objects, Target, evaluation_target, training_target
 from .splits import evenly
 
 
@@ -20,22 +20,22 @@ class ObjectSplit:
     Args:
         classes: what the labels mean, the background first.
         categories: what the data set itself calls every label, the ids of a COCO file for example.
-        pictures: those that belong to the split.
+        images: those that belong to the split.
         read: decodes an image and gives its objects.
         empty: ids of images in which there is nothing to learn from.
     """
 
     classes: tuple[str, ...]
     categories: Mapping[int, int]
-    pictures: Sequence[Picture]
-    read: Callable[[Picture], tuple[Image.Image, Objects]]
+    images: Sequence[ImageEntry]
+    read: Callable[[ImageEntry], tuple[Image.Image, Objects]]
     empty: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Objects]:
-        return self.read(self.pictures[index])
+        return self.read(self.images[index])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +49,8 @@ class TargetSplit:
         return len(self.split)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Target]:
-        picture, objects = self.split[index]
-        return picture, training_target(objects) if self.training else evaluation_target(objects)
+        image, objects = self.split[index]
+        return image, training_target(objects) if self.training else evaluation_target(objects)
 
 
 def read_objects(recipe: DataRecipe, split: str, target: str) -> ObjectSplit:
@@ -71,7 +71,7 @@ def read_objects(recipe: DataRecipe, split: str, target: str) -> ObjectSplit:
             f"data.classes must be {len(found.classes)}, the background included, for {split} of {recipe.name} "
             f"({listing(found.classes)}); got {recipe.classes}"
         )
-    return dataclasses.replace(found, pictures=evenly(found.pictures, recipe.limit))
+    return dataclasses.replace(found, images=evenly(found.images, recipe.limit))
 
 
 def with_objects(split: ObjectSplit, name: str) -> ObjectSplit:
@@ -85,10 +85,10 @@ def with_objects(split: ObjectSplit, name: str) -> ObjectSplit:
     Source:
         filter_empty_gt of mmdetection; torchvision's detection references leave them out too
     """
-    pictures = tuple(picture for picture in split.pictures if picture.id not in split.empty)
-    if not pictures:
+    images = tuple(image for image in split.images if image.id not in split.empty)
+    if not images:
         raise ConfigError(f"the {len(split)} images of the split {name} have no objects to learn from")
-    return dataclasses.replace(split, pictures=pictures)
+    return dataclasses.replace(split, images=images)
 
 
 def check_has_objects(split: ObjectSplit, name: str) -> None:

@@ -23,7 +23,7 @@ Target = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class ImageEntry:
     """An image before it is decoded; scenes that are drawn have no path."""
 
     id: int
@@ -45,7 +45,7 @@ class Objects:
         - annotated: ``(N, 4)``, left, top, width, height as the file has them, or ``None`` for those of ``boxes``
     """
 
-    picture: Picture
+    image: ImageEntry
     boxes: NDArray[np.float64]
     labels: NDArray[np.int64]
     area: NDArray[np.float64]
@@ -65,7 +65,7 @@ class Objects:
         """
         assert self.run_lengths is not None, "this data was read without masks"
         if not self.run_lengths:  # pycocotools gives an array of random size for none
-            return np.zeros((0, self.picture.height, self.picture.width), np.uint8)
+            return np.zeros((0, self.image.height, self.image.width), np.uint8)
         masks: NDArray[np.uint8] = np.ascontiguousarray(np.moveaxis(coco_mask.decode(list(self.run_lengths)), -1, 0))
         return masks
 
@@ -143,22 +143,22 @@ def collate_objects(items: Iterable[tuple[Any, Target]]) -> tuple[list[Any], lis
     return list(images), list(targets)
 
 
-def orientations(pictures: Iterable[Picture]) -> list[int]:
+def orientations(images: Iterable[ImageEntry]) -> list[int]:
     """1 for images wider than high, 0 for others: batches of one kind are padded least.
 
     Source:
         AspectRatioBatchSampler of mmdetection, aspect_ratio_grouping of detectron2
     """
-    return [int(picture.width > picture.height) for picture in pictures]
+    return [int(image.width > image.height) for image in images]
 
 
 def _target(objects: Objects, dtype: torch.dtype) -> Target:
-    canvas = (objects.picture.height, objects.picture.width)
+    canvas = (objects.image.height, objects.image.width)
     boxes, form = torch.from_numpy(objects.boxes).to(dtype), cast(Any, tv_tensors.BoundingBoxFormat.XYXY)
     target: Target = {
         "boxes": tv_tensors.BoundingBoxes(boxes, format=form, canvas_size=canvas),
         "labels": torch.from_numpy(objects.labels),
-        "image_id": objects.picture.id,
+        "image_id": objects.image.id,
         "area": torch.from_numpy(objects.area).to(dtype),
         "iscrowd": torch.from_numpy(objects.crowd.astype(np.int64)),
     }

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from .objects import Picture, RunLengths
+from .objects import ImageEntry, RunLengths
 
 #: A mask before it is decoded: the corners of its parts, x and y in turn, or run lengths.
 Segment = tuple[NDArray[np.float64], ...] | RunLengths
@@ -37,18 +37,18 @@ class Segments:
         self._masks.append(len(self._parts) - 1)
         self._polygons.append(not isinstance(segment, dict))
 
-    def encode(self, number: int, picture: Picture) -> RunLengths:
+    def encode(self, number: int, image: ImageEntry) -> RunLengths:
         """The run lengths of a mask, exactly as pycocotools' own annToRLE gives them."""
         places = self._parts[self._masks[number] : self._masks[number + 1] + 1]
         parts = [self._content[start:end] for start, end in itertools.pairwise(places)]
         if not self._polygons[number]:
-            return {"size": [picture.height, picture.width], "counts": bytes(parts[0])}
+            return {"size": [image.height, image.width], "counts": bytes(parts[0])}
         polygons = [np.frombuffer(part, np.float64) for part in parts]
-        merged: RunLengths = coco_mask.merge(coco_mask.frPyObjects(polygons, picture.height, picture.width))
+        merged: RunLengths = coco_mask.merge(coco_mask.frPyObjects(polygons, image.height, image.width))
         return merged
 
 
-def parse_segment(segmentation: Any, picture: Picture) -> tuple[Segment, bool]:
+def parse_segment(segmentation: Any, image: ImageEntry) -> tuple[Segment, bool]:
     """Check the mask of an annotation.
 
     Returns:
@@ -58,11 +58,11 @@ def parse_segment(segmentation: Any, picture: Picture) -> tuple[Segment, bool]:
         ValueError: it is no mask, or not one of this image; the message says what to do.
     """
     if isinstance(segmentation, dict):
-        return _run_lengths(segmentation, picture), True
+        return _run_lengths(segmentation, image), True
     if not isinstance(segmentation, list) or not segmentation:
         found = "there is none" if not segmentation else f"got {kind_of(segmentation)}"
         raise ValueError(f"segmentation must be polygons or run lengths; {found}. Draw a mask, or read boxes alone")
-    parts = [_polygon(part, picture) for part in segmentation]
+    parts = [_polygon(part, image) for part in segmentation]
     kept = tuple(part for part in parts if len(part) >= 6)
     if not kept:
         raise ValueError("its mask has no polygon of three or more corners; draw it anew or remove it")
@@ -75,38 +75,38 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _polygon(part: Any, picture: Picture) -> NDArray[np.float64]:
+def _polygon(part: Any, image: ImageEntry) -> NDArray[np.float64]:
     corners = np.array(part) if isinstance(part, list) else np.array(None)
     if corners.ndim != 1 or corners.dtype.kind not in "if":
         raise ValueError(f"a polygon must be a list of numbers, x and y in turn; got {kind_of(part)}")
     if len(corners) % 2:
         raise ValueError(f"a polygon has {len(part)} numbers, x or y of a corner is missing; draw it anew")
-    sides = np.array([picture.width, picture.height])
+    sides = np.array([image.width, image.height])
     # pycocotools walks along every edge step by step and takes memory for each.
     if not (np.abs(corners.reshape(-1, 2) - sides / 2) <= 1.5 * sides).all():
         raise ValueError(
-            f"a polygon reaches farther than an image's side out of its image, {picture.width}×{picture.height}; is "
+            f"a polygon reaches farther than an image's side out of its image, {image.width}×{image.height}; is "
             "it of another image?"
         )
     return corners.astype(np.float64)
 
 
-def _run_lengths(segmentation: dict[str, Any], picture: Picture) -> RunLengths:
+def _run_lengths(segmentation: dict[str, Any], image: ImageEntry) -> RunLengths:
     """Compressed run lengths; pycocotools itself would make a mask of random pixels from ones that do not fit."""
     size, counts = segmentation.get("size"), segmentation.get("counts")
-    if size != [picture.height, picture.width]:
+    if size != [image.height, image.width]:
         raise ValueError(
-            f"the size of its mask is {size!r} (height, width), of its image {[picture.height, picture.width]}; "
+            f"the size of its mask is {size!r} (height, width), of its image {[image.height, image.width]}; "
             "mask and image must have the same"
         )
     try:
         runs = _runs(counts) if isinstance(counts, str) else np.array(counts, np.int64)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError("counts of its mask are no run lengths; write the mask anew") from error
-    if runs.ndim != 1 or (runs < 0).any() or runs.sum() != picture.height * picture.width:
+    if runs.ndim != 1 or (runs < 0).any() or runs.sum() != image.height * image.width:
         raise ValueError(
             f"the run lengths of its mask are of {runs.sum()} pixels, its image has "
-            f"{picture.height * picture.width}; write the mask anew"
+            f"{image.height * image.width}; write the mask anew"
         )
     if isinstance(counts, str):
         return {"size": size, "counts": counts.encode()}

@@ -120,34 +120,34 @@ class _Evaluation(Metric):
     """Keeps boxes and run lengths, no masks, and evaluates them all at once; torchmetrics says when to gather them."""
 
     full_state_update = False
-    pictures: list[tuple[int, _Counted, _Counted]]
+    images: list[tuple[int, _Counted, _Counted]]
 
     def __init__(self, classes: int, masks: bool, limit: int) -> None:
         super().__init__()
         self.classes, self.masks, self.limit = classes, masks, limit
-        self.add_state("pictures", default=[], dist_reduce_fx=None)
+        self.add_state("images", default=[], dist_reduce_fx=None)
 
     def update(self, detections: Sequence[Mapping[str, Tensor]], targets: Sequence[Target]) -> None:
         for detection, target in zip(detections, targets, strict=True):
             truth = _counted(target, target["area"], target["iscrowd"], self.masks)
             found = _counted(detection, detection["scores"], torch.zeros_like(detection["labels"]), self.masks)
-            self.pictures.append((int(target["image_id"]), truth, found))
+            self.images.append((int(target["image_id"]), truth, found))
 
     def compute(self) -> tuple[dict[str, _Part], list[int]]:
         """Figures of boxes and masks, and of every image how many objects of one class it has at most."""
-        pictures = {number: (truth, found) for number, truth, found in self.pictures}
-        if not any(0 in truth.crowd for truth, _ in pictures.values()):
+        images = {number: (truth, found) for number, truth, found in self.images}
+        if not any(0 in truth.crowd for truth, _ in images.values()):
             raise ConfigError(
-                f"there is no AP, for the {len(pictures)} evaluated images have no objects but crowds at most; "
+                f"there is no AP, for the {len(images)} evaluated images have no objects but crowds at most; "
                 "evaluate a split with objects"
             )
         kinds = {"": "bbox", "mask_": "segm"} if self.masks else {"": "bbox"}
-        parts = {f"{prefix}AP": self._evaluate(pictures, prefix, kind) for prefix, kind in kinds.items()}
-        return parts, [_most(truth) for truth, _ in pictures.values()]
+        parts = {f"{prefix}AP": self._evaluate(images, prefix, kind) for prefix, kind in kinds.items()}
+        return parts, [_most(truth) for truth, _ in images.values()]
 
-    def _evaluate(self, pictures: Mapping[int, tuple[_Counted, _Counted]], prefix: str, kind: str) -> _Part:
-        truth = self._coco({number: part for number, (part, _) in pictures.items()}, kind, "area")
-        found = self._coco({number: part for number, (_, part) in pictures.items()}, kind, "score")
+    def _evaluate(self, images: Mapping[int, tuple[_Counted, _Counted]], prefix: str, kind: str) -> _Part:
+        truth = self._coco({number: part for number, (part, _) in images.items()}, kind, "area")
+        found = self._coco({number: part for number, (_, part) in images.items()}, kind, "score")
         with contextlib.redirect_stdout(io.StringIO()):
             coco = COCOeval(truth, found, kind)
             coco.params.maxDets = [self.limit]
@@ -164,16 +164,16 @@ class _Evaluation(Metric):
                 figures[f"{prefix}{name}"] = _percent(values[there].mean())
         return figures, [_percent(value) if value >= 0 else math.nan for value in by_class]
 
-    def _coco(self, pictures: Mapping[int, _Counted], kind: str, key: str) -> Any:
+    def _coco(self, images: Mapping[int, _Counted], kind: str, key: str) -> Any:
         """pycocotools' own form of them."""
         coco = COCO()
         coco.dataset = {
             "info": {},
-            "images": [{"id": number, "height": 0, "width": 0} for number in pictures],  # sizes are asked for, not used
+            "images": [{"id": number, "height": 0, "width": 0} for number in images],  # sizes are asked for, not used
             "categories": [{"id": label} for label in range(1, self.classes)],
             # An id of 0 would mean "no match" to it.
             "annotations": [
-                {**entry, "id": count} for count, entry in enumerate(_annotations(pictures, kind, key), start=1)
+                {**entry, "id": count} for count, entry in enumerate(_annotations(images, kind, key), start=1)
             ],
         }
         with contextlib.redirect_stdout(io.StringIO()):
@@ -181,12 +181,12 @@ class _Evaluation(Metric):
         return coco
 
     def _apply(self, fn: Any, exclude_state: Sequence[str] = ()) -> nn.Module:
-        return super()._apply(fn, ("pictures",))  # they are no tensors, and stay where they are
+        return super()._apply(fn, ("images",))  # they are no tensors, and stay where they are
 
     def _sync_dist(self, dist_sync_fn: Any = None, process_group: Any = None) -> None:
         shares: list[Any] = [None] * torch.distributed.get_world_size(process_group)
-        torch.distributed.all_gather_object(shares, self.pictures, process_group)
-        self.pictures = [picture for share in shares for picture in share]
+        torch.distributed.all_gather_object(shares, self.images, process_group)
+        self.images = [image for share in shares for image in share]
 
 
 def _counted(values: Mapping[str, Any], numbers: Tensor, crowd: Tensor, masks: bool) -> _Counted:
@@ -210,8 +210,8 @@ def _encode(masks: Tensor) -> list[RunLengths]:
     return encoded
 
 
-def _annotations(pictures: Mapping[int, _Counted], kind: str, key: str) -> Iterator[dict[str, Any]]:
-    for number, part in pictures.items():
+def _annotations(images: Mapping[int, _Counted], kind: str, key: str) -> Iterator[dict[str, Any]]:
+    for number, part in images.items():
         for place, label in enumerate(part.labels):
             entry: dict[str, Any] = {"image_id": number, "category_id": label, "iscrowd": part.crowd[place]}
             entry["bbox"] = part.boxes[place].tolist()

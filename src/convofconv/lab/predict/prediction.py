@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 from ...errors import ConfigError, listing
-from ..data.decoding import open_picture
+from ..data.decoding import open_image
 from ..files.atomic import writable_folder, write_atomic
 from ..found_by_name import find_task
 from ..progress import print_line, progress_bar
 from ..tasks import Answer, Task
 from .finished_run import FinishedRun, load_finished
-from .image_files import find_pictures, output_names
+from .image_files import image_paths, output_names
 
 #: Answers as numbers: of all images, and of detection as results in COCO's format.
 _NUMBERS = ("predictions.json", "detections.json")
@@ -48,9 +48,9 @@ def run_predict(
     if top < 1:
         raise ConfigError(f"--top must be at least 1, got {top}")
     out = out or run / "predictions"
-    pictures = find_pictures(images, out)
-    names = output_names(pictures)
-    _refuse_overwriting(pictures, names, out)
+    paths = image_paths(images, out)
+    names = output_names(paths)
+    _refuse_overwriting(paths, names, out)
     finished = load_finished(run, _device(device))
     task = find_task(finished.recipe.task)
     writable_folder(out)
@@ -60,17 +60,17 @@ def run_predict(
     for number_file in _NUMBERS[: 1 + task.lists_objects]:
         (out / number_file).unlink(missing_ok=True)  # an earlier call's would not belong to these drawings
     try:
-        with progress_bar(len(pictures), "pictures") as bar:
-            for number, (path, name) in enumerate(zip(pictures, names, strict=True), start=1):
+        with progress_bar(len(paths), "images") as bar:
+            for number, (path, name) in enumerate(zip(paths, names, strict=True), start=1):
                 own = {"id": number, "file_name": path.as_posix()}
                 try:
-                    image = open_picture(path, upright=True)
+                    image = open_image(path, upright=True)
                     said = _ask(task, finished, image, score, top)
                 except ConfigError as error:
                     failed[path.as_posix()] = str(error).removeprefix(f"{path}: ")
                     bar.write(f"coc: left out {path}: {failed[path.as_posix()]}", file=sys.stderr)
                 else:
-                    files = _write_pictures(said, out, name)
+                    files = _write_images(said, out, name)
                     told.append({**own, "width": image.width, "height": image.height, **files, **said.entries})
                     objects += [{"image_id": number, **one} for one in said.objects]
                     print_line(f"{path}: {said.printed}")
@@ -78,9 +78,9 @@ def run_predict(
     finally:  # after Ctrl-C too
         _write_numbers(finished, run, told, objects, failed, out)
     if failed:
-        others = f"; the others are in {out}" if len(failed) < len(pictures) else ""
-        raise ConfigError(f"{len(failed)} of {len(pictures)} images failed: {listing(failed)}{others}")
-    print(f"{len(pictures)} image{'s' if len(pictures) > 1 else ''}: {out / _NUMBERS[0]}")
+        others = f"; the others are in {out}" if len(failed) < len(paths) else ""
+        raise ConfigError(f"{len(failed)} of {len(paths)} images failed: {listing(failed)}{others}")
+    print(f"{len(paths)} image{'s' if len(paths) > 1 else ''}: {out / _NUMBERS[0]}")
 
 
 def _ask(task: Task, run: FinishedRun, image: Image.Image, score: float, top: int) -> Answer:
@@ -101,11 +101,11 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _refuse_overwriting(pictures: Sequence[Path], names: Sequence[str], out: Path) -> None:
+def _refuse_overwriting(images: Sequence[Path], names: Sequence[str], out: Path) -> None:
     """Of what lies beside the images, replace only what an earlier call has written."""
-    folders = {os.path.realpath(path.parent) for path in pictures}
+    folders = {os.path.realpath(path.parent) for path in images}
     ours = _written_before(out)
-    given = {os.path.realpath(path) for path in pictures}
+    given = {os.path.realpath(path) for path in images}
     for name in names:
         for target in (out / f"{name}.png", out / f"{name}.mask.png"):
             beside = os.path.realpath(target.parent) in folders and os.path.lexists(target)
@@ -122,7 +122,7 @@ def _written_before(out: Path) -> set[Path]:
         return set()
 
 
-def _write_pictures(said: Answer, out: Path, name: str) -> dict[str, str]:
+def _write_images(said: Answer, out: Path, name: str) -> dict[str, str]:
     """The drawing, and the mask if there is one; gives their names."""
     files = {"drawing": f"{name}.png"}
     (out / name).parent.mkdir(parents=True, exist_ok=True)

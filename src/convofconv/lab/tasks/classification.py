@@ -42,7 +42,7 @@ class Classification(Task):
 
     def build_evaluation(self, recipe: DataRecipe, split: str) -> EvaluationData:
         data = image_evaluation(recipe, self.target, split)
-        return dataclasses.replace(data, sizes=_sizes(recipe, data.pictures))
+        return dataclasses.replace(data, sizes=_sizes(recipe, data.images))
 
     def build_network(self, recipe: Recipe, classes: int) -> nn.Module:
         return build_classifier(recipe.model, classes)

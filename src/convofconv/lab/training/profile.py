@@ -49,8 +49,8 @@ def profile(training: Training, data: RunData, batches: int = 20) -> str:
     slower = "the loader: raise data.workers" if loading > learning else "the network"
     of_one = f", one of {processes} processes" if processes > 1 else ""
     return (
-        f"loader:  {batch_size / loading:10.1f} pictures/s with {recipe.data.workers} workers\n"
-        f"network: {batch_size / learning:10.1f} pictures/s on {device}, forward, backward and update{of_one}\n"
+        f"loader:  {batch_size / loading:10.1f} images/s with {recipe.data.workers} workers\n"
+        f"network: {batch_size / learning:10.1f} images/s on {device}, forward, backward and update{of_one}\n"
         f"limited by {slower}"
     )
 

@@ -105,7 +105,7 @@ def run_evaluation(recipe: Recipe, out: Path, split: str) -> None:
     with quiet():
         trainer = build_trainer(recipe)
         if trainer.is_global_zero:  # beside the figures, which others may read from the output
-            what = f"{len(data.pictures):,} images of {recipe.data.name}, split {name}; {len(data.classes)} classes"
+            what = f"{len(data.images):,} images of {recipe.data.name}, split {name}; {len(data.classes)} classes"
             print(f"{out}: {what}; {place(trainer, recipe)}", file=sys.stderr, flush=True)
         with interruptible(trainer):
             (values,) = trainer.test(training, datamodule=SplitData(recipe, data), verbose=False)

@@ -31,12 +31,12 @@ class SplitData(LightningDataModule):
         Raises:
             ConfigError: some would have nothing to do.
         """
-        self._check_evaluation(self.data.pictures, processes)
+        self._check_evaluation(self.data.images, processes)
 
-    def _check_evaluation(self, pictures: EvaluationSet, processes: int) -> None:
-        if len(pictures) < processes:
+    def _check_evaluation(self, images: EvaluationSet, processes: int) -> None:
+        if len(images) < processes:
             raise ConfigError(
-                f"{len(pictures)} images are too few to be evaluated by {processes} processes; take fewer of them"
+                f"{len(images)} images are too few to be evaluated by {processes} processes; take fewer of them"
             )
 
     @property
@@ -53,11 +53,11 @@ class SplitData(LightningDataModule):
         return move(batch, device, dataloader_idx)
 
     def test_dataloader(self) -> Loader:
-        return self._evaluation(self.data.pictures)
+        return self._evaluation(self.data.images)
 
-    def _evaluation(self, pictures: EvaluationSet) -> Loader:
+    def _evaluation(self, images: EvaluationSet) -> Loader:
         batch, workers = self.recipe.training.eval_batch, self.recipe.data.workers
-        return evaluation_loader(pictures, batch, workers, self.data.collate, **self._place)
+        return evaluation_loader(images, batch, workers, self.data.collate, **self._place)
 
 
 class RunData(SplitData):

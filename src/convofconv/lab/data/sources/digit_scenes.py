@@ -18,7 +18,7 @@ from .. import scenes
 from ..digit_images import digit_images, split_digits
 from ..loading import seed_of
 from ..object_splits import ObjectSplit
-from ..objects import Objects, Picture
+from ..objects import ImageEntry, Objects
 from ..splits import Sample, Split, check_split
 from . import Source
 
@@ -33,9 +33,9 @@ def _read_masks(recipe: DataRecipe, split: str) -> Split:
 def _read_objects(recipe: DataRecipe, split: str) -> ObjectSplit:
     """Boxes enclose exactly the pixels of a digit that can be seen."""
     draw = _drawing(recipe, split)
-    pictures = tuple(Picture(number, scenes.SIDE, scenes.SIDE) for number in range(_SCENES[split]))
+    images = tuple(ImageEntry(number, scenes.SIDE, scenes.SIDE) for number in range(_SCENES[split]))
     categories = {label: label for label in range(1, len(scenes.CLASSES))}
-    return ObjectSplit(scenes.CLASSES, categories, pictures, functools.partial(_with_objects, draw))
+    return ObjectSplit(scenes.CLASSES, categories, images, functools.partial(_with_objects, draw))
 
 
 def _drawing(recipe: DataRecipe, split: str) -> Callable[[int], scenes.Scene]:
@@ -55,12 +55,12 @@ def _masked(draw: Callable[[int], scenes.Scene], number: int) -> Sample:
     return Image.fromarray(scene.image), scene.semantic()
 
 
-def _with_objects(draw: Callable[[int], scenes.Scene], picture: Picture) -> tuple[Image.Image, Objects]:
-    scene = draw(picture.id)
+def _with_objects(draw: Callable[[int], scenes.Scene], image: ImageEntry) -> tuple[Image.Image, Objects]:
+    scene = draw(image.id)
     masks = np.asfortranarray(np.moveaxis(scene.masks, 0, -1).astype(np.uint8))
     count = len(scene.labels)
     objects = Objects(
-        picture,
+        image,
         scene.boxes.astype(np.float64),
         scene.labels,
         scene.masks.sum((1, 2)).astype(np.float64),
