@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, ClassVar
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from .config import Config, resolve_config
 from .maps.kernel_map import Conv
-from .surgery.conversion import Method, maps_for
+from .surgery.conversion import Method, build_map, maps_for
 from .surgery.registration import register
 
 
@@ -31,8 +32,10 @@ class _Associated:
         map_types = maps_for(method, resolved)
         super().__init__(*args, **kwargs if device is None else {"device": device, **kwargs})
         conv: Any = self
-        for kernel_map in [map_type.for_conv(conv, resolved) for map_type in map_types]:
-            register(conv, kernel_map, type(self).__name__)
+        name = type(self).__name__
+        builds = [functools.partial(map_type.for_conv, conv, resolved) for map_type in map_types]
+        for kernel_map in [build_map(build, name, conv) for build in builds]:
+            register(conv, kernel_map, name)
 
 
 class CoC1d(_Associated, nn.Conv1d):

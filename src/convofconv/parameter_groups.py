@@ -25,7 +25,7 @@ def param_groups(
 
     Weights are decayed; biases, the parameters of normalisation layers and those of norms and gains inside this
     package's kernel maps are not (everything of at most one dimension, too). Super kernels are decayed like weights, as
-    the paper's released settings do, unless told otherwise.
+    the paper's released settings do, by default.
 
     Args:
         model: converted or not.

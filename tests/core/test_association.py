@@ -302,3 +302,13 @@ def test_float64_is_computed_on_the_cpu_where_a_device_has_none():
     with FakeTensorMode():  # there need be no such device
         wide = in_float64(torch.empty(2, device="mps"))
     assert (wide.device.type, wide.dtype) == ("cpu", torch.float64)
+
+
+@pytest.mark.parametrize("way", ["matmul", "index", "direct"])
+def test_half_precision_keeps_small_updates(way):
+    """With the skip inside the matrix, 1 + 0.003 would be 1 in bfloat16, and all of this update lost."""
+    grid, weight, super_kernel = random_case((64, 64, 3, 3), dtype=torch.bfloat16)
+    super_kernel = torch.zeros_like(super_kernel)
+    super_kernel[..., 1, 1] = 0.003
+    found = associate(weight, super_kernel, grid, way=way).double() - weight.double()
+    assert (found * weight).sum() / weight.double().square().sum() == pytest.approx(0.003, rel=0.02)

@@ -45,6 +45,20 @@ def test_layers_take_every_method_and_configuration_whatever_follows():
     assert {parameter.device.type for parameter in skipped.parameters()} == {"cpu"}
 
 
+def test_a_map_of_ones_own_has_the_layers_dtype_and_device():
+    class Gain(coc.KernelMap):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(()))
+
+        def forward(self, weight):
+            return weight * self.gain
+
+    layer = coc.CoC2d(4, 8, 3, method=["coc", Gain], dtype=torch.float64)
+    assert {parameter.dtype for parameter in layer.parameters()} == {torch.float64}
+    assert all(parameter.is_meta for parameter in coc.CoC2d(4, 8, 3, method=Gain, device="meta").parameters())
+
+
 def test_a_subclass_of_a_layer_keeps_its_forward():
     class Doubled(coc.CoC2d):
         def forward(self, x):

@@ -39,13 +39,13 @@ def test_a_seed_decides_everything(train, drawn: list[scenes.Scene]) -> None:
 def test_the_mask_is_what_was_pasted(train, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the painter's algorithm, from what the digits looked like and where they were put."""
     pasted = []
-    original = scenes._paste
+    original = scenes.paste
 
     def record(canvas, opacity, place, colour):
         pasted.append((opacity, place))
         return original(canvas, opacity, place, colour)
 
-    monkeypatch.setattr(scenes, "_paste", record)
+    monkeypatch.setattr(scenes, "paste", record)
     for seed in SEEDS:
         pasted.clear()
         scene = scenes.compose_scene(*train, seed)
@@ -67,7 +67,7 @@ def test_labels_are_the_digits_that_were_pasted(train) -> None:
         label, (left, top, right, bottom), mask = scene.labels[-1], scene.boxes[-1], scene.masks[-1]  # nothing hides it
         assert mask.sum() == (right - left) * (bottom - top)
         assert abs(bottom - top - (right - left) * (2 * (label - 1) + 4) / 28) <= 1
-        assert scene.image[mask].std(0).max() < 3 * scenes._NOISE  # one colour, noise, soft edges: the mask is in place
+        assert scene.image[mask].std(0).max() < 3 * scenes.NOISE  # one colour, noise, soft edges: the mask is in place
 
 
 def test_boxes_are_tight_and_masks_apart(drawn: list[scenes.Scene]) -> None:
@@ -97,8 +97,8 @@ def test_digits_are_many_small_and_large(drawn: list[scenes.Scene]) -> None:
 
 def test_what_hides_a_digit_leaves_most_of_it(train, monkeypatch: pytest.MonkeyPatch) -> None:
     solid = []
-    original = scenes._paste
-    monkeypatch.setattr(scenes, "_paste", lambda *args: solid.append((args[1] > 0.5).sum()) or original(*args))
+    original = scenes.paste
+    monkeypatch.setattr(scenes, "paste", lambda *args: solid.append((args[1] > 0.5).sum()) or original(*args))
     hidden = 0
     for seed in SEEDS:
         solid.clear()

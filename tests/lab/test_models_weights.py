@@ -235,7 +235,7 @@ def test_a_segmentation_run_starts_no_classifier(tmp_path):
 def test_results_without_a_recipe(tmp_path, content):
     finish(tmp_path, CLASSIFIER)
     (tmp_path / "results.json").write_text(content, encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"results.json tells of no recipe"):
+    with pytest.raises(ConfigError, match=r"results.json names no recipe"):
         start(tmp_path, CLASSIFIER)
 
 

@@ -88,7 +88,7 @@ def test_a_killed_worker_is_replaced_and_its_run_counted_once(tmp_path, monkeypa
         def run(self, folders, tick):
             def look():
                 if not kills and epochs_done(log) >= 1:
-                    (process,) = self._processes
+                    (process,) = self.processes
                     os.kill(process.pid, signal.SIGKILL)
                     kills.append(epochs_done(log))
                 tick()

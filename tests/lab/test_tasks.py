@@ -220,11 +220,11 @@ def test_pixels_count_the_same_in_all_processes(monkeypatch):
 
 def test_losses_that_a_gpu_still_computes_are_read_before_a_checkpoint():
     training = Training(Recipe(), torch.nn.Linear(2, 10), list("0123456789"))
-    training._unread = [(0, 4, torch.tensor(2.0)), (1, 5, torch.tensor(3.0))]
+    training.unread = [(0, 4, torch.tensor(2.0)), (1, 5, torch.tensor(3.0))]
     training.trainer, checkpoint = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False), {}
     training.on_save_checkpoint(checkpoint)
     assert checkpoint["losses"] == (5.0, 2)
-    training._unread = [(2, 6, torch.tensor(1.0)), (3, 7, torch.tensor(float("nan")))]
+    training.unread = [(2, 6, torch.tensor(1.0)), (3, 7, torch.tensor(float("nan")))]
     with pytest.raises(DivergedError, match=r"the loss is nan at batch 4 of epoch 1 \(step 7\)"):
         training.on_save_checkpoint(checkpoint)
 

@@ -22,7 +22,7 @@ _RECIPE_COMMANDS = ("fit", "validate", "test")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``coc`` with ``argv`` (by default what was typed) and return its exit code.
 
-    0: done. 1: two networks that should agree do not. 2: a mistake of the user, told in one line on stderr. 130:
+    0: done. 1: two networks that should agree do not. 2: a mistake of the user, reported in one line on stderr. 130:
     interrupted with Ctrl-C.
 
     Raises:

@@ -16,7 +16,7 @@ def watched() -> bool:
 
 
 def progress_bar(total: int, what: str) -> Any:
-    """A tqdm bar that disappears when it is closed; its ``disable`` tells whether somebody looks at it."""
+    """A tqdm bar that disappears when it is closed; its ``disable`` says whether somebody looks at it."""
     return tqdm(total=total, desc=what, disable=not watched(), leave=False, dynamic_ncols=True)
 
 

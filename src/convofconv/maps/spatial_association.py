@@ -190,7 +190,7 @@ class SpatialAssociation(KernelMap):
         return [self.super_kernel if self.gain is None else self.gain]
 
     def _is_identity(self) -> bool:
-        """Whether α is the identity for certain, told without computing it."""
+        """Whether α is the identity for certain, known without computing it."""
         if self.config.skip:
             return not any((switch[-1] if self.norm_weight is None else switch).any() for switch in self._switches())
         return not self.config.normalized and torch.equal(self.super_kernel, self._ones_at_centre(self.super_kernel))

@@ -61,7 +61,7 @@ class _Stack(torch.autograd.Function):
 
 
 class _Part(torch.autograd.Function):
-    """Undo :class:`_Stack`, and tell it whose gradients came back."""
+    """Undo :class:`_Stack`, and report to it whose gradients came back."""
 
     @staticmethod
     def forward(ctx: Any, used: list[bool], kernels: Tensor) -> tuple[Tensor, ...]:

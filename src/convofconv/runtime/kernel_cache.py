@@ -181,7 +181,7 @@ def _make_plan(model: nn.Module, narrow: int, at_once: int) -> _Plan:
 
 
 class _Sources:
-    """What a kernel is computed from: every tensor, and what tells that it is still the same.
+    """What a kernel is computed from: every tensor, and by what it is known to be still the same.
 
     The version counts writes into a tensor, the pointer notices ``tensor.data = other``.
     """

@@ -168,7 +168,7 @@ _warned_of: set[CodeType] = set()
 def _warn_of_writing(getter: Any) -> Any:
     def get_weight(self: nn.Module) -> Tensor:
         # The weight is computed anew at every access, so writing into it is lost without a word, and nothing in the
-        # tensor could tell. What can tell is the function that asks, by what it does with the value.
+        # tensor could say. What can is the function that asks, by what it does with the value.
         if not torch.compiler.is_compiling():
             if weight_maps(self) is None:  # a plain one again, while torch takes the maps away
                 raise AttributeError("weight")  # torch.nn.Module looks among the parameters then

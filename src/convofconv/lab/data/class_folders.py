@@ -18,7 +18,7 @@ from .decoding import read_lines
 from .labelled import LabelledImages
 from .visible import files_below, folders_in, is_hidden
 
-#: Where Tiny-ImageNet tells the classes of its validation images.
+#: Where Tiny-ImageNet gives the classes of its validation images.
 _ANNOTATIONS = "val_annotations.txt"
 
 

@@ -103,7 +103,7 @@ def open_annotated(path: Path, width: int, height: int) -> Image.Image:
     """Decode an image that has been annotated at a size.
 
     As it is stored, or upright as its EXIF orientation says if that alone gives the size: some tools show images one
-    way and some the other. Where both ways have the size nothing tells them apart.
+    way and some the other. Where both ways have the size, they cannot be distinguished.
     """
     stored = open_image(path)
     if stored.size != (width, height) and (turned := open_image(path, upright=True)).size == (width, height):

@@ -40,7 +40,7 @@ class Objects:
         - boxes: ``(N, 4)``, left, top, right, bottom, within the image; a broken one may be without area
         - labels: ``(N,)``, from 1 on, for 0 is background
         - area: ``(N,)``, pixels of the object, not of its box
-        - crowd: ``(N,)``, whether it stands for many objects that are not told apart
+        - crowd: ``(N,)``, whether it stands for many objects that are not separated
         - ids: ``(N,)``, of the annotations
         - annotated: ``(N, 4)``, left, top, width, height as the file has them, or ``None`` for those of ``boxes``
     """

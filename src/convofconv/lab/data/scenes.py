@@ -23,7 +23,7 @@ _SMALLEST, _LARGEST = 0.15, 0.92  # longer side of a digit, as shares of the ima
 _MOST_DIGITS = 6
 _LEAST_SEEN = 0.75  # of every digit's pixels
 _LEAST_CONTRAST = 90  # distance of a digit's colour from the background's mean
-_NOISE = 6
+NOISE = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +72,11 @@ def compose_scene(glyphs: NDArray[np.uint8], digits: NDArray[np.int64], seed: in
         place = _free_place(opacity, masks, areas, rng, size)
         if place is None:
             continue
-        covered = _paste(canvas, opacity, place, _colour_unlike(surround, rng))
+        covered = paste(canvas, opacity, place, _colour_unlike(surround, rng))
         masks = [mask & ~covered for mask in masks] + [covered]
         areas.append(int(covered.sum()))
         labels.append(int(digits[number]) + 1)
-    canvas += rng.normal(0, _NOISE, canvas.shape)
+    canvas += rng.normal(0, NOISE, canvas.shape)
     seen = np.stack(masks)
     boxes = np.array([_box(mask) for mask in seen], np.float32)
     return Scene(canvas.clip(0, 255).astype(np.uint8), seen, np.array(labels, np.int64), boxes)
@@ -108,7 +108,7 @@ def _free_place(
     return None
 
 
-def _paste(
+def paste(
     canvas: NDArray[np.float64], opacity: NDArray[np.float64], place: tuple[int, int], colour: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
     """Draw a digit; the pixels that are more its colour than what was there."""
@@ -150,7 +150,7 @@ def _add_clutter(canvas: NDArray[np.float64], glyphs: NDArray[np.uint8], rng: np
         side = int(rng.integers(8, size // 3))
         y, x = rng.integers(0, size - side, 2).tolist()
         opacity = np.asarray(quarter.resize((side, side), Image.Resampling.BILINEAR)) / 255.0
-        _paste(canvas, opacity, (y, x), np.array(_any_colour(rng), float))
+        paste(canvas, opacity, (y, x), np.array(_any_colour(rng), float))
 
 
 def _any_colour(rng: np.random.Generator) -> tuple[int, ...]:

@@ -75,7 +75,7 @@ def _torchvision(model: str) -> Callable[..., nn.Module]:
 
     if model not in models.list_models():
         raise ConfigError(_no_such("torchvision", model, models.list_models()))
-    # Detectors fetch weights for their backbone unless told not to.
+    # Detectors fetch weights for their backbone by default.
     backbone = (
         {"weights_backbone": None} if "_fpn" in model or model.startswith(("ssd", "fcn", "deeplab", "lraspp")) else {}
     )

@@ -64,7 +64,7 @@ def read_run(recipe: Recipe, network: nn.Module) -> RunWeights:
         method, preset, backbone = theirs["method"], theirs["preset"], theirs["model"]["backbone"]
         association, pointwise = theirs.get("association", {}), theirs["model"].get("pointwise", False)
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"model.weights: {folder.results} tells of no recipe ({error!r})") from error
+        raise ConfigError(f"model.weights: {folder.results} names no recipe ({error!r})") from error
     if not same_architecture(backbone, recipe.model.backbone):
         raise ConfigError(
             f"model.weights: the run in {folder.path} has the backbone {backbone}, not {recipe.model.backbone}"

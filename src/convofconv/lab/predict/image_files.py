@@ -57,7 +57,7 @@ def output_names(images: Sequence[Path]) -> list[str]:
         stem, full = path.with_suffix("").as_posix(), path.as_posix()
         first = stem if stems[stem.lower()] == 1 else full
         for name in itertools.chain([first, full], (f"{full}-{number}" for number in itertools.count(2))):
-            # Some systems do not tell a.png and A.png apart; the mask of a is a.mask.png.
+            # On some systems a.png and A.png are the same file; the mask of a is a.mask.png.
             own = {name.lower(), f"{name.lower()}.mask"}
             if not own & taken:
                 break

@@ -54,7 +54,7 @@ def run_predict(
     finished = load_finished(run, _device(device))
     task = find_task(finished.recipe.task)
     writable_folder(out)
-    told: list[dict[str, Any]] = []
+    reported: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     for number_file in _NUMBERS[: 1 + task.lists_objects]:
@@ -71,12 +71,12 @@ def run_predict(
                     bar.write(f"coc: left out {path}: {failed[path.as_posix()]}", file=sys.stderr)
                 else:
                     files = _write_images(said, out, name)
-                    told.append({**own, "width": image.width, "height": image.height, **files, **said.entries})
+                    reported.append({**own, "width": image.width, "height": image.height, **files, **said.entries})
                     objects += [{"image_id": number, **one} for one in said.objects]
                     print_line(f"{path}: {said.printed}")
                 bar.update()
     finally:  # after Ctrl-C too
-        _write_numbers(finished, run, told, objects, failed, out)
+        _write_numbers(finished, run, reported, objects, failed, out)
     if failed:
         others = f"; the others are in {out}" if len(failed) < len(paths) else ""
         raise ConfigError(f"{len(failed)} of {len(paths)} images failed: {listing(failed)}{others}")
@@ -114,7 +114,7 @@ def _refuse_overwriting(images: Sequence[Path], names: Sequence[str], out: Path)
 
 
 def _written_before(out: Path) -> set[Path]:
-    """Drawings and masks that the last call has written to a folder, none if that cannot be told."""
+    """Drawings and masks that the last call has written to a folder, none if that is unknown."""
     try:
         images = json.loads((out / _NUMBERS[0]).read_text(encoding="utf-8"))["images"]
         return {out / image[key] for image in images for key in ("drawing", "mask") if key in image}
@@ -142,7 +142,7 @@ def _png(image: Image.Image) -> bytes:
 def _write_numbers(
     finished: FinishedRun,
     run: Path,
-    told: list[dict[str, Any]],
+    reported: list[dict[str, Any]],
     objects: list[dict[str, Any]],
     failed: dict[str, str],
     out: Path,
@@ -155,5 +155,8 @@ def _write_numbers(
         numbers["categories"] = [{"id": finished.category(label), "name": name} for label, name in names]
         lines = ",\n".join(f"  {json.dumps(one)}" for one in objects)
         write_atomic(out / _NUMBERS[1], f"[\n{lines}\n]\n".encode())
-    numbers |= {"images": told, "failed": [{"file_name": name, "reason": reason} for name, reason in failed.items()]}
+    numbers |= {
+        "images": reported,
+        "failed": [{"file_name": name, "reason": reason} for name, reason in failed.items()],
+    }
     write_atomic(out / _NUMBERS[0], (json.dumps(numbers, indent=2) + "\n").encode())

@@ -158,10 +158,10 @@ class Evidence:
 
     def findings(self, parts: Sequence[Part]) -> list[Finding]:
         """The comparisons that a claim consists of, measured or not yet, Holm-corrected together."""
-        (found,) = self.together([parts])
+        (found,) = self.findings_of_all([parts])
         return found
 
-    def together(self, claims: Sequence[Sequence[Part]]) -> list[list[Finding]]:
+    def findings_of_all(self, claims: Sequence[Sequence[Part]]) -> list[list[Finding]]:
         """The comparisons of each of several claims, Holm-corrected over all of them.
 
         Those that are not measured count as if they had found nothing, so that no correction becomes stricter when they
@@ -227,7 +227,7 @@ The paper's size is the difference that it gives, or more. Where our plain netwo
 the score of the paper's, it is taken in that proportion. That is a convention of ours, and a guess; sizes depend on
 networks and data. Reliably: p < 0.05 in the study's t-test, Holm-corrected over all comparisons of the claim or table
 (so p differs from that in the study's report, whose families are others); what is excluded lies outside of an interval
-that is corrected over them by Bonferroni. The test is paired by seed; where degrees of freedom are told, it is of one
+that is corrected over them by Bonferroni. The test is paired by seed; where degrees of freedom are given, it is of one
 model of all runs of the network, whose variants are taken to scatter alike. Differences are percentage points with 95 %
 confidence intervals, uncorrected; "could have seen" is the difference that the corrected test would have found with a
 probability of 80 %, if the spread that was measured is right.
@@ -352,7 +352,7 @@ def _table(title: str, table: Mapping[str, Any], evidence: Evidence, out: Path) 
                     method = variant if ours == variant else f"{variant} (ours: {ours})"
                     rows.append((row, method, f"{metric} {points(difference, sign=True)}"))
                     parts.append(own)
-    for (row, method, theirs), findings in zip(rows, evidence.together(parts), strict=True):
+    for (row, method, theirs), findings in zip(rows, evidence.findings_of_all(parts), strict=True):
         measured = [finding for finding in findings if finding.contrast.comparison.pairs]
         ours = "; ".join(str(finding).partition(", ")[2] + _scaled(finding) for finding in measured) or "–"
         said = verdict(findings)

@@ -35,7 +35,7 @@ class LocalWorkers:
         self._slots: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(workers):
             self._slots.put(slot)
-        self._processes: set[subprocess.Popen[bytes]] = set()
+        self.processes: set[subprocess.Popen[bytes]] = set()
         self._stopped = threading.Event()
 
     def run(self, folders: Sequence[Path], tick: Callable[[], None]) -> Iterator[Outcome]:
@@ -57,7 +57,7 @@ class LocalWorkers:
                 self._stopped.set()
                 for future in waiting:
                     future.cancel()
-                for process in list(self._processes):
+                for process in list(self.processes):
                     process.kill()  # a run can be resumed at any moment
                 raise
 
@@ -76,11 +76,11 @@ class LocalWorkers:
                 process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
                 )
-                self._processes.add(process)
+                self.processes.add(process)
                 if self._stopped.is_set():
                     process.kill()
                 code = process.wait()
-                self._processes.discard(process)
+                self.processes.discard(process)
             found = outcome(folder)
             if found or self._stopped.is_set():
                 return folder, found or {}

@@ -58,7 +58,7 @@ class Training(LightningModule):
         # Sum and count of this process's losses in this epoch. No buffers: DDP gives all processes the first one's.
         self._losses = (0.0, 0)
         # Batch, step and loss of those that are not among them yet: asking a GPU for each would keep it waiting.
-        self._unread: list[tuple[int, int, Tensor]] = []
+        self.unread: list[tuple[int, int, Tensor]] = []
         self._rate = 0.0  # of the last step
 
     @property
@@ -94,16 +94,16 @@ class Training(LightningModule):
 
     def training_step(self, batch: tuple[Any, Any], batch_idx: int) -> Tensor:
         loss = self.loss(*batch)
-        self._unread.append((batch_idx, self.global_step, loss.detach()))
+        self.unread.append((batch_idx, self.global_step, loss.detach()))
         at_once = loss.device.type == "cpu" or self.task.losses_at_once
-        if at_once or len(self._unread) >= _UNREAD:
+        if at_once or len(self.unread) >= _UNREAD:
             self._read_losses()
         return loss
 
     def _read_losses(self) -> None:
         """Sum up the losses of the last steps; before every checkpoint, so that none is written after one that is no
         number."""
-        unread, self._unread = self._unread, []
+        unread, self.unread = self.unread, []
         for (batch, step, _), value in zip(unread, _numbers([loss for _, _, loss in unread]), strict=True):
             if not math.isfinite(value):
                 raise DivergedError(

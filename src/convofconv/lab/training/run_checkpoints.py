@@ -27,7 +27,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         try:
             with replacing(target) as part:
                 torch.save(checkpoint, part)
-        except (OSError, RuntimeError) as error:  # torch's writer tells of a full disk with a RuntimeError
+        except (OSError, RuntimeError) as error:  # torch's writer raises a RuntimeError where the disk is full
             raise CheckpointError(
                 f"{target}: the checkpoint cannot be written ({error}); the one before it is intact"
             ) from error
