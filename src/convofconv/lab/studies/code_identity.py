@@ -17,10 +17,12 @@ _BESIDE = (
     "lab/demo",
     "lab/drawing",
     "lab/files/atomic.py",
+    "lab/inspect",
     "lab/predict",
     "lab/progress.py",
     "lab/recipe/options.py",  # what a run takes from a recipe's file is in its record
     "lab/recipe/recipe_files.py",
+    "lab/report",
     "lab/studies",
     "lab/training/profile.py",
 )
