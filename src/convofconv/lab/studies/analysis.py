@@ -10,12 +10,14 @@ from typing import Any
 
 from ...errors import ConfigError
 from .additive_model import AdditiveModel
-from .records import Record, runs
+from .records import Record, inspections, runs
 from .statistics import ALPHA, Comparison, Summary, compare, detectable_difference, holm, rank_correlation, summarize
 from .study import Settings, Study
 
 #: The variant that costs are relative to, and that figures draw a line for.
 PLAIN = "plain"
+#: Stands for a variant of which nothing but chance makes a measure what it is: 0 by the measure's definition.
+CHANCE = "chance"
 #: Of how many variants an order says something.
 ORDERED = 10
 #: Training times in records: of the run's process, which leaves out what a GPU does, and by the clock, which other work
@@ -33,6 +35,7 @@ class PlannedRun:
     stage: str
     tuned: Settings
     record: Record | None
+    inspection: Record | None = None
 
     @property
     def status(self) -> str:
@@ -70,6 +73,11 @@ class Cell:
         name = metric or self.metric
         found = ((seed, result["test"]["folded"]) for seed, result in self.results.items())
         return {seed: float(metrics[name]) for seed, metrics in found if name in metrics}  # older code may lack some
+
+    def measured(self, measure: str) -> dict[int, float]:
+        """What was found inside of the networks by seed, where it could be measured."""
+        found = ((run.seed, run.inspection["numbers"].get(measure)) for run in self.runs if run.inspection)
+        return {seed: float(value) for seed, value in found if value is not None}
 
     def summary(self, metric: str | None = None) -> Summary:
         """Of the scores."""
@@ -182,6 +190,17 @@ class Network:
         """Every other variant against this one, uncorrected."""
         return _comparisons(self.cells, baseline, self.additive)
 
+    def inside(self, measure: str, baseline: str) -> dict[str, Comparison]:
+        """Every other variant against this one in what was found inside of the networks, uncorrected.
+
+        Against :data:`CHANCE`, it is every variant itself against 0, what chance gives.
+        """
+        theirs = self.cells[baseline].measured(measure) if baseline in self.cells else {}
+        found = {name: cell.measured(measure) for name, cell in self.cells.items() if name != baseline}
+        if baseline == CHANCE:
+            return {name: compare(values, dict.fromkeys(values, 0.0)) for name, values in found.items()}
+        return {name: compare(values, theirs) for name, values in found.items()}
+
     def mean(self, variant: str) -> Summary:
         """Of the scores; in one model of all runs, adjusted for seeds that the variant lacks."""
         return self.additive.mean(variant) if self.additive else self.cells[variant].summary()
@@ -246,7 +265,7 @@ def analyse(study: Study, records: Sequence[Record]) -> Analysis:
         ConfigError: runs of one network have different metrics.
     """
     recorded = {_place(record): record for record in runs(records).values()}
-    planned = tuple(_planned(study, recorded))
+    planned = tuple(_planned(study, recorded, inspections(records)))
     used = {id(run.record) for run in planned}
     others = sorted(record["run"] for record in recorded.values() if id(record) not in used)
     accepts = [record for record in records if record["kind"] == "accept"]
@@ -267,13 +286,16 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
-def _planned(study: Study, recorded: Mapping[tuple[Any, ...], Record]) -> Iterator[PlannedRun]:
+def _planned(
+    study: Study, recorded: Mapping[tuple[Any, ...], Record], inspected: Mapping[str, Record]
+) -> Iterator[PlannedRun]:
     for network, variant in study.cells:
         stages = [("tuning", point, study.tuning.seeds) for point in study.tuning.points()] if study.tuning else []
         for stage, tuned, seeds in [*stages, ("final", {}, study.seeds[variant])]:
             for seed in seeds:
                 place = (network, variant, seed, stage)
-                yield PlannedRun(*place, tuned, recorded.get((*place, _text(tuned))))
+                record = recorded.get((*place, _text(tuned)))
+                yield PlannedRun(*place, tuned, record, inspected.get(record["run"]) if record else None)
 
 
 def _network(study: Study, label: str, planned: Sequence[PlannedRun]) -> Network:

@@ -13,13 +13,13 @@ import yaml
 
 from ...errors import ConfigError
 from ..files.atomic import write_atomic
-from .analysis import PLAIN, Analysis, Contrast, analyse, difference_in
+from .analysis import CHANCE, PLAIN, Analysis, Contrast, Network, analyse, difference_in
 from .execution import records_of
 from .figures import encode
 from .forest_plot import FEWEST, draw_forest_plot, tabulate
 from .formatting import between, count, points, probability
 from .statistics import ALPHA, corrected_interval, holm
-from .study import read_study
+from .study import Study, read_study
 
 FILE = Path(__file__).with_name("claims.yaml")
 VERDICTS = ("proved", "reproduced", "direction only", "not reproduced", "refuted", "not testable here")
@@ -27,7 +27,9 @@ VERDICTS = ("proved", "reproduced", "direction only", "not reproduced", "refuted
 
 #: Comparisons of a claim: ``study``, ``budget``, ``variant`` (claimed to be better), ``against`` (than these), and if
 #: given ``networks`` (of the study, on these alone), ``points`` (by so many, where the study lacks the paper's figures;
-#: negative where the claim is that the variant is worse) and ``of`` (the score that the paper's plain network has).
+#: negative where the claim is that the variant is worse) and ``of`` (the score that the paper's plain network has). With
+#: ``measure`` they are of what was found inside of the networks, also against ``chance``; ``claimed: less`` where the
+#: claim is that there is less of it.
 Part = Mapping[str, Any]
 
 
@@ -173,22 +175,35 @@ class Evidence:
         return [[finding.corrected(next(corrected), len(every)) for finding in several] for several in found]
 
     def _uncorrected(self, part: Part) -> Iterator[Finding]:
-        variant = part["variant"]
         analysis = self.analysis(part["study"], part["budget"])
         for network in analysis.networks:
-            if network.label in part.get("networks", [network.label]) and variant in network.cells:
-                for baseline in [name for name in part["against"] if name in network.cells]:
-                    comparison = network.comparisons(baseline)[variant]
-                    paper = part.get("points", difference_in(network.paper, variant, baseline))
-                    contrast = Contrast(variant, baseline, comparison, comparison.p_value, 1, paper)
-                    claimed = -1 if part.get("points", 0) < 0 else 1
-                    ours = network.mean(PLAIN).mean
-                    theirs = part.get("of") if "points" in part else network.paper.get(PLAIN)
-                    scale = 1.0
-                    if ours is not None and theirs is not None:
-                        above = max(0.0, ours - analysis.study.floor_of(network.label))
-                        scale = min(1.0, above / theirs)
-                    yield Finding(f"{part['study']}, {network.label}", contrast, claimed, scale)
+            if network.label in part.get("networks", [network.label]) and part["variant"] in network.cells:
+                yield from _inside(part, network) if "measure" in part else _of_scores(part, network, analysis.study)
+
+
+def _of_scores(part: Part, network: Network, study: Study) -> Iterator[Finding]:
+    """Comparisons of what networks reached on the test split."""
+    for baseline in [name for name in part["against"] if name in network.cells]:
+        comparison = network.comparisons(baseline)[part["variant"]]
+        paper = part.get("points", difference_in(network.paper, part["variant"], baseline))
+        contrast = Contrast(part["variant"], baseline, comparison, comparison.p_value, 1, paper)
+        claimed = -1 if part.get("points", 0) < 0 else 1
+        ours = network.mean(PLAIN).mean
+        theirs = part.get("of") if "points" in part else network.paper.get(PLAIN)
+        scale = 1.0
+        if ours is not None and theirs is not None:
+            scale = min(1.0, max(0.0, ours - study.floor_of(network.label)) / theirs)
+        yield Finding(f"{part['study']}, {network.label}", contrast, claimed, scale)
+
+
+def _inside(part: Part, network: Network) -> Iterator[Finding]:
+    """Comparisons of what was found inside of networks."""
+    claimed = -1 if part.get("claimed") == "less" else 1
+    for baseline in part["against"]:
+        if baseline in network.cells or baseline == CHANCE:
+            comparison = network.inside(part["measure"], baseline)[part["variant"]]
+            contrast = Contrast(part["variant"], baseline, comparison, comparison.p_value, 1, None)
+            yield Finding(f"{part['study']}, {network.label}", contrast, claimed)
 
 
 def write_claims(results: Path, out: Path, file: Path = FILE) -> None:

@@ -21,6 +21,8 @@ from ..files.atomic import locked_folder
 #: ``validation`` (numbers of the best epoch), ``best_epoch``, ``history`` (numbers per epoch), ``parameters``
 #: (``as_trained`` and ``folded``), ``largest_difference_after_folding``, ``versions``, ``seconds`` of training and
 #: ``cpu_seconds`` that it took of its process, which what else the machine does changes least.
+#: A line of ``kind`` "inspection" has the ``run`` that was looked into, the ``code`` that did it, and ``numbers``, by
+#: name of what was measured: :data:`~convofconv.lab.inspect.run_numbers.MEASURES`.
 #: A line of ``kind`` "accept" says that results of ``code`` may stand beside those of ``beside``, and why (``reason``).
 Record = Mapping[str, Any]
 
@@ -80,6 +82,11 @@ class Records:
         lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
         with locked_folder(lock, timeout=0, taken=f"{self.path}: another coc study is writing to it; wait for its end"):
             yield
+
+
+def inspections(records: Sequence[Record]) -> dict[str, Record]:
+    """The last inspection of every run by the run's name."""
+    return {record["run"]: record for record in records if record["kind"] == "inspection"}
 
 
 def runs(records: Sequence[Record]) -> dict[str, Record]:

@@ -15,7 +15,7 @@ from ..files.atomic import read_yaml
 #: Studies that come with the package.
 FOLDER = Path(__file__).parent / "grids"
 #: Keys of a network that are no settings of its recipe.
-_OF_NETWORKS = ("recipe", "variants", "paper", "floor")
+_OF_NETWORKS = ("recipe", "variants", "paper", "floor", "inspect")
 #: Dotted keys of a recipe, and their values.
 Settings = Mapping[str, Any]
 #: By key, what its value is to be, and what the values below it are if it has keys.
@@ -90,7 +90,8 @@ class Study:
         about: what this budget is.
         networks: by label, a recipe's name under ``recipe`` and settings over it; under ``variants`` those that it is
             run with, all if missing; under ``paper`` the paper's row that it stands beside, that of its label if
-            missing; under ``floor`` what a network scores that gives the same answer everywhere.
+            missing; under ``floor`` what a network scores that gives the same answer everywhere; under ``inspect`` what
+            of its runs is looked into (:class:`~convofconv.lab.inspect.run_numbers.What`).
         variants: by name, settings over those of the network.
         seeds: by variant.
         against: variants that all others are compared with.
