@@ -12,10 +12,11 @@ kernel's pattern". What is compared, and why:
   ``R(o) = R(-o)``. The centre tap connects nothing and is left out.
 - The energy that a tap moves would be no measure: it is ``s(t)²`` times an energy, so it reflects the tap by itself.
 
-The claim's number is the correlation of ``R`` with ``m`` over lags, *own*: the mean over groups. *Others* is the same of
-each group with the super kernels of all other groups: what is not the group's own doing (energy at the centre of every
-kernel) is in both. The border counts against the claim, where kernels are broad: a strong tap brings nothing to it. Again only a null can test (:mod:`.kernel_nulls`), since α makes any kernels
-reflect their super kernel.
+The claim's number is the correlation of ``R`` with ``m`` over lags, *own*: the mean over groups. *Others* is the same
+of each group with the super kernels of all other groups: what is not the group's own doing (energy at the centre of
+every kernel) is in both. Where kernels are broad the border counts against the claim, for a strong tap brings nothing
+to it. Again only a null can test (:mod:`.kernel_nulls`): where sub-patterns are small, α alone makes their distances
+those of the taps.
 
 Stacked super kernels act as one, their convolution; what the zero padding between them changes at the border is
 neglected. Of one with several planes the root of the sum of squares over planes counts.
@@ -133,11 +134,11 @@ def tap_magnitudes(grids: KernelGrids) -> tuple[list[tuple[int, ...]], Tensor]:
     grid, depth = grids.grid, grids.super_kernels.shape[1]
     power = _as_one(grids).square()
     at: dict[tuple[int, ...], Tensor] = {}
-    for tap in itertools.product(*map(range, power.shape[1:])):
+    for index, tap in enumerate(itertools.product(*map(range, power.shape[1:]))):
         lag = tuple(d * t - depth * b for t, d, b in zip(tap, grid.dilation, grid.before, strict=True))
         lag = max(lag, tuple(-o for o in lag))
         if any(lag) and _positions(grid, lag) >= _FEWEST_POSITIONS:
-            here = power[(slice(None), *tap)]
+            here = power.flatten(1)[:, index]
             at[lag] = at[lag] + here if lag in at else here
     lags = sorted(at)
     return lags, torch.stack([at[lag] for lag in lags], 1).sqrt() if lags else power.new_zeros(len(power), 0)
@@ -189,7 +190,8 @@ def _as_one(grids: KernelGrids) -> Tensor:
         one = torch.fft.ifftn(product.movedim((-2, -1), (2, 3)), dim=tuple(range(4, 4 + d))).real
     else:
         one = matrices[:, 0]
-    return one.square().sum((1, 2, 3)).sqrt().expand(grid.groups, *[-1] * d)
+    magnitude: Tensor = one.square().sum((1, 2, 3)).sqrt()
+    return magnitude.expand(grid.groups, *[-1] * d)
 
 
 def _standardized(rows: Tensor) -> tuple[Tensor, Tensor]:

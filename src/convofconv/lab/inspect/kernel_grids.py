@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from ...errors import ConfigError, ShapeError, did_you_mean, listing, similar
 from ...functional.grid import Grid
@@ -80,11 +81,9 @@ class KernelGrids:
             )
         d, side = len(self.grid.kernel), self.grid.side
         padded = torch.cat([kernels, kernels.new_zeros(1, *kernels.shape[1:])])  # EMPTY is its last one
-        cells = padded[self.members].movedim(1, 2).unflatten(2, [side] * d)  # (G, channels, cells..., taps...)
+        cells: Tensor = padded[self.members].movedim(1, 2).unflatten(2, [side] * d)  # (G, channels, cells..., taps...)
         interleave = [axis for i in range(2, 2 + d) for axis in (i, i + d)]
-        return cells.permute(0, 1, *interleave).reshape(
-            *cells.shape[:2], *[side * size for size in self.grid.kernel]
-        )
+        return cells.permute(0, 1, *interleave).reshape(*cells.shape[:2], *[side * size for size in self.grid.kernel])
 
     def numbers(self) -> dict[str, Any]:
         """Geometry, members and norms as plain values."""
@@ -132,7 +131,7 @@ def kernel_grids(
         ([[0, 1, 2, 3], [4, 5, -1, -1]], torch.Size([2, 3, 6, 6]), torch.Size([2, 1, 1, 3, 3]))
     """
     conv = find_conv(model, layer)
-    name = layer or type(model).__name__
+    name = layer or type_before_parametrizations(conv).__name__
     basic, effective = basic_kernels(conv), _values(conv.weight)
     if not (effective.isfinite().all() and basic.isfinite().all()):
         raise ConfigError(f"{name}: its kernels are not all finite numbers; the training has diverged")
@@ -153,7 +152,9 @@ def kernel_grids(
         if grid_side < 1:
             raise ConfigError(f"grid_side must be at least 1, got {grid_side}")
         grid = Grid.build(tuple(effective.shape), grid_side, 0, dilated=False)
-        return KernelGrids(name, grid, _members(grid, None, effective.device), basic, effective, conv_groups=conv.groups)
+        return KernelGrids(
+            name, grid, _members(grid, None, effective.device), basic, effective, conv_groups=conv.groups
+        )
     if effective.shape != like.effective.shape:
         raise ShapeError(
             f"{name}: kernels of shape {tuple(effective.shape)} cannot be laid out like those of {like.layer}, whose "
@@ -220,7 +221,7 @@ def association_of(conv: nn.Module) -> SpatialAssociation | None:
 def basic_kernels(conv: Conv) -> Tensor:
     """What is trained: the original of the parametrization, where there is one of the weight's shape."""
     original = getattr(weight_maps(conv), "original", None)
-    return _values(cast(Tensor, original) if isinstance(original, Tensor) else conv.weight)
+    return _values(original if isinstance(original, Tensor) else conv.weight)
 
 
 @torch.no_grad()

@@ -11,9 +11,9 @@ all maps behind, is applied to them:
   was learnt.
 - ``"kaiming"``: kernels as torch's convs start (kaiming-uniform, a = √5).
 
-Where kernels are independent of one another, p-values of ``"permuted"`` are uniform whatever the super kernels are; those
-of the others are if the kernels really come from that distribution. ``grouping="similar"`` has grouped kernels that were
-alike from the start: there a small p-value shows the grouping, not the training.
+Where kernels are independent and alike in distribution, p-values of ``"permuted"`` are uniform whatever the super
+kernels are; those of the others are if the kernels come from just that distribution. ``grouping="similar"`` has grouped
+kernels that were alike from the start: there a small p-value shows the grouping, not the training.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def claim_tests(
 ) -> dict[str, NullTest]:
     """Test claims C9 and C10 on the effective kernels of one layer; :data:`CLAIMED` says what the claims expect.
 
-    The numbers are those of :func:`~.kernel_similarity.kernel_similarity`, within − between groups, and of :func:`~.kernel_energy.energy_correlation`, own.
+    The numbers are those of :func:`~.kernel_similarity.kernel_similarity`, within − between groups, and of
+    :func:`~.kernel_energy.energy_correlation`, own.
 
     Args:
         model, layer: a network and its layer, as in :func:`~.kernel_grids.kernel_grids`.

@@ -120,14 +120,16 @@ def kernel_similarity(
     first, second = torch.triu_indices(len(group), len(group), offset=1, device=group.device)
     same = group[first] == group[second]
     pairs = first * len(group) + second  # of a flat matrix: one index is faster than two
-    contrasts = (
-        _contrast(measure.flatten()[pairs], same)
-        for measure in (best_cosines(kernels), support_overlaps(kernels), spectrum_overlaps(kernels))
+    similarity, support, spectrum = (
+        _contrast(measure(kernels).flatten()[pairs], same)
+        for measure in (best_cosines, support_overlaps, spectrum_overlaps)
     )
-    return KernelSimilarity(*contrasts, len(chosen), len(members), int((~alive).sum()))
+    return KernelSimilarity(similarity, support, spectrum, len(chosen), len(members), int((~alive).sum()))
 
 
-def layer_similarity(grids: KernelGrids, *, most_groups: int = MOST_GROUPS, seed: int = 0) -> dict[str, KernelSimilarity]:
+def layer_similarity(
+    grids: KernelGrids, *, most_groups: int = MOST_GROUPS, seed: int = 0
+) -> dict[str, KernelSimilarity]:
     """:func:`kernel_similarity` of the basic and of the effective kernels of a layer, for the same groups.
 
     Examples:
