@@ -172,21 +172,25 @@ def compare_with_null(observed: float | None, drawn: Sequence[float], null: str)
     return NullTest(observed, mean, deviation, z, p_greater, p_less, n, null)
 
 
-def combine_p_values(p_values: Iterable[float | None], method: str = "stouffer") -> float | None:
-    """One p-value of several independent ones, of layers or of seeds, by :func:`scipy.stats.combine_pvalues`.
+def combine_tests(tests: Iterable[NullTest], alternative: Alternative, method: str = "stouffer") -> float | None:
+    """One p-value of several independent tests, of layers or of seeds, by :func:`scipy.stats.combine_pvalues`.
+
+    A rank-based p-value is the upper end of its step, 1 among them, of which Stouffer's method makes minus infinity.
+    Combined are the middles of the steps, whose mean is ½ where there is nothing.
 
     Args:
-        p_values: one-sided ones; ``None`` among them is left out.
+        tests: undefined ones are left out.
         method: as scipy names it. ``"stouffer"`` weighs evidence for and against alike; ``"fisher"`` finds a single
-            small one among many.
+            small p-value among many.
 
     Examples:
-        >>> round(combine_p_values([0.05, 0.05, None]), 3), combine_p_values([None])
+        >>> tests = [compare_with_null(9.0, [float(i) for i in range(9)], "permuted")] * 2  # twice p = 0.1
+        >>> round(combine_tests(tests, "greater"), 3), combine_tests([], "greater")
         (0.01, None)
     """
-    known = [p for p in p_values if p is not None]
-    # A rank-based p-value can be 1, of which Stouffer's method makes minus infinity.
-    return float(stats.combine_pvalues(np.clip(known, 0, 1 - 1e-9), method).pvalue) if known else None
+    p_values = [(test.p_value(alternative), test.draws) for test in tests]
+    middles = [p - 0.5 / (draws + 1) for p, draws in p_values if p is not None]
+    return float(stats.combine_pvalues(middles, method).pvalue) if middles else None
 
 
 def _draw(conv: Conv, basic: Tensor, null: Null, generator: torch.Generator) -> Tensor:

@@ -184,7 +184,7 @@ def spectrum_overlaps(kernels: Tensor) -> Tensor:
         - kernels: ``(n, ci, k_1, ..., k_d)``
         - result: ``(n, n)``
     """
-    taps, channels = kernels[0, 0].numel(), kernels.shape[1]
+    taps, channels = kernels.shape[2:].numel(), kernels.shape[1]
     units = torch.eye(taps, dtype=kernels.dtype, device=kernels.device).view(taps, *kernels.shape[2:])
     waves = torch.fft.rfftn(units, [2 * k - 1 for k in kernels.shape[2:]], tuple(range(1, units.dim())))
     waves[..., 1:] *= 2**0.5  # the half that is not there has the same power
