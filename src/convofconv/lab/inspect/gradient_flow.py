@@ -1,9 +1,9 @@
 """Claim C4: how much of a kernel's gradient comes from the kernels beside it.
 
-In a plain layer the gradient of a basic kernel ``W_i`` is that of the kernel itself, ``G_i = ∂L/∂W'_i``. With kernel maps
-it is a sum over kernels, ``∂L/∂W_i = Σ_j (∂W'_j/∂W_i)ᵀ G_j``: its own part, ``j = i``, and its neighbours' part. With a
-linear α the parts do not depend on the values of other kernels but on their upstream gradients; where a norm sits in
-between on both.
+In a plain layer the gradient of a basic kernel ``W_i`` is that of the kernel itself, ``G_i = ∂L/∂W'_i``. With kernel
+maps it is a sum over kernels, ``∂L/∂W_i = Σ_j (∂W'_j/∂W_i)ᵀ G_j``: its own part, ``j = i``, and its neighbours' part.
+With a linear α both parts depend on upstream gradients alone, not on the values of other kernels; where a norm sits in
+between, on both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ...errors import ConfigError, ShapeError
 from ...functional.precision import in_float64
 from ...maps import DepthwiseOverparameterization, KernelLayerNorm, SpatialAssociation, Standardization
 from ...maps.kernel_map import Conv
-from ...maps.registered import convs
+from ...maps.registered import convs, kernel_maps
 from ...surgery.folding import reparameterize
 from .kernel_function import KernelFunction, evenly, kernel_functions
 
@@ -33,8 +33,8 @@ _PER_KERNEL = (DepthwiseOverparameterization, KernelLayerNorm, Standardization)
 class NeighbourShare:
     """How much of the gradients of one layer's basic kernels comes through their neighbours.
 
-    A kernel's share is ``‖neighbours‖ / (‖own‖ + ‖neighbours‖)``: 0 in a plain network, ½ where both are as long, 1 where
-    nothing is its own. Not against the length of their sum, the gradient, because they may cancel each other.
+    A kernel's share is ``‖neighbours‖ / (‖own‖ + ‖neighbours‖)``: 0 in a plain network, ½ where both are as long, 1
+    where nothing is its own. Not against the length of their sum, the gradient, because they may cancel each other.
 
     Args:
         layer: name of the conv.
@@ -80,7 +80,7 @@ def _mean(values: Tensor) -> float | None:
 
 
 def neighbour_shares(
-    model: nn.Module, loss: Loss, layers: Iterable[str] | None = None, most: int | None = 32
+    model: nn.Module, loss: Loss, layers: Iterable[str] | None = None, most: int | None = 16
 ) -> tuple[NeighbourShare, ...]:
     """How much of the gradient of every basic kernel comes through its neighbours, on one batch.
 
@@ -113,13 +113,14 @@ def neighbour_shares(
 
 
 def shares_over_training(
-    networks: Mapping[str, nn.Module], loss: Loss, layers: Iterable[str] | None = None, most: int | None = 32
+    networks: Mapping[str, nn.Module], loss: Loss, layers: Iterable[str] | None = None, most: int | None = 16
 ) -> dict[str, tuple[NeighbourShare, ...]]:
     """:func:`neighbour_shares` of several networks on the same batch: checkpoints of one run, or several runs.
 
     Args:
         networks: by what they are called, in the order of training.
-        loss: see :func:`neighbour_shares`; likewise ``layers`` and ``most``.
+        loss: see :func:`neighbour_shares`; likewise ``most``.
+        layers: names of convs; by default those that are converted in the first network in which some are.
 
     Raises:
         ConfigError: as :func:`neighbour_shares`, naming the network.
@@ -129,7 +130,7 @@ def shares_over_training(
         >>> list(shares_over_training({"epoch 1": nn.Conv2d(3, 8, 3)}, loss))
         ['epoch 1']
     """
-    chosen = None if layers is None else tuple(layers)
+    chosen = tuple(layers or next(filter(None, map(_converted, networks.values())), ())) or None
     found = {}
     for name, network in networks.items():
         try:
@@ -137,6 +138,10 @@ def shares_over_training(
         except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from error
     return found
+
+
+def _converted(network: nn.Module) -> tuple[str, ...]:
+    return tuple(name or "(root)" for name, conv in convs(network) if kernel_maps(conv))
 
 
 def split_gradient(
