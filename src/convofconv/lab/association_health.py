@@ -189,7 +189,7 @@ def associations(model: nn.Module) -> Iterator[tuple[str, SpatialAssociation, Te
 def _layer(name: str, association: SpatialAssociation, weight: Tensor) -> LayerHealth:
     grid = association.grid
     with no_autocast(weight.device):
-        after = association(weight).float()
+        after = association(weight)
     basic, left, changed = (_by_group(kernels, association) for kernels in (weight, after, after - weight))
     if not (basic + left).isfinite().all():
         return LayerHealth(name, grid.groups, grid.positions, "", finite=False)

@@ -34,7 +34,7 @@ class AssociationWatch(Callback):
             return
         health = association_health(module.network)
         if trainer.logger is not None:
-            trainer.logger.log_metrics(scalars(health), trainer.global_step)
+            trainer.logger.log_metrics(scalars(health), trainer.global_step - 1)  # Lightning's count, from 0
         for layer in health.layers:
             if layer.problem and layer.layer not in self._warned:
                 self._warned.add(layer.layer)
