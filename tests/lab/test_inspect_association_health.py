@@ -115,6 +115,8 @@ def test_a_frequency_that_is_removed_is_found():
 
 def test_dilation_repeats_the_response_along_both_axes():
     model = layer(4)  # 3×3 at dilation 2
+    super_kernel(model)[0, 0, 1, 1] = -3  # turned round and doubled, not removed
+    assert of(model).removed == 0
     super_kernel(model)[0, 0, 1, 1] = -1
     assert of(model).removed == 1
     super_kernel(model)[0, 0, 1, 1] = -0.5
@@ -146,7 +148,7 @@ def test_groups_are_those_of_the_order_and_of_the_blocks():
     assert (found.groups, found.dead_groups, found.identity_groups) == (4, (3,), (0, 1, 2))
 
 
-def test_linearised_where_a_norm_stands_between():
+def test_linearised_where_a_norm_stands_between(monkeypatch):
     """Near to the true Jacobian, whose statistics move, in a layer with many groups."""
     model = layer(64, ci=1, grid_norm=True)
     association = coc.kernel_maps(model[0])[0]
@@ -157,6 +159,9 @@ def test_linearised_where_a_norm_stands_between():
     true = torch.cat([torch.linalg.svdvals(tap_responses(model, "0", g).matrix) for g in range(16)]).sort().values
     assert relative(found.singular_values, true) < 0.05
     assert relative(found.singular_values, torch.ones(576)) > 0.2
+    monkeypatch.setattr(health_file, "MOST_CONDITION", 1.0)
+    assert found.condition > 1
+    assert found.problem == "", "no warning of what is only near to the truth"
     association.norm_weight.data.zero_()
     assert of(model).distance == 0
 
