@@ -16,6 +16,7 @@ from ...errors import ConfigError
 from ..files.run_folder import RunFolder, read_values
 from ..found_by_name import find_task
 from ..recipe.schema import Recipe
+from .association_watch import AssociationWatch
 from .begin import OF_EVALUATION, begin_run, check_folder, check_same_recipe
 from .finish import finish
 from .launch import (
@@ -58,7 +59,9 @@ def run_fit(recipe: Recipe, out: Path, resume: bool) -> None:
         data.check_training(here.machine.devices * here.machine.nodes)
         if not resumed:
             check_schedule(here.training, data.steps_per_epoch)
-        written = [CheckShared(folder), History(folder), KeepLastAndBest(folder, here.training.checkpoint_steps)]
+        # The watch before the checkpoints, which keep what it has warned of.
+        written = [CheckShared(folder), History(folder), AssociationWatch(folder)]
+        written.append(KeepLastAndBest(folder, here.training.checkpoint_steps))
         with quiet():
             # The lines come behind what writes: an epoch that is reported is kept.
             trainer = build_trainer(here, folder, [*written, Lines(folder, data)])
