@@ -9,28 +9,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError, ShapeError
-from .layer_outputs import Layer, field_network, find_layer, in_evaluation, output_of
+from .input_images import check_images
+from .layer_outputs import FORWARD_ERRORS, Layer, field_network, find_layer, in_evaluation, output_of
+from .noise_images import noise_images
 from .t_interval import Interval, t_interval
-from .theoretical_field import (
-    FORWARD_ERRORS,
-    LENGTHS,
-    TheoreticalField,
-    input_channels,
-    theoretical_field,
-)
+from .theoretical_field import TheoreticalField, theoretical_field
 
 #: Pixels above this share of the peak belong to the field: 1 − 95.45 %.
 THRESHOLD = 0.0455
-#: Sides of noise images are chosen up to this, in pixels.
-MOST = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,51 +160,6 @@ def centre_gradients(network: nn.Module, images: Tensor, layer: Layer) -> Tensor
     return torch.autograd.grad(centre, images)[0].abs().sum(1)
 
 
-def noise_images(network: nn.Module, number: int, fields: Iterable[TheoreticalField]) -> Tensor:
-    """Images of standard normal noise, always the same, in which fields are not clipped if they can be.
-
-    Args:
-        network: that they are for.
-        number: of images.
-        fields: that should fit into them; a side is at most 512 pixels.
-
-    Shape:
-        ``(number, channels, side, side)``
-    """
-    if number < 1:
-        raise ConfigError(f"images: at least 1 is needed, got {number}")
-    side = max(_side(field) for field in fields)
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(number, input_channels(network), side, side, generator=generator)
-
-
-def _side(field: TheoreticalField) -> int:
-    longest = max(field.height, field.width)
-    if field.clipped and longest < LENGTHS[-1]:
-        return longest  # the network takes no larger images
-    # The centre unit's field is not always in the centre, but less than a stride away; sides are multiples of 32.
-    margin = 2 * max(stride or 0.0 for stride in field.stride)
-    return min(MOST, 32 * math.ceil((longest + margin) / 32))
-
-
-def check_images(network: nn.Module, images: Tensor) -> None:
-    """Refuse what is no batch of images for a network.
-
-    Raises:
-        ShapeError: the message says what was found and what to do.
-    """
-    if images.ndim != 4 or not images.numel():
-        raise ShapeError(f"images must be a batch, (number, channels, height, width); got shape {tuple(images.shape)}")
-    if not images.is_floating_point():
-        raise ShapeError(f"images must be numbers as the network takes them, got {images.dtype}; normalise them")
-    found, wanted = images.shape[1], input_channels(network)
-    if found != wanted:
-        advice = f"; repeat the channel: images.expand(-1, {wanted}, -1, -1)" if found == 1 else ""
-        raise ShapeError(f"the network takes images of {wanted} channels, these have {found}{advice}")
-    if not images.isfinite().all():
-        raise ShapeError("images have values that are no numbers")
-
-
 def _measured(fields: Tensor) -> tuple[Tensor, float, Interval | None, int, float, bool]:
     """Everything that follows from the gradients of single images, ``(images, height, width)``."""
     count, (height, width) = len(fields), fields.shape[1:]
@@ -227,95 +174,3 @@ def _measured(fields: Tensor) -> tuple[Tensor, float, Interval | None, int, floa
     large = mean > THRESHOLD * mean.max()
     edges = large[0].any() | large[-1].any() | large[:, 0].any() | large[:, -1].any()
     return mean, size, interval, count, border, bool(edges)
-
-
-@dataclasses.dataclass(frozen=True)
-class SeedFields:
-    """The effective receptive fields of one layer in networks that differ in their seed.
-
-    Args:
-        fields: by seed.
-    """
-
-    fields: tuple[EffectiveField, ...]
-
-    @property
-    def map(self) -> Tensor:
-        """The mean over seeds, each field over its peak.
-
-        Shape:
-            ``(height, width)``
-        """
-        return torch.stack([field.map / (field.map.max() or 1.0) for field in self.fields]).mean(0)
-
-    @property
-    def sizes(self) -> list[float]:
-        """By seed, in pixels."""
-        return [field.size for field in self.fields]
-
-    @property
-    def size(self) -> float:
-        """Mean over seeds, in pixels."""
-        return float(np.mean(self.sizes))
-
-    @property
-    def interval(self) -> Interval | None:
-        """The 95 % confidence interval of the size: over seeds (t), of one seed alone over its images."""
-        return t_interval(self.sizes) if len(self.fields) > 1 else self.fields[0].interval
-
-    def numbers(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        over = "seeds" if len(self.fields) > 1 else "images"
-        return {
-            "size": self.size,
-            "interval": self.interval and list(self.interval),
-            "interval_over": over,
-            "fields": [field.numbers() for field in self.fields],
-        }
-
-
-#: By network, then by layer.
-FieldTable = dict[str, dict[str, SeedFields]]
-
-
-def compare_fields(
-    networks: Mapping[str, Sequence[nn.Module]], layers: Sequence[str], images: Tensor | int = 32, batch: int = 8
-) -> FieldTable:
-    """Effective receptive fields of layers of several networks, all of the same images.
-
-    Args:
-        networks: by name, those that were trained with different seeds.
-        layers: their names.
-        images: see :func:`effective_field`; noise is of the size that the largest of all these fields needs.
-        batch: images per pass.
-
-    Raises:
-        ConfigError: see :func:`effective_field`.
-        ShapeError: a network does not take these images.
-
-    Examples:
-        >>> nets = {"plain": [nn.Sequential(nn.Conv2d(1, 2, 3)) for _ in range(3)]}
-        >>> [(name, list(fields)) for name, fields in compare_fields(nets, ["0"], images=2).items()]
-        [('plain', ['0'])]
-    """
-    if not layers or not all(networks.values()) or not networks:
-        raise ConfigError("receptive fields need at least one layer, and a network of every name")
-    theory = {name: {layer: theoretical_field(seeds[0], layer) for layer in layers} for name, seeds in networks.items()}
-    if isinstance(images, int):
-        every = [field for fields in theory.values() for field in fields.values()]
-        images = noise_images(next(iter(networks.values()))[0], images, every)
-    for seeds in networks.values():
-        for network in seeds:
-            check_images(network, images)
-    return {
-        name: {
-            layer: SeedFields(
-                tuple(
-                    effective_field(network, layer, images, theoretical=theory[name][layer], batch=batch)
-                    for network in seeds
-                )
-            )
-            for layer in layers
-        }
-        for name, seeds in networks.items()
-    }

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from ...errors import ConfigError, did_you_mean, listing, similar
 from ..models.detector import takes_list
 
+#: What networks raise for images that they cannot take.
+FORWARD_ERRORS = (RuntimeError, ValueError, AssertionError)
+
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
@@ -59,10 +62,11 @@ def field_network(network: nn.Module, layer: str) -> tuple[nn.Module, str]:
     """
     if not takes_list(network):
         return network, layer
-    if not layer.startswith("backbone.") or "backbone" not in dict(network.named_children()):
+    find_module(network, layer)
+    if not layer.startswith("backbone."):
         raise ConfigError(
-            f"layer {layer!r}: of a detector, receptive fields are those of layers in its backbone"
-            f"{did_you_mean(_similar_layers(network, f'backbone.{layer}'))}"
+            f"layer {layer!r}: a detector resizes its images, so receptive fields are those of its backbone; choose a "
+            "layer whose name begins with backbone."
         )
     return network.get_submodule("backbone"), layer.removeprefix("backbone.")
 
@@ -106,7 +110,7 @@ def find_layer(network: nn.Module, layer: str, forward: Callable[[], Any]) -> La
     handle = module.register_forward_hook(lambda _, __, output: outputs.append(described(output)))
     try:
         forward()
-    except (RuntimeError, ValueError, AssertionError):
+    except FORWARD_ERRORS:
         if not outputs:  # what comes behind the layer may be made for another size of images
             raise
     finally:

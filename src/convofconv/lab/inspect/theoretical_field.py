@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ...errors import ConfigError
-from .layer_outputs import Layer, field_network, find_layer, in_evaluation, output_of
+from .input_images import input_channels, own_size
+from .layer_outputs import FORWARD_ERRORS, Layer, field_network, find_layer, in_evaluation, output_of
 
 #: Lengths of the images that are probed, one after the other until the field fits.
 LENGTHS = (256, 512, 1024, 2048)
@@ -30,8 +31,6 @@ LENGTHS = (256, 512, 1024, 2048)
 _THIN = 64
 #: What rounding makes of an interpolation's weight that is 0.
 _NO_WEIGHT = 1e-9
-#: What networks raise for images that they cannot take.
-FORWARD_ERRORS = (RuntimeError, ValueError, AssertionError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,16 +113,6 @@ def theoretical_field(
         rows.clipped or columns.clipped,
         rows.everything and columns.everything,
     )
-
-
-def input_channels(network: nn.Module) -> int:
-    """Channels of the images that a network takes: those of its first conv, 3 where it has none.
-
-    Examples:
-        >>> input_channels(nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3)))
-        4
-    """
-    return next((module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)), 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,17 +221,6 @@ class _Probe:
 
 def _centre(units: Tensor) -> bool:
     return bool(units[len(units) // 2])
-
-
-def own_size(network: nn.Module) -> int:
-    """The side of images that one of timm's networks says that it is made for; ImageNet's 224 for others.
-
-    Examples:
-        >>> own_size(nn.Identity())
-        224
-    """
-    config: Any = getattr(network, "pretrained_cfg", None) or {}
-    return int(config.get("input_size", (3, 224, 224))[-1])
 
 
 @contextlib.contextmanager
