@@ -24,8 +24,8 @@ def annotated_shares(
 ) -> ObjectShares:
     """The share of a segmenter's or a detector's map on the objects of every class in every image.
 
-    A segmenter's map explains the pixels that it gives to the class, a detector's the scores of the objects of the class
-    that it finds; where there are none, the class of that image is counted as silent.
+    A segmenter's map explains the pixels that it gives to the class, a detector's the scores of the objects of the
+    class that it finds; where there are none, the class of that image is counted as silent.
 
     Args:
         network: plain or converted.

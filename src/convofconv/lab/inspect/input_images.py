@@ -16,7 +16,9 @@ def input_channels(network: nn.Module) -> int:
         >>> input_channels(nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3)))
         4
     """
-    return next((module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)), 3)
+    return next(
+        (module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)), 3
+    )
 
 
 def own_size(network: nn.Module) -> int:

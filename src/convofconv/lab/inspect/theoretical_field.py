@@ -29,6 +29,8 @@ from .layer_outputs import FORWARD_ERRORS, Layer, field_network, find_layer, in_
 LENGTHS = (256, 512, 1024, 2048)
 #: The other side of these images: the field along one axis does not depend on it, and a strip is computed soon.
 _THIN = 64
+#: This part of an image is its edge: what sees it may be clipped.
+_EDGE = 16
 #: What rounding makes of an interpolation's weight that is 0.
 _NO_WEIGHT = 1e-9
 
@@ -42,8 +44,8 @@ class TheoreticalField:
         height: in pixels, from the first row to the last that the unit can depend on.
         width: likewise, of columns.
         stride: pixels between the fields of neighbouring units, downwards and to the right; less than 1 behind
-            upsampling; ``None`` where the map has the same size for images of all sizes.
-        clipped: whether the field reached the edges of the largest image that was probed, so that it may be larger.
+            upsampling; ``None`` where the map has one size for images of all sizes, so that the field grows with them.
+        clipped: whether the field reached the edge of the largest image that was probed, so that it may be larger.
         whole_image: whether every unit depends on every pixel, as behind a squeeze-and-excitation or attention; height
             and width are then those of the largest image that was probed.
     """
@@ -183,12 +185,12 @@ class _Probe:
     def along(self, axis: int) -> _Axis:
         """Bisect for the first and the last row or column of the centre unit's field."""
         length = self.lengths[0]
-        first, last = self._ends(axis, length)
+        clipped = self._clipped(axis, length)
         for longer in self.lengths[1:]:
-            if not (_centre(first) or _centre(last)):
+            if not any(clipped):
                 break
             try:
-                first, last = self._ends(axis, longer)
+                clipped = self._clipped(axis, longer)
             except FORWARD_ERRORS:  # a network for images of one size
                 break
             length = longer
@@ -197,16 +199,24 @@ class _Probe:
             return _centre(self.touched(axis, length, [(start, stop)])[0])
 
         places, before, behind = range(length), 0, 0
-        if not _centre(first):
+        if not meets(0, 1):
             before = bisect.bisect_left(places, True, key=lambda place: meets(0, place + 1))
-        if not _centre(last):
+        if not meets(length - 1, length):
             behind = bisect.bisect_left(places, True, key=lambda place: meets(length - 1 - place, length))
-        clipped, everything = _centre(first) or _centre(last), bool(first[-1] and last[0])
-        return _Axis(length - behind - before, self._stride(axis), clipped, everything)
+        everything = all(clipped) and self._sees_far(axis, length)
+        return _Axis(length - behind - before, self._stride(axis), any(clipped), everything)
 
-    def _ends(self, axis: int, length: int) -> Tensor:
-        """What depends on the first and on the last row or column."""
-        return self.touched(axis, length, [(0, 1), (length - 1, length)])
+    def _clipped(self, axis: int, length: int) -> tuple[bool, bool]:
+        """Whether the centre unit sees the image's outermost pixels: some, for a conv can leave out the last ones."""
+        edge = length // _EDGE
+        first, last = self.touched(axis, length, [(0, edge), (length - edge, length)])
+        return _centre(first), _centre(last)
+
+    def _sees_far(self, axis: int, length: int) -> bool:
+        """Whether the units at both ends see the image's other end."""
+        edge = length // _EDGE
+        first, last = self.touched(axis, length, [(0, edge), (length - edge, length)])
+        return bool(first[-1] and last[0])
 
     def _stride(self, axis: int) -> float | None:
         """From the sizes of two maps: padding and cropping at the edges are in both."""
