@@ -1,0 +1,260 @@
+"""The theoretical receptive field of a layer: all pixels that its centre unit could ever depend on.
+
+Found by probing with NaN: whatever is computed from what is no number is no number, through every kernel, norm,
+activation, pooling, gate and attention, whatever the weights and however the network is wired. So the first column of
+the field is the first one up to which the image must be NaN for the unit to be, and bisection finds it. Gradients would
+not do: max pooling passes them to one pixel of its window (of a constant image always to the same, which gives 7 where
+the truth is 9), and a ReLU to none where it is off.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ...errors import ConfigError
+from .input_images import input_channels, own_size
+from .layer_outputs import FORWARD_ERRORS, Layer, field_network, find_layer, in_evaluation, output_of
+
+#: Lengths of the images that are probed, one after the other until the field fits.
+LENGTHS = (256, 512, 1024, 2048)
+#: The other side of these images: the field along one axis does not depend on it, and a strip is computed soon.
+_THIN = 64
+#: This part of an image is its edge: what sees it may be clipped.
+_EDGE = 16
+#: What rounding makes of an interpolation's weight that is 0.
+_NO_WEIGHT = 1e-9
+
+
+@dataclasses.dataclass(frozen=True)
+class TheoreticalField:
+    """The theoretical receptive field of a layer's centre unit.
+
+    Args:
+        layer: its name.
+        height: in pixels, from the first row to the last that the unit can depend on.
+        width: likewise, of columns.
+        stride: pixels between the fields of neighbouring units, downwards and to the right; less than 1 behind
+            upsampling; ``None`` where the map has one size for images of all sizes, so that the field grows with them.
+        clipped: whether the field reached the edge of the largest image that was probed, so that it may be larger.
+        whole_image: whether every unit depends on every pixel, as behind a squeeze-and-excitation or attention; height
+            and width are then those of the largest image that was probed.
+    """
+
+    layer: str
+    height: int
+    width: int
+    stride: tuple[float | None, float | None]
+    clipped: bool
+    whole_image: bool
+
+    def numbers(self) -> dict[str, Any]:
+        """Plain values, for JSON; no height and width where the field is the whole image."""
+        sides = {side: None if self.whole_image else getattr(self, side) for side in ("height", "width")}
+        return {**dataclasses.asdict(self), **sides, "stride": list(self.stride)}
+
+    def __str__(self) -> str:
+        if self.whole_image:
+            return "the whole image"
+        return f"{'at least ' if self.clipped else ''}{self.height}×{self.width} px"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Axis:
+    """A field along one axis."""
+
+    size: int
+    stride: float | None
+    clipped: bool
+    everything: bool
+
+
+def theoretical_field(
+    network: nn.Module, layer: str, channels: int | None = None, lengths: Sequence[int] = LENGTHS
+) -> TheoreticalField:
+    """The exact theoretical receptive field of a layer, of any network.
+
+    Modules may be strided, dilated, pooled, residual, transposed or interpolated; norms are those of evaluation.
+
+    Args:
+        network: plain or converted; of one of torchvision's detectors, the backbone is looked at.
+        layer: its name in ``network.named_modules()``, with the number of the use if it is called several times.
+        channels: of the network's input; those of its first conv if not given.
+        lengths: of the images that are probed, in pixels; the last one is the largest field that can be measured.
+
+    Raises:
+        ConfigError: there is no such layer, it is not reached or has no feature map, or the network takes no such
+            images; the message says what to do.
+
+    Source: the definition in Araujo, Norris, Sim: Computing Receptive Fields of Convolutional Neural Networks,
+        Distill 2019.
+
+    Examples:
+        >>> network = nn.Sequential(nn.Conv2d(1, 4, 7, stride=2, padding=3), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+        >>> print(theoretical_field(network, "2"))  # 7 + 2 · 2
+        11×11 px
+    """
+    network, inside = field_network(network, layer)
+    with in_evaluation(network), _exactly(), torch.no_grad():
+        probe = _Probe.of(network, inside, layer, channels or input_channels(network), lengths)
+        rows, columns = probe.along(2), probe.along(3)
+    return TheoreticalField(
+        layer,
+        rows.size,
+        columns.size,
+        (rows.stride, columns.stride),
+        rows.clipped or columns.clipped,
+        rows.everything and columns.everything,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Probe:
+    """Images with NaN in them, and what becomes of a layer's output.
+
+    Args:
+        network: in evaluation mode.
+        layer: of it.
+        blank: an image of the network's channels and one pixel.
+        lengths: of the images along the axis that is probed.
+        other: their size along the other one.
+    """
+
+    network: nn.Module
+    layer: Layer
+    blank: Tensor
+    lengths: Sequence[int]
+    other: int
+
+    @classmethod
+    def of(cls, network: nn.Module, inside: str, name: str, channels: int, lengths: Sequence[int]) -> _Probe:
+        """Find the layer with strips, or with images of the one size that the network takes."""
+        like = next(network.parameters(), torch.zeros(()))
+        blank = torch.zeros(1, channels, 1, 1, dtype=like.dtype, device=like.device)
+        own = own_size(network)
+        for sizes, other in ((lengths, _THIN), ((own,), own)):
+            image = blank.expand(1, channels, other, sizes[0])
+            try:
+                layer = find_layer(network, inside, functools.partial(network, image))
+            except ConfigError:  # about the layer
+                raise
+            except FORWARD_ERRORS as error:
+                reason = error
+                continue
+            probe = cls(network, layer, blank, sizes, other)
+            probe.check(name)
+            return probe
+        raise ConfigError(
+            f"layer {name!r}: the network takes neither images of {_THIN}×{lengths[0]} nor of {own}×{own} pixels with "
+            f"{channels} channels ({reason})"
+        ) from reason
+
+    def check(self, name: str) -> None:
+        """Refuse a network in which NaN appears by itself, or disappears."""
+        length = self.lengths[0]
+        nothing, everything = self.touched(3, length, [(0, 0), (0, length)])
+        if nothing.any():
+            raise ConfigError(f"layer {name!r} puts out what is no number for an image of zeros; look at the weights")
+        if not everything.all():
+            raise ConfigError(f"layer {name!r}: its output does not depend on the image, or NaN is replaced before it")
+
+    def touched(self, axis: int, length: int, spans: Sequence[tuple[int, int]]) -> Tensor:
+        """Which units of the layer's middle line depend on some rows or columns of the image.
+
+        Shape:
+            ``(spans, units along the axis)``
+        """
+        shape = [len(spans), self.blank.shape[1], self.other, self.other]
+        shape[axis] = length
+        images = self.blank.expand(shape).clone()
+        for image, (start, stop) in zip(images, spans, strict=True):
+            image.narrow(axis - 1, start, stop - start).fill_(torch.nan)
+        output = output_of(self.network, images, self.layer).isnan().any(1, keepdim=True)
+        across = 5 - axis
+        return output.select(across, output.shape[across] // 2).flatten(1)
+
+    def along(self, axis: int) -> _Axis:
+        """Bisect for the first and the last row or column of the centre unit's field."""
+        length = self.lengths[0]
+        clipped = self._clipped(axis, length)
+        for longer in self.lengths[1:]:
+            if not any(clipped):
+                break
+            try:
+                clipped = self._clipped(axis, longer)
+            except FORWARD_ERRORS:  # a network for images of one size
+                break
+            length = longer
+
+        def meets(start: int, stop: int) -> bool:
+            return _centre(self.touched(axis, length, [(start, stop)])[0])
+
+        places, before, behind = range(length), 0, 0
+        if not meets(0, 1):
+            before = bisect.bisect_left(places, True, key=lambda place: meets(0, place + 1))
+        if not meets(length - 1, length):
+            behind = bisect.bisect_left(places, True, key=lambda place: meets(length - 1 - place, length))
+        everything = all(clipped) and self._sees_far(axis, length)
+        return _Axis(length - behind - before, self._stride(axis), any(clipped), everything)
+
+    def _clipped(self, axis: int, length: int) -> tuple[bool, bool]:
+        """Whether the centre unit sees the image's outermost pixels: some, for a conv can leave out the last ones."""
+        edge = length // _EDGE
+        first, last = self.touched(axis, length, [(0, edge), (length - edge, length)])
+        return _centre(first), _centre(last)
+
+    def _sees_far(self, axis: int, length: int) -> bool:
+        """Whether the units at both ends see the image's other end."""
+        edge = length // _EDGE
+        first, last = self.touched(axis, length, [(0, edge), (length - edge, length)])
+        return bool(first[-1] and last[0])
+
+    def _stride(self, axis: int) -> float | None:
+        """From the sizes of two maps: padding and cropping at the edges are in both."""
+        short, more = self.lengths[0], 256  # more by a multiple of all strides
+        units = self.touched(axis, short, [(0, 0)]).shape[1]
+        try:
+            added = self.touched(axis, short + more, [(0, 0)]).shape[1] - units
+        except FORWARD_ERRORS:
+            return short / units
+        return more / added if added else None
+
+
+def _centre(units: Tensor) -> bool:
+    return bool(units[len(units) // 2])
+
+
+@contextlib.contextmanager
+def _exactly() -> Iterator[None]:
+    """No algorithm of a conv that works on tiles (Winograd's, Fourier's), which would spread NaN over all of a tile.
+
+    oneDNN, on CPUs, takes none unless it is asked to; a test watches over it.
+    """
+    with (
+        torch.backends.cudnn.flags(enabled=False),
+        torch.backends.nnpack.flags(enabled=False),
+        _ExactInterpolation(),
+    ):
+        yield
+
+
+class _ExactInterpolation(TorchFunctionMode):
+    """Interpolation reads pixels of weight 0 too; what is NaN is computed from where those of other weights are."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.interpolate:
+            return func(*args, **kwargs)
+        image, *rest = (kwargs.pop("input"), *args) if "input" in kwargs else args
+        interpolate: Callable[[Tensor], Tensor] = lambda values: F.interpolate(values, *rest, **kwargs)  # noqa: E731
+        reached = interpolate(image.isnan().double()).abs() > _NO_WEIGHT
+        return interpolate(image.nan_to_num(0.0)).masked_fill(reached, torch.nan)
