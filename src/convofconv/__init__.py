@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from .maps import REGISTRY
 
 if TYPE_CHECKING:
-    from . import lab
+    from . import lab as lab
     from .config import PRESETS, Config
     from .errors import (
         ArgumentTypeError,
