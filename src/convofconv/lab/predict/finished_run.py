@@ -101,7 +101,7 @@ def load_run(folder: str | Path, *, folded: bool = True, device: str | torch.dev
         convofconv.errors.ConfigError: runs/none holds no finished run, ...
     """
     run, place = RunFolder(Path(folder)), _device(device)
-    _check_finished(run, [run.results, run.model] if folded else [run.results])
+    run.check_finished(*([run.results, run.model] if folded else [run.results]))
     source = run.model if folded else checkpoint_of(run)
     try:
         results = json.loads(run.results.read_text(encoding="utf-8"))
@@ -119,15 +119,6 @@ def load_run(folder: str | Path, *, folded: bool = True, device: str | torch.dev
         # A detector would just find nothing.
         raise ConfigError(f"{source}: weights that are no numbers, in {listing(wrong)}; train the network anew")
     return FinishedRun(recipe, classes, categories, network.to(place).eval(), place)
-
-
-def _check_finished(run: RunFolder, needed: list[Path]) -> None:
-    if missing := [file.name for file in needed if not file.is_file()]:
-        finish = f", or finish the run: coc fit {run.path} --resume" if run.recipe.is_file() else ""
-        raise ConfigError(
-            f"{run.path} holds no finished run, there is no {listing(missing)}; give the folder that coc fit wrote"
-            f"{finish}"
-        )
 
 
 def _folded(network: nn.Module, file: Path, complaint: str) -> nn.Module:

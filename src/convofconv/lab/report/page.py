@@ -16,6 +16,7 @@ from ...errors import ConfigError
 from ..files.atomic import new_folder, write_atomic
 from ..files.run_folder import RunFolder
 from ..found_by_name import find
+from .parts.line_chart import CHART
 from .parts.rendering import as_it_is, json_able, render
 from .parts.section import Section
 from .reported_runs import ReportedRun, by_task, read_runs
@@ -69,7 +70,7 @@ def build_page(runs: Sequence[ReportedRun]) -> tuple[str, dict[str, Any]]:
 
 
 def assemble(title: str, lead: Sequence[str], sections: Mapping[str, Section], numbers: Mapping[str, Any]) -> str:
-    """Sections to one page, with styles, scripts and the plotting library in it.
+    """Sections to one page, with styles, scripts and, where there are charts, the plotting library in it.
 
     Args:
         title: of the page.
@@ -77,6 +78,7 @@ def assemble(title: str, lead: Sequence[str], sections: Mapping[str, Section], n
         sections: by their ids.
         numbers: to be put into the page.
     """
+    charts = any(CHART in section.body for section in sections.values())
     page = render(
         "page.html",
         title=title,
@@ -85,7 +87,7 @@ def assemble(title: str, lead: Sequence[str], sections: Mapping[str, Section], n
         sections=sections,
         numbers=numbers,
         style=as_it_is("page.css"),
-        library=Markup(get_plotlyjs()),
+        library=Markup(get_plotlyjs() if charts else ""),
         script=as_it_is("page.js"),
     )
     return str(page)

@@ -101,10 +101,7 @@ def by_variant(runs: Sequence[ReportedRun]) -> dict[str, list[ReportedRun]]:
 
 
 def _results(folder: RunFolder) -> dict[str, Any]:
-    if not folder.results.is_file():
-        begun = folder.recipe.is_file()
-        what = f"is not finished: coc fit {folder.path} --resume" if begun else "is none: give what coc fit wrote"
-        raise ConfigError(f"{folder.path} holds no results of a run, there is no {folder.results.name}; the run {what}")
+    folder.check_finished(folder.results)
     found: dict[str, Any] = json_able(read_values(folder.results, *_KEYS))
     if not found["history"]:
         raise ConfigError(f"{folder.results}: the history is empty, there is no epoch to report; train the run anew")

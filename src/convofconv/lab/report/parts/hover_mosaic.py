@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,10 @@ from .rendering import json_able, render
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """A framed grid of cells: a group of kernels, or its super kernel.
+    """A grid of cells: the basic kernels of a group for example, the effective ones, or the super kernel.
 
     Args:
-        title: of the panel, "group 3, basic" for example.
+        title: of the panel, "basic" for example.
         cells: their images, in bytes; colours are decided by whoever makes them, on one scale for what is compared.
         taps: what is in each cell, to be shown as numbers.
         columns: of the grid, which is filled row by row.
@@ -37,19 +37,20 @@ class Panel:
     names: Sequence[str] = ()
 
 
-def hover_mosaic(title: str, panels: Sequence[Panel]) -> Markup:
-    """Panels beside each other and a line that says what is pointed at.
+def hover_mosaic(title: str, frames: Mapping[str, Sequence[Panel]]) -> Markup:
+    """Panels beside each other in frames, and below them what is pointed at.
 
     Arrow keys go from cell to cell of a panel, Tab from panel to panel.
 
     Args:
         title: what the mosaic shows, of how many groups it shows how many, and on which scale its colours are.
-        panels: framed in this order.
+        frames: panels that belong together by the name of their frame, "group 3" for example.
 
     Raises:
         ShapeError: cells, taps and names of a panel are not of the same number, or cells are no images.
     """
-    return render("mosaic.html", title=title, panels=[_shown(panel) for panel in panels])
+    shown = {name: [_shown(panel) for panel in panels] for name, panels in frames.items()}
+    return render("mosaic.html", title=title, frames=shown)
 
 
 def _shown(panel: Panel) -> dict[str, Any]:

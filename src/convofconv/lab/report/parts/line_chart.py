@@ -7,6 +7,7 @@ import html
 import json
 import math
 import statistics
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,10 @@ from .tables import digits, folded_away, table
 
 #: Seen on white as on black (a contrast of 3 at least), and told apart by the colour-blind; dashes tell them apart too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7A7A7A", "#8F7700")
+#: Letters in a line of what is shown on hover.
+_LONGEST = 36
+#: By which a chart is found on a page.
+CHART = '<figure class="chart">'
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 #: The same as lengths for the legend.
 _STROKES = ("none", "6 3", "2 2", "6 2 2 2", "9 3", "9 2 2 2")
@@ -79,6 +84,7 @@ def _traces(lines: Sequence[Line], number: int, x_label: str) -> Iterator[go.Sca
         yield go.Scatter(
             x=xs + xs[::-1],
             y=high + low[::-1],
+            mode="lines",
             fill="toself",
             fillcolor=_colour(number),
             opacity=0.2,
@@ -95,9 +101,8 @@ def _traces(lines: Sequence[Line], number: int, x_label: str) -> Iterator[go.Sca
             line={**style, "width": 2} if alone else {"color": _colour(number), "width": 1},
             marker={"size": 5},
             opacity=1 if alone else 0.6,
-            # Not in the template, which would take parts of a name for its own.
-            meta=html.escape(line.name),
-            hovertemplate=f"<b>%{{meta}}</b><br>{html.escape(x_label)} %{{x}}: %{{y:.6g}}<extra></extra>",
+            meta=_wrapped(line.name),
+            hovertemplate=_on_hover(x_label, "%{y:.6~g}"),
             legendgroup=str(number),
         )
     if band:
@@ -108,12 +113,21 @@ def _traces(lines: Sequence[Line], number: int, x_label: str) -> Iterator[go.Sca
             mode="lines",
             line={**style, "width": 3},
             customdata=[spread for _, spread in band.values()],
-            meta=html.escape(f"{lines[0].group}, mean of {len(lines)}"),
-            hovertemplate=(
-                f"<b>%{{meta}}</b><br>{html.escape(x_label)} %{{x}}: %{{y:.6g}} ± %{{customdata:.2g}}<extra></extra>"
-            ),
+            meta=_wrapped(f"{lines[0].group}, mean of {len(lines)}"),
+            hovertemplate=_on_hover(x_label, "%{y:.6~g} ± %{customdata:.2~g}"),
             legendgroup=str(number),
         )
+
+
+def _on_hover(x_label: str, value: str) -> str:
+    """The name is no part of the template, which would take what is in it for its own."""
+    return f"<b>%{{meta}}</b><br>{html.escape(x_label, quote=False)} %{{x}}: {value}<extra></extra>"
+
+
+def _wrapped(name: str) -> str:
+    """A name in lines that a phone has room for, in what plotly takes for HTML."""
+    lines = textwrap.wrap(name, _LONGEST, break_on_hyphens=False)
+    return "<br>".join(html.escape(line, quote=False) for line in lines)
 
 
 def _band(lines: Sequence[Line]) -> dict[float, tuple[float, float]]:
@@ -141,8 +155,8 @@ def _layout(x_label: str, y_label: str, lines: Sequence[Line]) -> dict[str, Any]
         "showlegend": False,
         "hovermode": "closest",
         "dragmode": False,  # a finger that moves over the chart scrolls the page
-        "xaxis": {**axis, **steps, "title": {"text": html.escape(x_label)}},
-        "yaxis": {**axis, "title": {"text": html.escape(y_label)}},
+        "xaxis": {**axis, **steps, "title": {"text": html.escape(x_label, quote=False)}},
+        "yaxis": {**axis, "title": {"text": html.escape(y_label, quote=False)}},
     }
 
 

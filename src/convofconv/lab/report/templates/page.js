@@ -7,11 +7,10 @@
   const SETTINGS = { displayModeBar: false, responsive: true, doubleClick: false };
   const PRINTED = 680; // CSS pixels that a sheet of paper is wide
   const drawn = () => document.querySelectorAll(".plot.drawn");
-  const visible = (element) => element.getClientRects().length > 0;
 
   function draw(within) {
     for (const plot of within.querySelectorAll(".plot:not(.drawn)")) {
-      if (!visible(plot)) continue;
+      if (plot.closest("details:not([open])")) continue;
       const figure = JSON.parse(plot.nextElementSibling.textContent);
       plot.classList.add("drawn");
       Plotly.newPlot(plot, figure.data, figure.layout, SETTINGS);
@@ -58,8 +57,8 @@
       }
       tables.append(table);
     }
-    const title = panel.querySelector(":scope > .name").textContent;
-    readout.replaceChildren(`${title}: `, name, tables);
+    const grid = cell.closest('[role="grid"]');
+    readout.replaceChildren(`${grid.getAttribute("aria-label")}: `, name, tables);
   }
 
   function step(cell, key) {
