@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 GUIDES = ["README.md", "CONTRIBUTING.md", "docs/method.md", "docs/training.md", "docs/lab.md", "docs/predict.md"]
+GUIDES += ["docs/inspect.md"]
 GUIDES += ["docs/index.md", "docs/studies.md", "docs/claims.md", "docs/results/README.md", "docs/results/first-runs.md"]
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from .maps import REGISTRY
 
 if TYPE_CHECKING:
+    from . import lab as lab
     from .config import PRESETS, Config
     from .errors import (
         ArgumentTypeError,
@@ -114,6 +115,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name == "lab":
+        return importlib.import_module(".lab", __name__)
     for module, names in _HOME.items():
         if name in names:
             return getattr(importlib.import_module(f".{module}", __name__), name)

@@ -1,14 +1,17 @@
-"""Studies and records that tests make up: no run is behind them."""
+"""Studies, records and results that tests make up: no run is behind them."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import random
 
 import pytest
 
 pytest.importorskip("lightning", reason="needs the extra [lab]")
 
+from convofconv.lab.recipe.comparing import plain_values
+from convofconv.lab.recipe.schema import Recipe
 from convofconv.lab.studies.study import Study
 
 PLAIN_SCORES, COC_SCORES = [70.0, 71.0, 72.0], [71.0, 73.0, 75.0]
@@ -92,3 +95,39 @@ def many_runs():
         for network, name, seed in itertools.product(study.networks, names, range(5))
     ]
     return study, records
+
+
+def leave_results(folder, method="plain", seed=0, score=70.0, recipe=None, **changes):
+    """The folder of a run that is finished, as far as its numbers go."""
+    values = plain_values(Recipe(method=method))
+    values["training"]["seed"] = seed
+    for key, value in (recipe or {}).items():
+        section, _, name = key.rpartition(".")
+        (values[section] if section else values)[name] = value
+    history = [
+        {"epoch": epoch, "step": 10 * epoch, "lr": 0.1, "loss": 1 / epoch, "top1": score - 10 / epoch, "top5": 99.0}
+        for epoch in (1, 2, 3)
+    ]
+    results = {
+        "recipe": values,
+        "classes": ["cat", "dog"],
+        "categories": [],
+        "metric": "top1",
+        "best_epoch": 3,
+        "validation": history[-1],
+        "test": {"as_trained": {"top1": score, "top5": 99.0}, "folded": {"top1": score, "top5": 99.0}},
+        "test_by_class": {"top1": [score + 1, score - 1]},
+        "largest_difference_after_folding": 0.0 if method == "plain" else 2.5e-7,
+        "parameters": {"as_trained": 1000 if method == "plain" else 1234, "folded": 1000},
+        "history": history,
+        "versions": {"convofconv": "0.1", "git_commit": None, "torch": "2.9"},
+        "command": ["/usr/bin/coc", "fit", "digits-resnet18"],
+        "device": "cpu",
+        "seconds": 120.0,
+        "cpu_seconds": 90.0,
+        **changes,
+    }
+    folder.mkdir(parents=True)
+    (folder / "recipe.json").write_text(json.dumps(values))
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder

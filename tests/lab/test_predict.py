@@ -227,7 +227,7 @@ def test_all_objects_are_written_and_the_sure_ones_drawn_and_printed(here, monke
     Image.new("RGB", (1000, 600), (255, 255, 255)).save("white.png")  # drawn as large as it is
     recipe = Recipe("detection", data=DataRecipe("digit_scenes", classes=11, eval_resize=96))
     run = FinishedRun(recipe, ("background", "ant", "bee"), categories, BeeAndAnt(), torch.device("cpu"))
-    monkeypatch.setattr(module, "load_finished", lambda path, device: run)
+    monkeypatch.setattr(module, "load_run", lambda path, device: run)
     assert predict("run", "white.png", f"--score={score}", "--out=out") == 0
     ant, bee = categories[1:] or (1, 2)
     assert json.loads(Path("out/detections.json").read_text()) == [
@@ -254,7 +254,7 @@ def test_names_are_left_out_where_there_is_only_one(here, monkeypatch, classes, 
     recipe = Recipe("detection", data=DataRecipe("digit_scenes", classes=11, eval_resize=96))
     network = BeeAndAnt() if len(classes) == 2 else OneAnt()
     run = FinishedRun(recipe, ("background", *classes), (), network, torch.device("cpu"))
-    monkeypatch.setattr(module, "load_finished", lambda path, device: run)
+    monkeypatch.setattr(module, "load_run", lambda path, device: run)
     drawn = []
     monkeypatch.setattr(detection, "draw_objects", lambda image, found: drawn.extend(found) or image)
     assert predict("run", "black.png", "--score=0.1", "--out=out") == 0
@@ -273,7 +273,7 @@ def test_objects_of_a_class_are_counted_with_their_scores(here, monkeypatch, cap
     blank("a.png", "b/c.png")
     recipe = Recipe("detection", data=DataRecipe("digit_scenes", classes=11, eval_resize=96))
     run = FinishedRun(recipe, ("background", "ant"), (), Ants(), torch.device("cpu"))
-    monkeypatch.setattr(module, "load_finished", lambda path, device: run)
+    monkeypatch.setattr(module, "load_run", lambda path, device: run)
     assert predict("run", "a.png", "b", "--out=out") == 0
     first, second, end = capsys.readouterr().out.splitlines()
     assert first == "a.png: 3 ant (0.90 to 0.60); 4 boxes in all"
@@ -308,7 +308,7 @@ def test_nothing_found_is_an_empty_list_and_said(here, monkeypatch, capsys):
     blank("a.png")
     recipe = Recipe("instance_segmentation", data=DataRecipe("digit_scenes", classes=11, eval_resize=96))
     run = FinishedRun(recipe, ("background", "ant"), (), Blind(), torch.device("cpu"))
-    monkeypatch.setattr(module, "load_finished", lambda path, device: run)
+    monkeypatch.setattr(module, "load_run", lambda path, device: run)
     drawn = []
     monkeypatch.setattr(detection, "draw_nothing", lambda image, text: drawn.append(text) or image)
     assert predict("run", "a.png", "--score=0.02", "--out=out") == 0
@@ -418,7 +418,7 @@ def test_a_image_that_the_network_cannot_take_is_told(here, monkeypatch, capsys)
     for width in (3, 4, 5, 6):
         Image.new("L", (width, 4)).save(f"in/{width}.png")
     run = FinishedRun(Recipe(), ("ant", "bee"), (), Picky(), torch.device("cpu"))
-    monkeypatch.setattr(module, "load_finished", lambda path, device: run)
+    monkeypatch.setattr(module, "load_run", lambda path, device: run)
     assert predict("run", "in", "--out=out") == 2
     assert "left out in/3.png: the network cannot take 3×4 pixels (Kernel size" in capsys.readouterr().err
     reasons = {one["file_name"]: one["reason"] for one in told(here / "out")["failed"]}

@@ -1,4 +1,4 @@
-"""``coc fit``, ``validate``, ``test``, ``recipes`` and ``predict``: training runs and what they are good for."""
+"""``coc fit``, ``validate``, ``test``, ``recipes``, ``predict`` and ``report``: training runs and their use."""
 
 from __future__ import annotations
 
@@ -69,6 +69,21 @@ def _predict(options: Namespace) -> None:
     from ..lab.predict.prediction import run_predict
 
     run_predict(**vars(options))
+
+
+def _report_options(parser: ArgumentParser) -> None:
+    option = parser.add_argument
+    option("runs", type=Path, nargs="+", metavar="RUN", help="folders of finished runs")
+    out = "the page (default: report.html)"
+    option("--out", type=Path, default=Path("report.html"), metavar="FILE", help=out)
+    numbers = "every number of the page (default: beside the page, report.json)"
+    option("--json", type=Path, metavar="FILE", help=numbers)
+
+
+def _report(options: Namespace) -> None:
+    from ..lab.report.page import run_report
+
+    run_report(options.runs, options.out, options.json)
 
 
 COMMANDS: dict[str, Command | Group] = {
@@ -147,5 +162,21 @@ examples:
   coc predict runs/scenes-fcn-resnet18-coc-seed0 photos "more/**/*.png" --out answers --device cpu""",
         _predict_options,
         _predict,
+    ),
+    "report": Command(
+        "report finished runs on one HTML page",
+        """\
+coc report RUN [RUN ...] [--out FILE] [--json FILE]
+
+Write one HTML page about finished runs, side by side: what differs between their recipes, learning curves, scores with
+their spread over seeds and by class, times, parameters, and the check of the folded networks. The page is one file,
+opens from disk and needs no network. Every number in it is written as JSON too. Runs of several tasks get separate
+tables.
+
+examples:
+  coc report runs/digits-resnet18-plain-seed0 runs/digits-resnet18-coc-seed0
+  coc report runs/digits-resnet18-* --out digits.html""",
+        _report_options,
+        _report,
     ),
 }

@@ -81,6 +81,22 @@ class RunFolder:
         """Whether there is anything to resume: what ended before its first checkpoint is no run."""
         return self.recipe.exists() and (self.last.exists() or self.results.exists())
 
+    def check_finished(self, *needed: Path) -> None:
+        """Refuse the folder of no finished run.
+
+        Args:
+            needed: files that a finished run has, and that are asked for.
+
+        Raises:
+            ConfigError: one is missing; the message says what to give, or how to finish the run.
+        """
+        if missing := [file.name for file in needed if not file.is_file()]:
+            finish = f", or finish the run: coc fit {self.path} --resume" if self.recipe.is_file() else ""
+            raise ConfigError(
+                f"{self.path} holds no finished run, there is no {listing(missing)}; give the folder that coc fit "
+                f"wrote{finish}"
+            )
+
     @contextlib.contextmanager
     def at_work(self, timeout: float) -> Iterator[None]:
         """Make the folder and keep everybody else from working in it; a folder in which no run begins is removed again.

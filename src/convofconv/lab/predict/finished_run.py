@@ -1,4 +1,4 @@
-"""The network of a finished run, folded and ready to be asked, wherever the run was trained."""
+"""The network of a finished run, folded or as it was trained, ready to be asked wherever the run was trained."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import to_image
 
-from ...errors import ConfigError, listing
+from ...errors import ConfigError, SurgeryError, listing
+from ...surgery.folding import reparameterize
+from ...surgery.state_dict import convert_like, is_converted
 from ..data.transforms import evaluation_transform
 from ..files.run_folder import RunFolder
-from ..files.state_dicts import load_weights, read_state_dict
+from ..files.state_dicts import find_weights, load_weights, read_state_dict
 from ..models.network import build_network
 from ..recipe.schema import Recipe
-from ..training.run_network import recipe_to_build
+from ..training.run_network import checkpoint_of, recipe_to_build
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,7 @@ class FinishedRun:
         recipe: of the run, except for what belongs to its training alone.
         classes: names of the classes.
         categories: what the data set itself calls every class; empty where it has no numbers of its own.
-        network: plain, in evaluation mode.
+        network: in evaluation mode.
         device: where it computes.
     """
 
@@ -74,29 +76,73 @@ class FinishedRun:
         return outputs
 
 
-def load_finished(path: Path, device: torch.device) -> FinishedRun:
-    """Build the network of the run in ``path`` and load its folded weights; the data set need not be there.
+def load_run(folder: str | Path, *, folded: bool = True, device: str | torch.device = "cpu") -> FinishedRun:
+    """Build the network of the best epoch of a run and load its weights; the data set need not be there.
+
+    Where the run kept a moving average of its weights (``training.ema``), that is the network, folded or not. Files are
+    read without executing code, and torch's random numbers on the CPU go on as if nothing had been built.
+
+    Args:
+        folder: of a finished run, as ``coc fit`` wrote it.
+        folded: the plain network; otherwise the network as it was trained, with its kernel maps.
+        device: where the network computes.
+
+    Returns:
+        The ``network`` in evaluation mode, the run's ``recipe``, and the names of its ``classes``.
 
     Raises:
-        ConfigError: there is no finished run, or what is there does not fit together.
+        ConfigError: there is no finished run, no checkpoint of the network as it was trained, or no such device; or
+            what is there does not fit together.
+
+    Examples:
+        >>> import convofconv as coc
+        >>> coc.lab.load_run("runs/none")
+        Traceback (most recent call last):
+        convofconv.errors.ConfigError: runs/none holds no finished run, ...
     """
-    folder = RunFolder(path)
-    if missing := [file.name for file in (folder.results, folder.model) if not file.is_file()]:
-        finish = f", or finish the run: coc fit {path} --resume" if folder.recipe.is_file() else ""
-        raise ConfigError(
-            f"{path} holds no finished run, there is no {listing(missing)}; give the folder that coc fit wrote{finish}"
-        )
+    run, place = RunFolder(Path(folder)), _device(device)
+    run.check_finished(*([run.results, run.model] if folded else [run.results]))
+    source = run.model if folded else checkpoint_of(run)
     try:
-        results = json.loads(folder.results.read_text(encoding="utf-8"))
-        recipe = dataclasses.replace(recipe_to_build(results["recipe"], path), method="plain")
+        results = json.loads(run.results.read_text(encoding="utf-8"))
+        recipe = recipe_to_build(results["recipe"], run.path)
         classes, categories = tuple(results["classes"]), tuple(results.get("categories") or ())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{folder.results}: not the results of a run of this version ({reason})") from error
-    network = build_network(recipe, len(classes))
-    state_dict = read_state_dict(folder.model, network.state_dict().keys())
-    load_weights(network, state_dict, f"{folder.model}: not the network of {folder.results.name}")
-    if wrong := [name for name, value in network.state_dict().items() if not value.isfinite().all()]:
+        raise ConfigError(f"{run.results}: not the results of a run of this version ({reason})") from error
+    complaint = f"{source}: not the network of {run.results.name}"
+    with torch.random.fork_rng(devices=[]):
+        network = build_network(dataclasses.replace(recipe, method="plain"), len(classes))
+        network = (_folded if folded else _as_trained)(network, source, complaint)
+    values = network.state_dict().items()
+    if wrong := [name for name, value in values if torch.is_tensor(value) and not value.isfinite().all()]:
         # A detector would just find nothing.
-        raise ConfigError(f"{folder.model}: weights that are no numbers, in {listing(wrong)}; train the network anew")
-    return FinishedRun(recipe, classes, categories, network.to(device).eval(), device)
+        raise ConfigError(f"{source}: weights that are no numbers, in {listing(wrong)}; train the network anew")
+    return FinishedRun(recipe, classes, categories, network.to(place).eval(), place)
+
+
+def _folded(network: nn.Module, file: Path, complaint: str) -> nn.Module:
+    network = reparameterize(network, inplace=True)  # one of CoC layers has maps from the start
+    load_weights(network, read_state_dict(file, network.state_dict().keys()), complaint)
+    return network
+
+
+def _as_trained(network: nn.Module, file: Path, complaint: str) -> nn.Module:
+    """The network with the kernel maps and weights of a checkpoint of the run."""
+    state = find_weights(file, network).state
+    try:
+        network = convert_like(network, state) if is_converted(state) else network
+    except SurgeryError as error:
+        raise ConfigError(f"{complaint}: {error}") from error
+    load_weights(network, state, complaint)
+    return network
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device: expected cpu or cuda, got {device!r}") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {place}: torch finds no GPU here; take cpu")
+    return place

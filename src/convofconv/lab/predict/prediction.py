@@ -19,7 +19,7 @@ from ..files.atomic import writable_folder, write_atomic
 from ..found_by_name import find_task
 from ..progress import print_line, progress_bar
 from ..tasks import Answer, Task
-from .finished_run import FinishedRun, load_finished
+from .finished_run import FinishedRun, load_run
 from .image_files import image_paths, output_names
 
 #: Answers as numbers: of all images, and of detection as results in COCO's format.
@@ -51,7 +51,7 @@ def run_predict(
     paths = image_paths(images, out)
     names = output_names(paths)
     _refuse_overwriting(paths, names, out)
-    finished = load_finished(run, _device(device))
+    finished = load_run(run, device=_device(device))
     task = find_task(finished.recipe.task)
     writable_folder(out)
     reported: list[dict[str, Any]] = []

@@ -11,7 +11,7 @@ from .recipe_files import flat
 from .schema import Recipe
 
 #: What may change between the start of a run and its resuming, because it does not decide the result.
-_FREE = ("data.root", "data.download", "data.workers", "training.eval_batch", "training.checkpoint_steps", "machine.")
+FREE = ("data.root", "data.download", "data.workers", "training.eval_batch", "training.checkpoint_steps", "machine.")
 
 
 def different_keys(theirs: Mapping[str, Any], mine: Mapping[str, Any], free: tuple[str, ...] = ()) -> list[str]:
@@ -21,7 +21,7 @@ def different_keys(theirs: Mapping[str, Any], mine: Mapping[str, Any], free: tup
     return [
         f"{key}={before.get(key)!r} there, {now.get(key)!r} here"
         for key in sorted({*before, *now})
-        if before.get(key) != now.get(key) and not key.startswith((*_FREE, *free))
+        if before.get(key) != now.get(key) and not key.startswith((*FREE, *free))
     ]
 
 

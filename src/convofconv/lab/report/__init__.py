@@ -1,0 +1,1 @@
+"""``coc report``: one HTML page about finished runs, with every number as JSON."""
