@@ -67,6 +67,22 @@ def _study_run(options: Namespace) -> None:
     run_study(study, RunOptions(**given))
 
 
+def _study_inspect_options(parser: ArgumentParser) -> None:
+    _study_options(parser)
+    option = parser.add_argument
+    option("--data", type=Path, default=Path("data"), metavar="DIR", help="folder of the data sets (default: data)")
+    option("--runs", type=Path, default=Path("runs/studies"), metavar="DIR", help="of networks (default: runs/studies)")
+    option("--threads", type=int, default=0, metavar="N", help="CPU threads (default: torch's choice)")
+
+
+def _study_inspect(options: Namespace) -> None:
+    from ..lab.studies.inspect_runs import inspect_study
+    from ..lab.studies.study import read_study
+
+    study = read_study(options.study, options.budget)
+    inspect_study(study, options.results, options.runs, options.data, options.threads)
+
+
 def _study_report(options: Namespace) -> None:
     from ..errors import ConfigError
     from ..lab.studies.execution import records_of, study_folder
@@ -111,7 +127,7 @@ COMMANDS: dict[str, Command | Group] = {
     "study": Group(
         "run a grid of networks, methods and seeds, and report it with statistics",
         """\
-coc study list | run STUDY | report STUDY | claims
+coc study list | run STUDY | inspect STUDY | report STUDY | claims
 
 A study asks one question of many runs: networks × variants × seeds, within a budget (small: hours on a laptop;
 full: the paper's scale). Every run leaves one record; what has one is not run again. The study digits needs no data and
@@ -147,6 +163,19 @@ examples:
   coc study run what-helps --only "camvid/coc/*" "camvid/plain/*" --retry-failed""",
                 _study_run_options,
                 _study_run,
+            ),
+            "inspect": Command(
+                "look into the networks of a study's finished runs",
+                """\
+coc study inspect STUDY [--budget small|full] [--runs DIR] [--data DIR]
+
+Measure the kernels, effective receptive fields and activation maps of every finished run whose network the study says
+to look into, and add a record for each. What has one is not looked into again; stop it at any moment.
+
+example:
+  coc study inspect looking-inside --data data""",
+                _study_inspect_options,
+                _study_inspect,
             ),
             "report": Command(
                 "write tables and figures from a study's records",

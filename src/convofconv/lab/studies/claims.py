@@ -27,9 +27,9 @@ VERDICTS = ("proved", "reproduced", "direction only", "not reproduced", "refuted
 
 #: Comparisons of a claim: ``study``, ``budget``, ``variant`` (claimed to be better), ``against`` (than these), and if
 #: given ``networks`` (of the study, on these alone), ``points`` (by so many, where the study lacks the paper's figures;
-#: negative where the claim is that the variant is worse) and ``of`` (the score that the paper's plain network has). With
-#: ``measure`` they are of what was found inside of the networks, also against ``chance``; ``claimed: less`` where the
-#: claim is that there is less of it.
+#: negative where the claim is that the variant is worse) and ``of`` (the score that the paper's plain network has).
+#: With ``measure`` they are of what was found inside of the networks, also against ``chance``; ``claimed: less`` where
+#: the claim is that there is less of it.
 Part = Mapping[str, Any]
 
 
