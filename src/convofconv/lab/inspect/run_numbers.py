@@ -23,8 +23,8 @@ from .kernel_grids import association_of, find_conv, layers_with_kernels
 from .kernel_nulls import CLAIMED, NullTest, claim_tests
 from .object_shares import ObjectShare
 
-#: The numbers, and what each is. Kernel measures have ``NAME_z`` besides, the mean z, and ``NAME_observed``, the mean of
-#: the measure itself, from which nothing is subtracted.
+#: The numbers, and what each is. Kernel measures have ``NAME_z`` besides, the mean z, and ``NAME_observed``, the mean
+#: of the measure itself, from which nothing is subtracted.
 MEASURES: Mapping[str, str] = {
     "similarity": "cosine of kernels with the best sign and shift, within − between groups, beyond permuted kernels",
     "support_overlap": "overlap of energies per tap, within − between groups, beyond permuted kernels",
