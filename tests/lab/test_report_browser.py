@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.lab,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
 ]
-EVIL = '<img src=x onerror="alert(1)">%{x}'
+EVIL = '<img src=x onerror="alert(1)"><b>%{x}&lt;'
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def opened(browser) -> Iterator[Any]:
         context = browser.new_context(viewport={"width": width, "height": 844}, **options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(30_000)
         page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
@@ -129,7 +129,7 @@ def test_charts_are_drawn_and_say_their_values(report, opened):
     assert page.locator(".plot.drawn").count() == 2, "the others are folded away"
     said = hovered(page, page.locator(".plot.drawn").first.locator(".scatterlayer .points path").first)
     assert any("epoch 1: 1" in text for text in said)
-    assert any("plain-seed0" in text or EVIL[:8] in text for text in said)
+    assert any("plain-seed0" in text for text in said)
     page.get_by_text("More curves").click()
     expect(page.locator(".plot.drawn")).to_have_count(4)
 
@@ -138,7 +138,8 @@ def test_a_hostile_name_is_text_in_charts_too(report, opened):
     page = opened(report)
     points = page.locator(".plot.drawn").first.locator(".scatterlayer .trace").last.locator(".points path")
     assert points.count() == 2, "the epoch without a number is a gap"
-    assert any(EVIL in text for text in hovered(page, points.first))
+    said = "".join(hovered(page, points.first))
+    assert EVIL.replace(" ", "") in said.replace(" ", ""), "in two lines"
     assert page.locator("img").count() == 0
 
 

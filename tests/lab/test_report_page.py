@@ -166,7 +166,7 @@ def test_variants_are_named_by_what_differs(tmp_path, capsys):
     folders = [
         leave_results(tmp_path / "a", "coc", 0, recipe={"training.lr": 0.1}),
         leave_results(tmp_path / "b", "coc", 1, recipe={"training.lr": 0.1, **elsewhere}),
-        leave_results(tmp_path / "c", "coc", 0, recipe={"training.lr": 0.2}),
+        leave_results(tmp_path / "c", "coc", 0, recipe={"training.lr": 0.2, **elsewhere}),
         leave_results(tmp_path / "d", "plain", 0, recipe={"training.lr": 0.1}),
     ]
     _, numbers = written(tmp_path, capsys, *folders)

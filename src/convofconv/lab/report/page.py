@@ -12,7 +12,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from ... import __version__
-from ...errors import ConfigError
+from ...errors import ConfigError, listing
 from ..files.atomic import new_folder, write_atomic
 from ..files.run_folder import RunFolder
 from ..found_by_name import find
@@ -94,7 +94,8 @@ def assemble(title: str, lead: Sequence[str], sections: Mapping[str, Section], n
 
 
 def _title(runs: Sequence[ReportedRun]) -> str:
-    return f"Run {runs[0].name}" if len(runs) == 1 else f"{len(runs)} runs: {', '.join(run.name for run in runs)}"
+    names = listing((run.name for run in runs), 4)
+    return f"Run {names}" if len(runs) == 1 else f"{len(runs)} runs: {names}"
 
 
 def _lead(runs: Sequence[ReportedRun]) -> list[str]:

@@ -21,6 +21,8 @@ from .tables import digits, folded_away, table
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7A7A7A", "#8F7700")
 #: Letters in a line of what is shown on hover.
 _LONGEST = 36
+#: Points of a line that are marked; more would hide it.
+_MARKED = 60
 #: By which a chart is found on a page.
 CHART = '<figure class="chart">'
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
@@ -97,7 +99,7 @@ def _traces(lines: Sequence[Line], number: int, x_label: str) -> Iterator[go.Sca
         yield go.Scatter(
             x=list(line.points),
             y=finite,
-            mode="lines+markers" if alone or len(line.points) == 1 else "lines",
+            mode="lines+markers" if len(line.points) <= (_MARKED if alone else 1) else "lines",
             line={**style, "width": 2} if alone else {"color": _colour(number), "width": 1},
             marker={"size": 5},
             opacity=1 if alone else 0.6,
