@@ -16,6 +16,7 @@ from convofconv.config import resolve_config
 from convofconv.errors import ConfigError, ShapeError
 from convofconv.lab.inspect.kernel_grids import (
     EMPTY,
+    associated_layers,
     effective_kernels,
     find_conv,
     grids_side_by_side,
@@ -163,7 +164,9 @@ def test_numbers_are_plain_values():
 def test_layers_with_kernels():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.ConvTranspose2d(4, 4, 3), nn.Conv2d(4, 4, (1, 3)))
     assert layers_with_kernels(model) == ("0", "3")
-    assert layers_with_kernels(coc.convert(model, where="3")) == ("3",)
+    assert associated_layers(model) == ()
+    coc.convert(model, where="3")
+    assert associated_layers(model) == layers_with_kernels(model) == ("3",)
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,24 @@ def test_complementary_groups_are_found():
     assert found["support_overlap"].effect_size < -3
 
 
+def test_energy_that_has_learnt_where_its_super_kernel_leads_is_found():
+    """Every kernel of a group has two sub-patterns, as far apart as its super kernel's one weak tap carries them."""
+    model = untrained(0, kernels=64)
+    original, association = model[0].parametrizations.weight.original, model[0].parametrizations.weight[0]
+    corners = [((0, 0), (0, 2)), ((0, 1), (2, 1)), ((0, 0), (2, 2)), ((0, 2), (2, 0))]
+    taps = [(1, 0), (0, 1), (0, 0), (0, 2)]
+    with torch.no_grad():
+        original.mul_(0.1)
+        association.super_kernel.zero_()
+        for group in range(16):
+            for y, x in corners[group % 4]:
+                original[4 * group : 4 * group + 4, :, y, x] += 1
+            association.super_kernel[(0, group, *taps[group % 4])] = 0.1
+    found = claim_tests(model, "0", draws=39)["energy"]
+    assert found.p_greater == 1 / 40
+    assert found.effect_size > 3
+
+
 @pytest.mark.parametrize("groups", [1, 2, 8])
 @pytest.mark.parametrize("null", ["permuted", "normal", "kaiming"])
 def test_what_is_drawn(null, groups):

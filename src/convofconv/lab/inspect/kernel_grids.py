@@ -184,11 +184,16 @@ def grids_side_by_side(models: Mapping[str, nn.Module], layer: str) -> dict[str,
     return {name: kernel_grids(model, layer, like=like) for name, model in models.items()}
 
 
+def associated_layers(model: nn.Module) -> tuple[str, ...]:
+    """Names of the convs whose kernels are associated, in the model's order."""
+    return tuple(name for name, conv in convs(model) if association_of(conv) is not None)
+
+
 def layers_with_kernels(model: nn.Module) -> tuple[str, ...]:
-    """Names of the associated convs; where there is none, of all convs with more than one tap."""
-    names = {name: conv for name, conv in convs(model) if not isinstance(conv, ConvTransposeNd)}
-    associated = tuple(name for name, conv in names.items() if association_of(conv) is not None)
-    return associated or tuple(name for name, conv in names.items() if set(kernel_size(conv)) != {1})
+    """:func:`associated_layers`; where there is none, names of all convs with more than one tap."""
+    return associated_layers(model) or tuple(
+        name for name, conv in convs(model) if not isinstance(conv, ConvTransposeNd) and set(kernel_size(conv)) != {1}
+    )
 
 
 def find_conv(model: nn.Module, layer: str) -> Conv:
@@ -220,8 +225,7 @@ def association_of(conv: nn.Module) -> SpatialAssociation | None:
 
 def basic_kernels(conv: Conv) -> Tensor:
     """What is trained: the original of the parametrization, where there is one of the weight's shape."""
-    original = getattr(weight_maps(conv), "original", None)
-    return _values(original if isinstance(original, Tensor) else conv.weight)
+    return _values(_original(conv))
 
 
 @torch.no_grad()
@@ -232,10 +236,15 @@ def effective_kernels(conv: Conv, basic: Tensor) -> Tensor:
         - basic: as the conv's weight, whose dtype and device are taken
         - result: as ``basic``, in float32 at least
     """
-    kernels = basic.to(next(conv.parameters()))
+    kernels = basic.to(_original(conv))
     for kernel_map in weight_maps(conv) or ():
         kernels = kernel_map(kernels)
     return kernels.to(torch.promote_types(kernels.dtype, torch.float32))
+
+
+def _original(conv: Conv) -> Tensor:
+    original = getattr(weight_maps(conv), "original", None)
+    return original if isinstance(original, Tensor) else conv.weight
 
 
 @torch.no_grad()
