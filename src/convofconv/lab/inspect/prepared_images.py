@@ -12,7 +12,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
-from ...errors import ConfigError, listing
+from ...errors import ConfigError
 from ..data.decoding import open_image
 from ..models.detector import takes_list
 from ..predict.image_files import image_paths
@@ -59,7 +59,7 @@ def prepare_images(
     channels = input_channels(network)
     if channels not in (1, 3):
         raise ConfigError(
-            f"--images: the network takes images of {channels} channels; files of images have 1 or 3. Leave --images out"
+            f"--images: the network takes images of {channels} channels; files have 1 or 3. Leave --images out"
         )
     found = image_paths(given, out)
     files = tuple(found[number * len(found) // min(most, len(found))] for number in range(min(most, len(found))))
@@ -70,7 +70,9 @@ def prepare_images(
         try:
             tensors.append(_at_size(image, size, cut=recipe is None or recipe.task == "classification"))
         except ValueError as error:
-            raise ConfigError(f"{file}: cannot be scaled to {listing(map(str, size or ()))} pixels ({error})") from error
+            raise ConfigError(
+                f"{file}: cannot be scaled to {listing(map(str, size or ()))} pixels ({error})"
+            ) from error
         size = size or (image.height, image.width)
     shown = torch.stack(tensors)
     if channels == 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +10,9 @@ from typing import Any
 
 from ...errors import ConfigError, listing
 from ..files.run_folder import RunFolder, read_values
-from ..recipe.comparing import FREE, different_keys
-from ..recipe.recipe_files import flat
+from ..recipe.variant_labels import shortest_names, variant_labels
 from .parts.rendering import json_able
 
-_SEED = "training.seed"
 #: What a report needs of ``results.json``.
 _KEYS = (
     *("recipe", "classes", "metric", "best_epoch", "test", "largest_difference_after_folding", "parameters"),
@@ -81,12 +78,12 @@ def read_runs(folders: Sequence[Path]) -> list[ReportedRun]:
     real = [os.path.realpath(folder) for folder in folders]
     if twice := [str(folder) for folder, one in zip(folders, real, strict=True) if real.count(one) > 1]:
         raise ConfigError(f"the same run is given twice: {listing(twice)}; name every run once")
-    names = _names([Path(one) for one in real])
+    names = shortest_names([Path(one) for one in real])
     runs = [
         ReportedRun(RunFolder(folder), name, _results(RunFolder(folder)))
         for folder, name in zip(folders, names, strict=True)
     ]
-    labels = [_variants([run for run in runs if run.task == one.task])[one.name] for one in runs]
+    labels = [variant_labels({run.name: run.recipe for run in runs if run.task == one.task})[one.name] for one in runs]
     return [dataclasses.replace(run, variant=label) for run, label in zip(runs, labels, strict=True)]
 
 
@@ -130,41 +127,3 @@ def _check(run: ReportedRun) -> None:
     wrong += [value for value in (*texts, *results["classes"]) if not isinstance(value, str)]
     if wrong or not isinstance(results["versions"], dict):
         raise TypeError(f"{(wrong or [results['versions']])[0]!r} has the wrong type")
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    """The ends of paths, as short as they are different."""
-    for parts in range(1, max(len(folder.parts) for folder in folders) + 1):
-        names = ["/".join(folder.parts[-parts:]) for folder in folders]
-        if len(set(names)) == len(names):
-            return names
-    return [str(folder) for folder in folders]
-
-
-def _variants(runs: Sequence[ReportedRun]) -> dict[str, str]:
-    """Labels of runs of one task by name: alike for those that differ by seed alone, and for no others."""
-    groups: list[list[ReportedRun]] = []
-    for run in runs:
-        alike = (group for group in groups if not different_keys(group[0].recipe, run.recipe, (_SEED,)))
-        if group := next(alike, None):
-            group.append(run)
-        else:
-            groups.append([run])
-    recipes = [flat(group[0].recipe) for group in groups]
-    keys = [key for key in recipes[0] if key not in ("method", _SEED) and not key.startswith(FREE)]
-    differing = [key for key in keys if any(recipe.get(key) != recipes[0][key] for recipe in recipes)]
-    for number in range(4):
-        labels = [_label(recipe, differing[:number]) for recipe in recipes]
-        if len(set(labels)) == len(labels):
-            break
-    else:
-        labels = [group[0].name for group in groups]
-    return {run.name: label for label, group in zip(labels, groups, strict=True) for run in group}
-
-
-def _label(recipe: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """The method, and the values of these keys."""
-    values = [recipe.get(key) for key in keys]
-    texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
-    ends = [key.rpartition(".")[2] for key in keys]
-    return ", ".join([recipe["method"], *(f"{end} {text}" for end, text in zip(ends, texts, strict=True))])
