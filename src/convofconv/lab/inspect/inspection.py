@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ...errors import ConfigError, listing
+from ...errors import ConfigError
 from ..association_health import AssociationHealth, association_health
 from ..models.detector import takes_list
 from .activation_figure import draw_activation_maps
@@ -22,6 +22,7 @@ from .field_comparison import FieldTable, compare_fields
 from .field_figure import draw_fields
 from .gradient_figures import draw_kernel_jacobian, draw_neighbour_shares
 from .gradient_flow import NeighbourShare, neighbour_shares
+from .input_images import input_channels, own_size
 from .kernel_energy import EnergyCorrelation, energy_correlation
 from .kernel_grids import associated_layers, grids_side_by_side
 from .kernel_jacobian import KernelJacobian, kernel_jacobian
@@ -219,6 +220,12 @@ def inspect_networks(
     return Inspection(**found, remarks=tuple(remarks))
 
 
+def _first_associated(network: nn.Module, layers: Sequence[str]) -> str:
+    """The first of these layers that is associated, or of all that are."""
+    associated = associated_layers(network)
+    return next((layer for layer in layers if layer in associated), associated[0])
+
+
 def _groups(networks: Mapping[str, nn.Module], name: str, layers: Sequence[str], draws: int) -> dict[str, LayerGroups]:
     found = {}
     for layer in layers:
@@ -256,8 +263,6 @@ def _score_of(inputs: Tensor) -> Callable[[nn.Module], Tensor]:
 
 def noise_like(network: nn.Module) -> Tensor:
     """Two images of noise of a size that the network is made for, always the same."""
-    from .input_images import input_channels, own_size
-
     side, generator = own_size(network), torch.Generator().manual_seed(0)
     noise = torch.randn(2, input_channels(network), side, side, generator=generator)
     return noise.sigmoid() if takes_list(network) else noise
@@ -270,10 +275,3 @@ def _numbers(table: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
 def _file(name: str) -> str:
     """A name as that of a file."""
     return "".join(letter if letter.isalnum() or letter in ".-_" else "-" for letter in name) or "conv"
-
-
-def missing_layers(networks: Mapping[str, nn.Module], layers: Sequence[str]) -> str:
-    """Which of these layers a network lacks, in words."""
-    return listing(
-        layer for layer in layers if any(layer not in dict(net.named_modules()) for net in networks.values())
-    )

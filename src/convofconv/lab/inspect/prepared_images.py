@@ -70,9 +70,7 @@ def prepare_images(
         try:
             tensors.append(_at_size(image, size, cut=recipe is None or recipe.task == "classification"))
         except ValueError as error:
-            raise ConfigError(
-                f"{file}: cannot be scaled to {listing(map(str, size or ()))} pixels ({error})"
-            ) from error
+            raise ConfigError(f"{file}: cannot be scaled to {size} pixels ({error})") from error
         size = size or (image.height, image.width)
     shown = torch.stack(tensors)
     if channels == 1:
