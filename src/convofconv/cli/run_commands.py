@@ -78,12 +78,15 @@ def _report_options(parser: ArgumentParser) -> None:
     option("--out", type=Path, default=Path("report.html"), metavar="FILE", help=out)
     numbers = "every number of the page (default: beside the page, report.json)"
     option("--json", type=Path, metavar="FILE", help=numbers)
+    images = "draw activation maps of these: files, folders, or patterns in quotes; eight at most"
+    option("--images", type=str, nargs="+", default=[], metavar="IMAGES", help=images)
+    option("--no-inspection", action="store_true", help="do not look into the networks, which takes seconds each")
 
 
 def _report(options: Namespace) -> None:
     from ..lab.report.page import run_report
 
-    run_report(options.runs, options.out, options.json)
+    run_report(options.runs, options.out, options.json, not options.no_inspection, options.images)
 
 
 COMMANDS: dict[str, Command | Group] = {
@@ -166,16 +169,17 @@ examples:
     "report": Command(
         "report finished runs on one HTML page",
         """\
-coc report RUN [RUN ...] [--out FILE] [--json FILE]
+coc report RUN [RUN ...] [--images IMAGES ...] [--no-inspection] [--out FILE] [--json FILE]
 
 Write one HTML page about finished runs, side by side: what differs between their recipes, learning curves, scores with
-their spread over seeds and by class, times, parameters, and the check of the folded networks. The page is one file,
-opens from disk and needs no network. Every number in it is written as JSON too. Runs of several tasks get separate
-tables.
+their spread over seeds and by class, times, parameters, and the check of the folded networks. Then it looks into the
+networks: kernels beside their super kernels, whether those of a group are alike, receptive fields, activation maps of
+IMAGES, gradients through neighbours, and the health of the associations. The page is one file, opens from disk and
+needs no network. Every number in it is written as JSON too. Runs of several tasks get separate tables.
 
 examples:
-  coc report runs/digits-resnet18-plain-seed0 runs/digits-resnet18-coc-seed0
-  coc report runs/digits-resnet18-* --out digits.html""",
+  coc report runs/digits-resnet18-plain-seed0 runs/digits-resnet18-coc-seed0 --images photos
+  coc report runs/digits-resnet18-* --out digits.html --no-inspection""",
         _report_options,
         _report,
     ),

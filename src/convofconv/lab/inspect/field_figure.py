@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from matplotlib.colors import LogNorm
@@ -37,7 +38,8 @@ def draw_fields(table: FieldTable) -> Figure:
     figure = Figure(figsize=(width * len(table) + 1.4, 3.45 * len(layers) + 1.2), layout="constrained")
     panels = figure.subplots(len(layers), len(table), squeeze=False)
     noun = "image" if first.images == 1 else "images"
-    figure.suptitle(f"Effective receptive fields: mean |∂y/∂x| of the centre unit over {first.images} {noun}")
+    title = f"Effective receptive fields: mean |∂y/∂x| of the centre unit over {first.images} {noun}"
+    figure.suptitle(textwrap.fill(title, int(9.5 * figure.get_figwidth())), fontsize=12)
     for row, layer in zip(panels, layers, strict=True):
         for axes, (name, fields) in zip(row, table.items(), strict=True):
             drawn = _draw_field(axes, fields[layer])
@@ -46,7 +48,7 @@ def draw_fields(table: FieldTable) -> Figure:
         figure.colorbar(drawn, ax=list(row), shrink=0.8, label="share of the peak", extend="min")
     for axes in panels[-1]:
         axes.set_xlabel("column, px")
-    figure.legend(handles=legend_handles(), loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(handles=legend_handles(), loc="outside lower center", ncols=min(2, len(table)), frameon=False)
     return figure
 
 

@@ -16,41 +16,75 @@ from ...errors import ConfigError, listing
 from ..files.atomic import new_folder, write_atomic
 from ..files.run_folder import RunFolder
 from ..found_by_name import find
+from ..predict.image_files import image_paths
+from .looks import Inside, look_inside
 from .parts.line_chart import CHART
 from .parts.rendering import as_it_is, json_able, render
 from .parts.section import Section
 from .reported_runs import ReportedRun, by_task, read_runs
 
-#: The page from top to bottom: files of ``sections/``. A new section is a file there and its name here.
-SECTIONS = ("configuration", "learning_curves", "final_scores", "training_cost", "folding_check", "origin")
+#: Sections on what is inside of the networks.
+INSIDE = (
+    *("looked_into", "kernels", "kernel_groups", "receptive_fields", "compared_maps", "gradients"),
+    "association_state",
+)
+#: The page from top to bottom: files of ``sections/``. A new section is a file there and its name here; those of
+#: :data:`INSIDE` are given what was found inside, the others the runs.
+SECTIONS = (
+    *("configuration", "learning_curves", "final_scores", "training_cost", "folding_check"),
+    *INSIDE,
+    "origin",
+)
 
 
-def run_report(runs: Sequence[Path], out: Path, json_file: Path | None = None) -> None:
+def run_report(
+    runs: Sequence[Path],
+    out: Path,
+    json_file: Path | None = None,
+    inspection: bool = True,
+    images: Sequence[str] = (),
+) -> None:
     """Report finished runs on one page that opens from disk and needs no network.
 
     Args:
         runs: their folders.
         out: the page, which ends in ``.html``.
         json_file: every number of it; beside the page if not given.
+        inspection: whether the networks are looked into.
+        images: files, folders and patterns of images that activation maps are drawn of.
 
     Raises:
-        ConfigError: a folder holds no finished run or is given twice, or a file cannot be written there.
+        ConfigError: a folder holds no finished run or is given twice, a file cannot be written there, or an image not
+            be read.
     """
+    if images and not inspection:
+        raise ConfigError("--images: activation maps look into networks; leave out --no-inspection")
+    if images:
+        image_paths(images, out)
     numbers_file = json_file or out.with_suffix(".json")
     read = read_runs(runs)
     _check_files(out, numbers_file, read)
     with contextlib.ExitStack() as folders:
         for file in (out, numbers_file):
             folders.enter_context(new_folder(file.parent))
-        page, numbers = build_page(read)
+        page, numbers = build_page(read, look_inside(read, images, out) if inspection else None)
         write_atomic(numbers_file, (json.dumps(numbers, indent=2, allow_nan=False) + "\n").encode())
         write_atomic(out, page.encode())
     print(f"{out} (numbers: {numbers_file})")
 
 
-def build_page(runs: Sequence[ReportedRun]) -> tuple[str, dict[str, Any]]:
-    """The page and its numbers; the same runs give the same bytes."""
-    found = {name.replace("_", "-"): find("report.sections", name).section(runs) for name in SECTIONS}
+def build_page(runs: Sequence[ReportedRun], inside: Inside | None = None) -> tuple[str, dict[str, Any]]:
+    """The page and its numbers; the same runs give the same bytes.
+
+    Args:
+        runs: that are reported.
+        inside: what was found in their networks; the sections on it are left out if not given.
+    """
+    names = [name for name in SECTIONS if inside is not None or name not in INSIDE]
+    found = {
+        name.replace("_", "-"): find("report.sections", name).section(inside if name in INSIDE else runs)
+        for name in names
+    }
     sections: dict[str, Section] = {name: one for name, one in found.items() if one is not None}
     numbers = {
         "convofconv": __version__,

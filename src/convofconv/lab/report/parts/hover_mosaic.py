@@ -12,6 +12,7 @@ from markupsafe import Markup
 from ....errors import ShapeError
 from .embedded_images import embedded
 from .rendering import json_able, render
+from .tables import digits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Panel:
         taps: what is in each cell, to be shown as numbers.
         columns: of the grid, which is filled row by row.
         names: of the cells; "kernel" and their numbers from 0 if not given.
+        norms: of the cells, where their taps are only a part of what they are; those of the taps if not given.
 
     Shape:
         - cells: ``(N, H, W)`` or ``(N, H, W, 3)``
@@ -35,6 +37,20 @@ class Panel:
     taps: Any
     columns: int
     names: Sequence[str] = ()
+    norms: Sequence[float] | None = None
+
+    def numbers(self) -> list[dict[str, Any]]:
+        """What is shown of every cell: name, norm, and taps with three digits, by plane."""
+        taps = np.asarray(self.taps, dtype=np.float64)
+        names = self.names or [f"kernel {number}" for number in range(len(taps))]
+        norms = np.sqrt((taps.reshape(len(taps), -1) ** 2).sum(1)) if self.norms is None else self.norms
+        planes = taps if taps.ndim == 4 else taps[:, None]
+        shown = [[[[float(f"{v:.3g}") for v in row] for row in one] for one in cell] for cell in planes]
+        found = [
+            {"name": name, "norm": float(norm), "taps": cell}
+            for name, norm, cell in zip(names, norms, shown, strict=True)
+        ]
+        return [dict(json_able(one)) for one in found]
 
 
 def hover_mosaic(title: str, frames: Mapping[str, Sequence[Panel]]) -> Markup:
@@ -55,22 +71,21 @@ def hover_mosaic(title: str, frames: Mapping[str, Sequence[Panel]]) -> Markup:
 
 def _shown(panel: Panel) -> dict[str, Any]:
     cells, taps = np.asarray(panel.cells), np.asarray(panel.taps, dtype=np.float64)
-    names = list(panel.names) or [f"kernel {number}" for number in range(len(cells))]
-    if not len(cells) == len(taps) == len(names) or cells.ndim not in (3, 4) or taps.ndim not in (3, 4):
+    counts = [len(cells), len(taps), *(len(given) for given in (panel.names, panel.norms) if given)]
+    if len(set(counts)) > 1 or cells.ndim not in (3, 4) or taps.ndim not in (3, 4):
         raise ShapeError(
             f"{panel.title}: cells (N, H, W[, 3]), taps (N[, C], H, W) and names belong together, got "
-            f"{tuple(cells.shape)}, {tuple(taps.shape)} and {len(names)} names"
+            f"{tuple(cells.shape)}, {tuple(taps.shape)} and {len(panel.names)} names"
         )
-    norms = np.sqrt((taps.reshape(len(taps), -1) ** 2).sum(1))
-    planes = taps if taps.ndim == 4 else taps[:, None]
-    notes = [f"{name}, norm {norm:.4g}" for name, norm in zip(names, norms, strict=True)]
+    numbers = panel.numbers()
+    notes = [f"{one['name']}, norm {digits(one['norm'])}" for one in numbers]
     rows = [range(start, min(start + panel.columns, len(notes))) for start in range(0, len(notes), panel.columns)]
     return {
         "title": panel.title,
         "image": embedded(_sheet(cells, panel.columns)),
         "columns": panel.columns,
         "rows": [[(number, notes[number]) for number in row] for row in rows],
-        "taps": json_able([[[[float(f"{v:.3g}") for v in row] for row in one] for one in cell] for cell in planes]),
+        "taps": [one["taps"] for one in numbers],
     }
 
 
