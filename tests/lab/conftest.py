@@ -36,6 +36,26 @@ def trained(_trained):
     return copy
 
 
+@pytest.fixture(scope="session")
+def looked_into(tmp_path_factory):
+    """A folder with the runs ``plain`` and ``coc``, ``images`` of three digits, and their ``report.html``."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+    from tiny_runs import LOOK_INTO, fit
+
+    from convofconv.cli import main
+
+    folder = tmp_path_factory.mktemp("looked_into")
+    (folder / "images").mkdir()
+    for number, pixels in enumerate(load_digits().images[:3]):
+        Image.fromarray((15 * pixels).astype("uint8")).resize((28, 28)).save(folder / f"images/{number}.png")
+    for method in ("plain", "coc"):
+        assert fit([*LOOK_INTO, f"--method={method}"], folder / method) == 0
+    runs, images, out = [str(folder / name) for name in ("plain", "coc")], folder / "images", folder / "report.html"
+    assert main(["report", *runs, "--images", str(images), "--out", str(out)]) == 0
+    return folder
+
+
 @pytest.fixture
 def inside(monkeypatch):
     """Studies do their runs in this process."""

@@ -79,6 +79,12 @@ def looks_inside(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def real(looked_into) -> Path:
+    """Of two networks that were trained."""
+    return looked_into / "report.html"
+
+
 @pytest.fixture
 def opened(browser) -> Iterator[Any]:
     """``opened(path, **of_context)``: the page in a new window, where nothing may go wrong or reach a network."""
@@ -157,7 +163,7 @@ def test_the_legend_hides_and_shows_what_it_names(report, opened):
     assert (button.get_attribute("aria-pressed"), lines.count()) == ("true", before)
 
 
-@pytest.mark.parametrize("which", ["report", "looks_inside"])
+@pytest.mark.parametrize("which", ["report", "looks_inside", "real"])
 def test_readable_in_the_light_and_in_the_dark(which, request, opened):
     """Text has a contrast of 4.5 at least (WCAG, AA), in charts too."""
     page = opened(request.getfixturevalue(which))
@@ -169,7 +175,7 @@ def test_readable_in_the_light_and_in_the_dark(which, request, opened):
 def check_contrast(page: Any, scheme: str) -> None:
     found = page.evaluate("""() => {
       const paper = getComputedStyle(document.body).backgroundColor;
-      const words = "h1, h2, p, td, th, a:not(.skip), summary, figcaption, .name, button";
+      const words = "h1, h2, p, td, th, a:not(.skip), summary, figcaption, .name, button, dt, dd";
       const text = [...document.querySelectorAll(words)];
       const drawn = [...document.querySelectorAll(".xtick text, .ytick text, .infolayer text")];
       return [paper, ...text.map((e) => getComputedStyle(e).color), ...drawn.map((e) => getComputedStyle(e).fill)];
@@ -189,7 +195,7 @@ def luminance(colour: str) -> float:
     )
 
 
-@pytest.mark.parametrize("which", ["report", "looks_inside"])
+@pytest.mark.parametrize("which", ["report", "looks_inside", "real"])
 def test_readable_at_the_width_of_a_phone(which, request, opened):
     page = opened(request.getfixturevalue(which), width=390, has_touch=True, is_mobile=True)
     for summary in page.locator("summary").all():
@@ -197,7 +203,7 @@ def test_readable_at_the_width_of_a_phone(which, request, opened):
             summary.click()
     assert not scrolls_sideways(page)
     assert page.evaluate("innerWidth") == 390, "it is not zoomed out"
-    sizes = page.evaluate("""() => [...document.querySelectorAll("p, td, th, figcaption, button, .name")]
+    sizes = page.evaluate("""() => [...document.querySelectorAll("p, td, th, dt, dd, figcaption, button, .name")]
       .filter((e) => e.getClientRects().length).map((e) => parseFloat(getComputedStyle(e).fontSize))""")
     assert min(sizes) >= 12
     for plot in page.locator(".plot.drawn").all():
@@ -228,7 +234,7 @@ def test_everything_is_reached_by_keyboard(report, opened):
     assert page.locator("details").first.get_attribute("open") is not None
 
 
-@pytest.mark.parametrize("which", ["report", "looks_inside"])
+@pytest.mark.parametrize("which", ["report", "looks_inside", "real"])
 def test_what_is_seen_is_said_too(which, request, opened):
     """Figures, images, tables, controls and regions have names; one heading of the first level; ids are unique."""
     page = opened(request.getfixturevalue(which))
@@ -357,3 +363,27 @@ def test_without_a_script_the_numbers_are_there(report, opened):
     assert page.get_by_text("Without JavaScript there are no charts").is_visible()
     page.get_by_text("The numbers of this chart").first.click()
     assert page.locator("figure table").first.is_visible()
+
+
+def test_kernels_and_maps_of_real_networks(real, opened):
+    """What is pointed at is what the numbers say, and the slider is between both networks."""
+    page = opened(real)
+    numbers = json.loads(page.locator("#numbers").text_content())["sections"]
+    shown = numbers["kernels"]["shown"]["classification"]["conv1"]["group 2"]["coc: effective"][3]
+    panel = page.get_by_role("grid", name="group 2, coc: effective").first
+    panel.get_by_role("gridcell").nth(3).hover()
+    readout = page.locator(".readout").first
+    assert readout.inner_text().startswith(f"group 2, coc: effective: kernel 11, norm {shown['norm']:.4g}")
+    taps = [float(cell.replace("−", "-")) for cell in readout.locator("td").all_inner_texts()]
+    assert taps == np.ravel(shown["taps"]).tolist()
+    slider = page.locator("#compared-maps .slider").first
+    handle = slider.get_by_role("slider")
+    handle.focus()
+    page.keyboard.press("End")
+    assert handle.get_attribute("aria-valuetext") == "100 % plain"
+    assert slider.locator("img").nth(1).get_attribute("alt").startswith("grad-cam of layer4 in coc, for class ")
+    assert page.locator("#gradients .plot.drawn").count() == 1
+    page.locator("#gradients summary").last.click()
+    drawings = page.locator("#gradients .drawing img, #receptive-fields img")
+    expect(page.locator("#gradients .drawing img").last).to_be_visible()
+    assert drawings.evaluate_all("all => all.every((image) => image.naturalWidth > 300)")

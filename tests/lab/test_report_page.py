@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import re
+import shutil
 import statistics
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,11 +20,16 @@ pytest.importorskip("lightning", reason="needs the extra [lab]")
 pytest.importorskip("plotly", reason="needs the extra [lab]")
 
 from made_up_runs import leave_results
+from tiny_runs import CLASSIFY
 
 import convofconv as coc
 from convofconv.cli import main
 from convofconv.lab.found_by_name import names_in
-from convofconv.lab.report.page import SECTIONS
+from convofconv.lab.inspect.inspection import inspect_networks
+from convofconv.lab.inspect.named_networks import networks_of_runs
+from convofconv.lab.inspect.prepared_images import prepare_images
+from convofconv.lab.report.looks import WANTED
+from convofconv.lab.report.page import INSIDE, SECTIONS
 from convofconv.lab.report.parts.embedded_images import embedded
 from convofconv.lab.report.parts.hover_mosaic import Panel, hover_mosaic
 from convofconv.lab.report.parts.image_slider import image_slider
@@ -91,7 +98,8 @@ def test_two_runs(two, tmp_path, capsys):
     links = [attributes["href"] for tag, attributes in page.elements if tag == "a" and "section" not in attributes]
     ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
     assert {link.lstrip("#") for link in links} <= ids
-    assert list(numbers["sections"]) == [name.replace("_", "-") for name in SECTIONS]
+    shown = [name for name in SECTIONS if name not in INSIDE[1:]]  # there are no networks to look into
+    assert list(numbers["sections"]) == [name.replace("_", "-") for name in shown]
     assert rows(text, "What differs between the runs") == [["key", "plain", "coc"], ["method", "plain", "coc"]]
     assert rows(text, "Scores, %; top1 chose the best epoch") == [
         ["run", "variant", "seed", "best epoch", "top1", "top5"],
@@ -259,6 +267,11 @@ MISTAKES = {
     "out is a word": (lambda p: [p / "good", "--out", p / "report"], r"give a file that ends in \.html"),
     "out below a file": (lambda p: [p / "good", "--out", p / "good/results.json/a.html"], "no results can be written"),
     "json is the page": (lambda p: [p / "good", "--json", p / "out.html"], "is the page itself"),
+    "no such image": (lambda p: [p / "good", "--images", p / "none.png"], "no such image, and no pattern of any"),
+    "images not looked at": (
+        lambda p: [p / "good", "--no-inspection", "--images", p / "none.png"],
+        "leave out --no-inspection",
+    ),
     "json is the run's": (lambda p: [p / "good", "--json", p / "good/results.json"], "a file of the run itself"),
 }
 
@@ -303,6 +316,143 @@ def test_mistakes(name, tmp_path, capsys):
 
 def test_every_section_is_on_the_page():
     assert sorted(SECTIONS) == list(names_in("report.sections"))
+
+
+# Looking inside
+
+
+def sections_of(looked_into: Path) -> dict:
+    return json.loads((looked_into / "report.json").read_text())["sections"]
+
+
+def test_what_is_found_inside_is_what_coc_inspect_finds(looked_into):
+    networks = networks_of_runs([looked_into / "plain", looked_into / "coc"])
+    images = prepare_images([str(looked_into / "images")], networks.first, networks.recipe, looked_into / "report.html")
+    found = json.loads(json.dumps(inspect_networks(networks, WANTED, images).numbers()))
+    sections = sections_of(looked_into)
+    topics = {
+        "kernel-groups": "groups",
+        "receptive-fields": "fields",
+        "compared-maps": "maps",
+        "gradients": "gradients",
+        "association-state": "health",
+    }
+    assert {name: sections[name]["classification"] for name in topics} == {
+        name: found[topic] for name, topic in topics.items()
+    }
+    assert sections["kernels"]["mosaics"]["classification"] == found["kernels"]
+    assert sections["looked-into"]["networks"] == {"classification": {"plain": ["plain"], "coc": ["coc"]}}
+    assert sections["looked-into"]["left_out"] == {}
+
+
+def test_kernels_are_shown_with_norm_and_taps(looked_into):
+    """Of the first layer, whose input channels are colours."""
+    shown = sections_of(looked_into)["kernels"]["shown"]["classification"]["conv1"]
+    conv = coc.lab.load_run(looked_into / "coc", folded=False).network.conv1.requires_grad_(False)
+    taps = {
+        "coc: effective": conv.weight,
+        "coc: basic": conv.parametrizations.weight.original,
+        "coc: difference": conv.weight - conv.parametrizations.weight.original,
+        "plain: kernels": coc.lab.load_run(looked_into / "plain").network.conv1.weight.detach(),
+    }
+    assert list(shown) == [f"group {group}" for group in (0, 2, 4, 6, 9, 11, 13, 15)], "8 of 16, evenly spaced"
+    for title, kernels in taps.items():
+        cells = [cell for panels in shown.values() for cell in panels[title]]
+        numbers = [4 * group + place for group in (0, 2, 4, 6, 9, 11, 13, 15) for place in range(4)]
+        assert [cell["name"] for cell in cells] == [f"kernel {number}" for number in numbers]
+        for number, cell in zip(numbers, cells, strict=True):
+            np.testing.assert_allclose(cell["taps"], kernels[number].detach(), rtol=6e-3, atol=1e-12)
+            assert cell["norm"] == pytest.approx(float(kernels[number].norm()), rel=1e-5)
+    (cell,) = shown["group 9"]["coc: super kernel"]
+    super_kernel = conv.parametrizations.weight[0].super_kernel[0, 9].squeeze().detach()
+    np.testing.assert_allclose(cell["taps"][0], super_kernel, rtol=6e-3)
+    assert cell["norm"] == pytest.approx(float(super_kernel.norm()), rel=1e-5)
+
+
+def test_the_page_shows_what_is_found_inside(looked_into):
+    text = (looked_into / "report.html").read_text(encoding="utf-8")
+    page, sections = Page(text), sections_of(looked_into)
+    assert len(text) < 10e6
+    fields = sections["receptive-fields"]["classification"]
+    assert [row[:3] for row in rows(text, "Sizes of receptive fields")[1:]] == [
+        [name, "layer4", f"{fields[name]['layer4']['size']:.1f}"] for name in ("plain", "coc")
+    ]
+    groups = rows(text, "Layer conv1: 16 of 16 groups compared")
+    similarity = sections["kernel-groups"]["classification"]["coc"]["conv1"]
+    (row,) = [row for row in groups if row[:2] == ["coc, effective", "similarity"]]
+    assert row[2:4] == [f"{similarity['effective']['similarity'][pairs]:.3f}" for pairs in ("within", "between")]
+    p = similarity["tests"]["similarity"]["p_greater"]
+    assert row[-1] == f"{'yes' if p <= 0.05 else 'no'}, p = {p:.2g}"
+    assert [row[:2] for row in groups[1:4]] == [["plain", what] for what in ("similarity", *MORE)]
+    health = sections["association-state"]["classification"]["coc"]
+    assert [row[0] for row in rows(text, "Associations of coc")[1:]] == [one["layer"] for one in health]
+    texts = [attributes["alt"] for tag, attributes in page.elements if tag == "img"]
+    assert all(texts)
+    for start in ("Effective receptive field of layer4 in plain: effective", "grad-cam of layer4 in coc, for class "):
+        assert any(one.startswith(start) for one in texts)
+    titles = [title for title in page.texts["figcaption"] if re.match(r"\d\.png: class \d; plain score", title)]
+    assert len(titles) == 3
+
+
+MORE = ("support overlap", "spectrum overlap")
+
+
+def test_seeds_and_other_layers(looked_into, trained, tmp_path, capsys):
+    """Networks of other layers are looked at apart, those of another seed count as the same."""
+    again = shutil.copytree(looked_into / "coc", tmp_path / "again")
+    for file in (again / "results.json", again / "recipe.json"):
+        file.write_text(re.sub(r'"seed": 0', '"seed": 1', file.read_text()))
+    other = trained([*CLASSIFY, "--method=coc"], tmp_path / "other")
+    _, numbers = written(tmp_path, capsys, looked_into / "coc", again, other)
+    resnet, mobilenet = numbers["sections"]["looked-into"]["networks"].values()
+    assert list(resnet.values()) == [["coc", "again"]]
+    assert list(mobilenet.values()) == [["other"]]
+    text = (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert rows(text, "Sizes of receptive fields")[1][4] == "2 seeds"
+    page, titles = Page(text), list(numbers["sections"]["kernel-groups"])
+    assert [title.split(":")[0] for title in titles] == ["classification"] * 2
+    assert set(titles) <= set(page.texts["h3"])
+    remarks = numbers["sections"]["looked-into"]["remarks"].values()
+    assert list(remarks) == [["no activation maps: --images names images"]] * 2
+    assert "compared-maps" not in numbers["sections"]
+
+
+def test_one_network_is_compared_with_its_image(looked_into, tmp_path, capsys):
+    code, error = report(
+        capsys, looked_into / "plain", "--out", tmp_path / "out.html", "--images", looked_into / "images"
+    )
+    assert (code, error) == (0, "")
+    page = Page((tmp_path / "out.html").read_text(encoding="utf-8"))
+    sides = [attributes["data-name"] for tag, attributes in page.elements if tag == "input"]
+    assert sides == ["image"] * 3
+    sections = json.loads((tmp_path / "out.json").read_text())["sections"]
+    assert not {"gradients", "association-state"} & set(sections), "nothing is associated"
+    assert any("Nothing is associated" in text for text in page.texts["p"])
+
+
+def test_what_cannot_be_looked_into_is_said(looked_into, tmp_path, capsys, monkeypatch):
+    from convofconv.lab.report import looks
+
+    def some(networks, wanted, images):
+        if wanted.topics == ("fields",):
+            raise coc.ConfigError("there is no such layer")
+        return inspect_networks(networks, dataclasses.replace(wanted, draws=1), images)
+
+    monkeypatch.setattr(looks, "inspect_networks", some)
+    page, numbers = written(tmp_path, capsys, looked_into / "coc", leave_results(tmp_path / "made-up", "plain"))
+    reasons = numbers["sections"]["looked-into"]
+    assert list(reasons["left_out"]) == ["made-up"]
+    assert "the run has no weights yet" in reasons["left_out"]["made-up"]
+    assert reasons["problems"] == {"classification": {"fields": "there is no such layer"}}
+    assert any("made-up is left out: " in text for text in page.texts["p"])
+    assert "No fields: there is no such layer" in page.texts["p"]
+    assert "receptive-fields" not in numbers["sections"]
+    assert "kernels" in numbers["sections"]
+
+
+def test_networks_need_not_be_looked_into(looked_into, tmp_path, capsys):
+    _, numbers = written(tmp_path, capsys, looked_into / "coc", "--no-inspection")
+    assert list(numbers["sections"]) == [name.replace("_", "-") for name in SECTIONS if name not in INSIDE]
 
 
 # What sections are made of

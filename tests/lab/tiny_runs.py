@@ -18,6 +18,17 @@ CLASSIFY = [
     "--machine.threads=1",
     "--machine.accelerator=cpu",
 ]
+#: Whose kernels have colours and groups, for what looks into networks.
+LOOK_INTO = [
+    "digits-resnet18",
+    "--model.options={'channels': [8, 8, 8, 8]}",
+    "--data.limit=96",
+    "--training.batch=16",
+    "--training.epochs=2",
+    "--training.warmup_steps=0",
+    "--machine.threads=1",
+    "--machine.accelerator=cpu",
+]
 SEGMENT = [
     "scenes-fcn-resnet18",
     "--model.options={'channels': [8, 8, 8, 8]}",

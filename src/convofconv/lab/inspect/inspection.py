@@ -206,7 +206,10 @@ def inspect_networks(
             first = next(iter(converted.values()))
             inputs = images.inputs if images is not None else noise_like(first)
             loss = _score_of(inputs)
-            found["shares"] = {name: neighbour_shares(network, loss) for name, network in converted.items()}
+            try:
+                found["shares"] = {name: neighbour_shares(network, loss) for name, network in converted.items()}
+            except NothingFoundError as error:  # a detector, in noise
+                remarks.append(f"no shares of gradients: {error}")
             associated = {
                 name: [at for at in layers if at in associated_layers(net)] for name, net in converted.items()
             }

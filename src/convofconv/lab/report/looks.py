@@ -29,14 +29,14 @@ class Look:
     """What was found in networks of one task that have the same layers.
 
     Args:
-        name: the task, with the networks where there is another look into that task.
+        title: the task in words, with the networks where there is another look into that task.
         runs: names of runs by network; several where they differ by seed alone.
         inspection: what was found.
         grids: kernels of the layers that are shown, by layer and network.
         problems: why a topic is missing, by topic.
     """
 
-    name: str
+    title: str
     runs: Mapping[str, tuple[str, ...]]
     inspection: Inspection
     grids: Mapping[str, Mapping[str, KernelGrids]]
@@ -48,7 +48,7 @@ class Inside:
     """What was found in the networks of all runs.
 
     Args:
-        looks: by their names.
+        looks: by the task, with the networks where there is another look into it.
         left_out: why a run's network could not be looked into, by run.
     """
 
@@ -97,8 +97,8 @@ def look_inside(runs: Sequence[ReportedRun], images: Sequence[str] = (), out: Pa
             if bar.disable:
                 print_line(f"looking inside: {one.task}: {', '.join(one.runs)}")
             tasks = [other.task for other in alike]
-            name = one.task if tasks.count(one.task) == 1 else f"{one.task}: {', '.join(one.runs)}"
-            looks[name] = _look(name, one, given, bar)
+            which = "" if tasks.count(one.task) == 1 else f": {', '.join(one.runs)}"
+            looks[f"{one.task}{which}"] = _look(f"{one.task.replace('_', ' ')}{which}", one, given, bar)
     return Inside(looks, left_out)
 
 
@@ -118,7 +118,7 @@ def _layers(network: nn.Module) -> tuple[Any, ...]:
     return tuple((name, conv.in_channels, conv.out_channels, kernel_size(conv)) for name, conv in convs(network))
 
 
-def _look(name: str, alike: _Alike, images: PreparedImages | None, bar: Any) -> Look:
+def _look(title: str, alike: _Alike, images: PreparedImages | None, bar: Any) -> Look:
     """Topic by topic, so that one that fails takes no other with it."""
     found: dict[str, Any] = {"images": images, "classes": alike.networks.classes}
     remarks: list[str] = []
@@ -135,4 +135,4 @@ def _look(name: str, alike: _Alike, images: PreparedImages | None, bar: Any) -> 
         bar.update()
     inspection = Inspection(**found, remarks=tuple(remarks))
     grids = {layer: grids_side_by_side(alike.networks.one_of_each, layer) for layer in inspection.mosaics}
-    return Look(name, alike.runs, inspection, grids, problems)
+    return Look(title, alike.runs, inspection, grids, problems)

@@ -11,7 +11,7 @@ def heading(name: str, among: Collection[str]) -> Markup:
     """A heading, where there are several of its kind.
 
     Examples:
-        >>> str(heading("instance_segmentation", ["detection", "instance_segmentation"])), str(heading("a", ["a"]))
-        ('<h3>instance segmentation</h3>', '')
+        >>> str(heading("detection", ["detection", "segmentation"])), str(heading("a", ["a"]))
+        ('<h3>detection</h3>', '')
     """
-    return Markup("<h3>{}</h3>").format(name.replace("_", " ")) if len(among) > 1 else Markup("")
+    return Markup("<h3>{}</h3>").format(name) if len(among) > 1 else Markup("")

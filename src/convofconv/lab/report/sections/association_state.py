@@ -29,8 +29,8 @@ def section(inside: Inside) -> Section | None:
         "tenth is left of them."
     )
     parts = [words]
-    for name, look in looks.items():
-        parts.append(heading(name, looks))
+    for look in looks.values():
+        parts.append(heading(look.title, looks))
         for network, health in look.inspection.health.items():
             parts += _of(network, health)
     return Section("Health of the association", join(*parts), inside.numbers("health"))

@@ -27,20 +27,16 @@ _LEAST = 320
 
 
 def section(inside: Inside) -> Section | None:
-    """Every other network against the first one; one alone against the image itself."""
+    """Every other network against the first one, or one alone against the image; ``None`` where there are no maps."""
     looks = {name: look for name, look in inside.looks.items() if look.inspection.maps}
     if not looks:
-        given = any(look.inspection.images is not None for look in inside.looks.values())
-        if given or not inside.looks:
-            return None
-        words = "None: name images to see where the networks look, coc report RUN... --images IMAGES..."
-        return Section("Activation maps", note(words), inside.numbers("maps"))
+        return None
     words = note(
         "Bright is where a layer finds what speaks for the class. All maps of an image explain the class that the "
         "first network sees in it, each over its own maximum. The squares around a map's peak are the layer's "
         "effective (blue) and theoretical receptive field (orange), cut off at the image."
     )
-    parts = [part for name, look in looks.items() for part in [heading(name, looks), *_sliders(look)]]
+    parts = [part for look in looks.values() for part in [heading(look.title, looks), *_sliders(look)]]
     return Section("Activation maps", join(words, *parts), inside.numbers("maps"))
 
 

@@ -23,7 +23,7 @@ def section(runs: Sequence[ReportedRun]) -> Section:
         note("Scores of the folded networks of the best epochs, in per cent; ± is the standard deviation over seeds.")
     ]
     for task, those in tasks.items():
-        parts += [heading(task, tasks), _scores(those), *_by_class(those)]
+        parts += [heading(task.replace("_", " "), tasks), _scores(those), *_by_class(those)]
     numbers = {
         "runs": {run.name: dict(run.scores) for run in runs},
         "over_seeds": {

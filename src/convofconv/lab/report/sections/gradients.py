@@ -26,7 +26,7 @@ def section(inside: Inside) -> Section | None:
         "through the kernels beside it. The share is that part's length against the sum of both lengths: 0 % in a "
         "plain network, 50 % where both are as long."
     )
-    parts = [part for name, look in looks.items() for part in [heading(name, looks), *_of(look)]]
+    parts = [part for look in looks.values() for part in [heading(look.title, looks), *_of(look)]]
     return Section("Gradients and outputs", join(words, *parts), inside.numbers("gradients"))
 
 

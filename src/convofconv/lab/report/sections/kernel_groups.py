@@ -27,9 +27,9 @@ def section(inside: Inside) -> Section | None:
     if not looks:
         return None
     parts: list[Markup] = [_meanings()]
-    for name, look in looks.items():
+    for look in looks.values():
         layers = list(next(iter(look.inspection.groups.values())))
-        parts += [heading(name, looks), *(_table(look, layer) for layer in layers)]
+        parts += [heading(look.title, looks), *(_table(look, layer) for layer in layers)]
     words = note(
         f"The smallest p that {WANTED.draws} draws can give is {digits(1 / (WANTED.draws + 1))}, and of many tests one "
         f"in twenty has p ≤ {_LEVEL} by chance: a table shows where to look, studies with several seeds decide. Tests "
@@ -41,7 +41,8 @@ def section(inside: Inside) -> Section | None:
 def _meanings() -> Markup:
     return meanings(
         {
-            "basic, effective": "Kernels as they are trained, and as the layer uses them. A plain network has one kind.",
+            "basic, effective": "Kernels as they are trained, and as the layer uses them. A plain network has "
+            "one kind.",
             "similarity": "Cosine of two kernels with the best sign and the best shift: 1 is the same pattern, 0 "
             "nothing in common. Claim C9 expects more within groups.",
             "support overlap": "Whether two kernels have their energy at the same taps: 1 at the same, 0 at others. "

@@ -30,7 +30,7 @@ def section(inside: Inside) -> Section | None:
     shown: dict[str, dict[str, Any]] = {}
     looks = {name: look for name, look in inside.looks.items() if look.inspection.mosaics}
     for name, look in looks.items():
-        parts.append(heading(name, looks))
+        parts.append(heading(look.title, looks))
         shown[name] = {}
         for layer, mosaic in look.inspection.mosaics.items():
             frames = _frames(mosaic, look.grids[layer])
@@ -120,6 +120,7 @@ def _remarks(grids: Mapping[str, KernelGrids]) -> Iterator[str]:
         numbers = one.numbers()
         if one.associated and numbers["relative_change"] is not None:
             change = 100 * numbers["relative_change"]
-            yield f" The maps of {name} change its kernels by {f'{change:.2g}' if change < 100 else round(change)} % of their norm."
+            size = f"{change:.2g}" if change < 100 else f"{change:.0f}"
+            yield f" The maps of {name} change its kernels by {size} % of their norm."
     if any((one.members == EMPTY).any() for one in grids.values()):
         yield " The last group is incomplete; a grey place of it holds no kernel."

@@ -19,7 +19,9 @@ _COUNTERS = ("epoch", "step")
 def section(runs: Sequence[ReportedRun]) -> Section:
     """Of every task its loss and its main metric; the other metrics and the learning rate are folded away."""
     tasks = by_task(runs)
-    parts = [part for task, those in tasks.items() for part in [heading(task, tasks), *_charts(those)]]
+    parts = [
+        part for task, those in tasks.items() for part in [heading(task.replace("_", " "), tasks), *_charts(those)]
+    ]
     history = {run.name: [dict(epoch) for epoch in run.history] for run in runs}
     return Section("Learning curves", join(*parts), {"history": history, "gaps": _gaps(runs)})
 

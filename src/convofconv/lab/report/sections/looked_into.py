@@ -13,7 +13,7 @@ def section(inside: Inside) -> Section:
     parts = []
     if inside.looks:
         rows = [
-            [network, look.name.replace("_", " "), ", ".join(runs)]
+            [network, look.title, ", ".join(runs)]
             for look in inside.looks.values()
             for network, runs in look.runs.items()
         ]
@@ -26,7 +26,7 @@ def section(inside: Inside) -> Section:
         ]
     parts += [note(f"{run} is left out: {reason}") for run, reason in inside.left_out.items()]
     for look in inside.looks.values():
-        where = f"{look.name.replace('_', ' ')}: " if len(inside.looks) > 1 else ""
+        where = f"{look.title}: " if len(inside.looks) > 1 else ""
         parts += [note(f"{where}No {topic}: {reason}") for topic, reason in look.problems.items()]
         parts += [note(f"{where}{_sentence(remark)}") for remark in look.inspection.remarks]
     numbers = {

@@ -29,7 +29,7 @@ def section(inside: Inside) -> Section | None:
         f"{100 * THRESHOLD:g} % of the peak (Luo et al., 2016). The theoretical field is all that the unit is "
         "connected with. A clipped field reaches the edge of the image, and may be larger than what is given."
     )
-    parts = [part for name, look in looks.items() for part in [heading(name, looks), *_of(look)]]
+    parts = [part for look in looks.values() for part in [heading(look.title, looks), *_of(look)]]
     return Section("Receptive fields", join(words, *parts), inside.numbers("fields"))
 
 
@@ -61,7 +61,7 @@ def _row(name: str, layer: str, found: SeedFields) -> list[str]:
         )
         if is_clipped
     ]
-    border = max(field.border for field in found.fields)
+    border = max(0.0, *(field.border for field in found.fields))  # which rounding makes less
     return [
         name,
         layer,
