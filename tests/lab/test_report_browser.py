@@ -210,9 +210,10 @@ def test_readable_at_the_width_of_a_phone(which, request, opened):
         assert 250 < plot.bounding_box()["width"] <= 390
 
 
-def test_everything_is_reached_by_keyboard(report, opened):
+@pytest.mark.parametrize("which", ["report", "real"])
+def test_everything_is_reached_by_keyboard(which, request, opened):
     """Tab comes to all that can be used, in the order of the page, and it is seen where it is."""
-    page = opened(report)
+    page = opened(request.getfixturevalue(which))
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
     assert page.locator(".skip").bounding_box()["x"] >= 0

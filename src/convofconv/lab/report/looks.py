@@ -21,7 +21,7 @@ from ..progress import print_line, progress_bar
 from .reported_runs import ReportedRun
 
 #: Few images and draws, for a report shall not take longer than it takes to read its first table.
-WANTED = Wanted(images=8, draws=19)
+WANTED = Wanted(images=4, draws=19)
 
 
 @dataclasses.dataclass(frozen=True)

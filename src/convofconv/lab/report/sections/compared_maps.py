@@ -34,7 +34,7 @@ def section(inside: Inside) -> Section | None:
     words = note(
         "Bright is where a layer finds what speaks for the class. All maps of an image explain the class that the "
         "first network sees in it, each over its own maximum. The squares around a map's peak are the layer's "
-        "effective (blue) and theoretical receptive field (orange), cut off at the image."
+        "effective (blue) and theoretical receptive field (orange), cut off at the image; an empty map has none."
     )
     parts = [part for look in looks.values() for part in [heading(look.title, looks), *_sliders(look)]]
     return Section("Activation maps", join(words, *parts), inside.numbers("maps"))
@@ -93,7 +93,7 @@ def _enlarged(pixels: np.ndarray[Any, Any], smooth: bool = False) -> Image.Image
 
 
 def _factor(pixels: np.ndarray[Any, Any]) -> int:
-    return max(1, math.ceil(_LEAST / max(pixels.shape[:2])))
+    return max(1, math.ceil(_LEAST / int(max(pixels.shape[:2]))))
 
 
 def _drawn(image: np.ndarray[Any, Any], maps: ActivationMaps, number: int, field: SeedFields | None) -> Image.Image:
@@ -102,7 +102,7 @@ def _drawn(image: np.ndarray[Any, Any], maps: ActivationMaps, number: int, field
     colours = np.asarray(np.rint(255 * matplotlib.colormaps["inferno"](heat)[..., :3]), dtype=np.uint8)
     grey = _enlarged(image).convert("L").convert("RGB")
     drawn = Image.blend(grey, _enlarged(colours, smooth=True), 0.6)
-    if field is not None:
+    if field is not None and heat.any():  # an empty map has no peak
         row, column = np.unravel_index(int(heat.argmax()), heat.shape)
         theory = field.fields[0].theoretical
         for height, width, colour in (
