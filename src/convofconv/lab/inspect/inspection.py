@@ -60,7 +60,7 @@ class Wanted:
     topics: Sequence[Topic] = TOPICS
     layers: Sequence[str] = ()
     method: str = "grad-cam"
-    images: int = 32
+    images: int = 8
     groups: int = 8
     draws: int = 39
 
