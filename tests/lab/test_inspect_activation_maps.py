@@ -56,6 +56,12 @@ def test_grad_cam_is_cam_over_the_number_of_pixels_where_both_are_defined():
     assert cam.labels == grad_cam.labels == tuple(network.eval()(shown).argmax(1).tolist())
 
 
+def test_cam_is_refused_where_more_follows_than_a_linear_layer():
+    network = nn.Sequential(*classifier(), nn.LogSoftmax(1))
+    with pytest.raises(ConfigError, match="take grad-cam"):
+        activation_maps(network, images(), "5", "cam")
+
+
 def test_grad_cam_is_captums():
     attr = pytest.importorskip("captum.attr")
     network, shown = classifier().eval(), images()
@@ -229,6 +235,13 @@ def test_segmenters_are_explained_over_the_pixels_of_a_class(named):
         torch.testing.assert_close(found.scores, (logits[:, 1] * mask).sum((1, 2)).detach())
     common = [max((1, 2), key=lambda label: int((one == label).sum())) for one in given]
     assert activation_maps(network, shown, "features").labels == tuple(common)
+
+
+def test_class_0_is_explained_only_where_there_is_no_other():
+    logits = torch.zeros(2, 3, 4, 4)
+    logits[:, 0] = 1
+    logits[0, 2, 0] = 2
+    assert score(logits, None).labels == (2, 0)
 
 
 def test_what_a_segmenter_does_not_find_is_refused():
