@@ -134,7 +134,7 @@ def effective_field(
         images = images.to(like).clone()
         try:
             with torch.no_grad():
-                found = find_layer(network, inside, functools.partial(network, images[:1]))
+                found = find_layer(network, inside, functools.partial(network, images[:1].clone()))
         except ConfigError:
             raise
         except FORWARD_ERRORS as error:

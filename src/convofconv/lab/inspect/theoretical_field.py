@@ -142,7 +142,7 @@ class _Probe:
         blank = torch.zeros(1, channels, 1, 1, dtype=like.dtype, device=like.device)
         own = own_size(network)
         for sizes, other in ((lengths, _THIN), ((own,), own)):
-            image = blank.expand(1, channels, other, sizes[0])
+            image = blank.expand(1, channels, other, sizes[0]).clone()
             try:
                 layer = find_layer(network, inside, functools.partial(network, image))
             except ConfigError:  # about the layer
