@@ -94,7 +94,7 @@ def effective_field(
     images: Tensor | int = 32,
     *,
     theoretical: TheoreticalField | None = None,
-    batch: int = 8,
+    batch: int | None = None,
 ) -> EffectiveField:
     """The effective receptive field of a layer in evaluation mode.
 
@@ -104,7 +104,8 @@ def effective_field(
         images: as the network takes them; or how many images of noise (standard normal, always the same) are drawn, so
             large that the theoretical field fits into them if it is not larger than 512 pixels.
         theoretical: the layer's theoretical field, if it is known.
-        batch: images per pass, which decides how much memory is taken.
+        batch: images per pass, which decides how much memory is taken: as many as have the pixels of eight of 224×224 if
+            not given.
 
     Shape:
         - images: ``(number, channels, height, width)``
@@ -122,7 +123,7 @@ def effective_field(
         >>> field.size, field.clipped
         (3.0, False)
     """
-    if batch < 1:
+    if batch is not None and batch < 1:
         raise ConfigError(f"batch must be at least 1, got {batch}")
     if isinstance(images, int):
         theoretical = theoretical or theoretical_field(network, layer)
@@ -141,9 +142,16 @@ def effective_field(
             raise ShapeError(f"the network cannot take images of shape {tuple(images.shape[1:])} ({error})") from error
         theoretical = theoretical or theoretical_field(network, inside, images.shape[1])
         with torch.enable_grad():
-            fields = torch.cat([centre_gradients(network, part, found) for part in images.split(batch)])
+            fields = torch.cat(
+                [centre_gradients(network, part, found) for part in images.split(batch or _at_once(images))]
+            )
     theoretical = dataclasses.replace(theoretical, layer=layer)
     return EffectiveField(theoretical, *_measured(fields.double().cpu()))
+
+
+def _at_once(images: Tensor) -> int:
+    """How many of these images go through a network at once: of ResNet-50, that takes about a gigabyte."""
+    return int(max(1, 8 * 224**2 // images[0, 0].numel()))
 
 
 def centre_gradients(network: nn.Module, images: Tensor, layer: Layer) -> Tensor:

@@ -68,7 +68,10 @@ FieldTable = dict[str, dict[str, SeedFields]]
 
 
 def compare_fields(
-    networks: Mapping[str, Sequence[nn.Module]], layers: Sequence[str], images: Tensor | int = 32, batch: int = 8
+    networks: Mapping[str, Sequence[nn.Module]],
+    layers: Sequence[str],
+    images: Tensor | int = 32,
+    batch: int | None = None,
 ) -> FieldTable:
     """Effective receptive fields of layers of several networks, all of the same images.
 
@@ -76,7 +79,7 @@ def compare_fields(
         networks: by name, those that were trained with different seeds.
         layers: their names.
         images: see :func:`effective_field`; noise is of the size that the largest of all these fields needs.
-        batch: images per pass.
+        batch: images per pass, see :func:`effective_field`.
 
     Raises:
         ConfigError: see :func:`effective_field`.
