@@ -104,8 +104,8 @@ def effective_field(
         images: as the network takes them; or how many images of noise (standard normal, always the same) are drawn, so
             large that the theoretical field fits into them if it is not larger than 512 pixels.
         theoretical: the layer's theoretical field, if it is known.
-        batch: images per pass, which decides how much memory is taken: as many as have the pixels of eight of 224×224 if
-            not given.
+        batch: images per pass, which decides how much memory is taken; if not given, so many as have the pixels of 8
+            images of 224×224.
 
     Shape:
         - images: ``(number, channels, height, width)``

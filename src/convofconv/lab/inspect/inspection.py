@@ -203,17 +203,14 @@ def inspect_networks(
         elif topic == "maps" and images is not None:
             found["maps"] = _maps(one_of_each, images, spatial[0], wanted.method, remarks)
         elif topic == "gradients" and converted:
-            first = next(iter(converted.values()))
-            inputs = images.inputs if images is not None else noise_like(first)
-            loss = _score_of(inputs)
-            found["shares"] = {name: neighbour_shares(network, loss) for name, network in converted.items()}
-            associated = {
-                name: [at for at in layers if at in associated_layers(net)] for name, net in converted.items()
-            }
-            found["jacobians"] = {
-                name: kernel_jacobian(converted[name], at[0]) for name, at in associated.items() if at
-            }
-            found["responses"] = {name: tap_responses(converted[name], at[0]) for name, at in associated.items() if at}
+            inputs = images.inputs if images is not None else noise_like(next(iter(converted.values())))
+            try:
+                found["shares"] = {name: neighbour_shares(net, _score_of(inputs)) for name, net in converted.items()}
+            except NothingFoundError as error:
+                remarks.append(f"no shares of gradients: {error}")
+            first_of = {name: _first_associated(network, layers) for name, network in converted.items()}
+            found["jacobians"] = {name: kernel_jacobian(converted[name], layer) for name, layer in first_of.items()}
+            found["responses"] = {name: tap_responses(converted[name], layer) for name, layer in first_of.items()}
         elif topic == "health":
             found["health"] = {name: association_health(network) for name, network in converted.items()}
         report(topic)
