@@ -24,7 +24,7 @@ def _inspect_options(parser: ArgumentParser) -> None:
         metavar="JSON",
         help="arguments of the network: --options.pretrained true, or as JSON (default: none)",
     )
-    option("--method", type=str, metavar="METHOD", help="also ARCH converted in this way, where there is no checkpoint")
+    option("--method", type=str, metavar="METHOD", help="also ARCH converted in this way (default: none)")
     option("--preset", type=str, metavar="PRESET", help="of the association (default: poster)")
     option(
         "--layer", type=str, nargs="+", default=[], metavar="LAYER", help="of all topics (default: chosen, see above)"
