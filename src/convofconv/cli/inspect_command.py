@@ -29,7 +29,7 @@ def _inspect_options(parser: ArgumentParser) -> None:
     option(
         "--layer", type=str, nargs="+", default=[], metavar="LAYER", help="of all topics (default: chosen, see above)"
     )
-    option("--images", type=str, nargs="+", default=[], metavar="IMAGE", help="for activation maps: files or folders")
+    option("--images", type=str, nargs="+", default=[], metavar="IMAGE", help="for activation maps (default: none)")
     option("--only", type=str, nargs="+", default=[], metavar="TOPIC", help=f"some of {_TOPICS} (default: all)")
     option("--maps", type=str, default="grad-cam", metavar="METHOD", help="of activation maps (default: grad-cam)")
     option("--groups", type=int, default=8, metavar="N", help="of kernels that are drawn at most (default: 8)")
