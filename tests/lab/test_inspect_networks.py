@@ -22,6 +22,7 @@ from convofconv.cli import main
 from convofconv.errors import ConfigError
 from convofconv.lab.inspect.default_layers import field_layer, kernel_layers
 from convofconv.lab.inspect.inspection import TOPICS, Wanted, inspect_networks
+from convofconv.lab.inspect.kernel_nulls import claim_tests, combine_tests
 from convofconv.lab.inspect.named_networks import NamedNetworks, networks_of_architecture, networks_of_runs
 from convofconv.lab.inspect.prepared_images import prepare_images
 from convofconv.lab.models.architectures import build_architecture
@@ -157,9 +158,11 @@ def test_everything_is_found_and_is_plain_json(runs, photos, tmp_path):
         assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_the_fields_of_seeds_are_averaged(runs):
+def test_over_seeds_fields_are_averaged_and_tests_combined(runs):
     networks = networks_of_runs([runs["coc"], runs["coc-1"]])
-    found = inspect_networks(networks, Wanted(("fields",), images=2))
+    found = inspect_networks(networks, Wanted(("groups", "fields"), images=2, draws=5))
+    of_seeds = [claim_tests(network, "conv_stem", draws=5)["similarity"] for network in networks.by_name["coc"]]
+    assert found.groups["coc"]["conv_stem"].over_seeds["similarity"] == combine_tests(of_seeds, "greater")
     (fields,) = found.fields["coc"].values()
     assert len(fields.fields) == 2
     assert fields.size == pytest.approx(sum(fields.sizes) / 2)

@@ -20,10 +20,9 @@ pytest.importorskip("scipy", reason="needs the extra [lab]")
 from figure_texts import check_texts
 
 from convofconv.errors import ConfigError
-from convofconv.lab.studies.additive_model import AdditiveModel
-from convofconv.lab.studies.analysis import Contrast, analyse
 from convofconv.lab.inspect.measures import MEASURES
-from convofconv.lab.studies.analysis import CHANCE
+from convofconv.lab.studies.additive_model import AdditiveModel
+from convofconv.lab.studies.analysis import CHANCE, Contrast, analyse
 from convofconv.lab.studies.claims import FILE, VERDICTS, Evidence, Finding, answer, verdict, write_claims
 from convofconv.lab.studies.forest_plot import draw_forest_plot
 from convofconv.lab.studies.formatting import points

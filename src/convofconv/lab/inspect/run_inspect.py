@@ -86,12 +86,14 @@ def summarize(found: Inspection) -> list[str]:
                 for measure, claimed in CLAIMED.items()
                 if measure in groups.tests
             }
+            tests |= {measure: (tests[measure][0], p) for measure, p in groups.over_seeds.items()}
             if said := [
                 f"{measure.replace('_', ' ')} z {z:+.1f} (p {p:.2g})"
                 for measure, (z, p) in tests.items()
                 if z is not None and p is not None
             ]:
-                lines.append(f"{name}: {layer}: groups against permuted kernels: {', '.join(said)}")
+                over = ", p over seeds" if groups.over_seeds else ""
+                lines.append(f"{name}: {layer}: groups against permuted kernels{over}: {', '.join(said)}")
     for name, shares in found.shares.items():
         means = [one.mean for one in shares if one.mean is not None]
         if means:
