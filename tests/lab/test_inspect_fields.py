@@ -262,6 +262,22 @@ def test_noise_has_the_networks_channels_and_room_for_the_field(channels):
     assert not field.theory_clipped
 
 
+def test_a_network_for_images_of_one_size_gets_noise_of_that_size():
+    class OneSize(nn.Sequential):
+        def __init__(self, *layers: nn.Module) -> None:
+            super().__init__(*layers)
+            self.pretrained_cfg = {"input_size": (3, 48, 48)}  # as timm's networks have it
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.shape[-2:] == (48, 48), "Input height doesn't match model"
+            return super().forward(x)
+
+    field = effective_field(OneSize(conv(8, 8, padding=0, channels=3)), "0", 2)
+    assert (field.theoretical.width, field.theoretical.stride, field.theoretical.only_size) == (8, (8, 8), 48)
+    assert field.map.shape == (48, 48)
+    assert theoretical_field(OneSize(conv(8, 8, padding=0, channels=3), Attention()), "1").whole_image
+
+
 def test_seeds_are_summed_up_with_their_interval():
     networks = {"plain": [small(seed) for seed in range(3)], "coc": [coc.convert(small(seed)) for seed in range(3)]}
     table = compare_fields(networks, ["0", "3"], 2)

@@ -94,7 +94,7 @@ def effective_field(
     images: Tensor | int = 32,
     *,
     theoretical: TheoreticalField | None = None,
-    batch: int = 8,
+    batch: int = 4,
 ) -> EffectiveField:
     """The effective receptive field of a layer in evaluation mode.
 

@@ -48,6 +48,7 @@ class TheoreticalField:
         clipped: whether the field reached the edge of the largest image that was probed, so that it may be larger.
         whole_image: whether every unit depends on every pixel, as behind a squeeze-and-excitation or attention; height
             and width are then those of the largest image that was probed.
+        only_size: side of the images, where the network takes no others; ``None`` where it takes many sizes.
     """
 
     layer: str
@@ -56,6 +57,7 @@ class TheoreticalField:
     stride: tuple[float | None, float | None]
     clipped: bool
     whole_image: bool
+    only_size: int | None = None
 
     def numbers(self) -> dict[str, Any]:
         """Plain values, for JSON; no height and width where the field is the whole image."""
@@ -114,6 +116,7 @@ def theoretical_field(
         (rows.stride, columns.stride),
         rows.clipped or columns.clipped,
         rows.everything and columns.everything,
+        None if probe.other == _THIN else probe.other,
     )
 
 
