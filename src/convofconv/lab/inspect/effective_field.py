@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError, ShapeError
 from .input_images import check_images
-from .layer_outputs import FORWARD_ERRORS, Layer, field_network, find_layer, in_evaluation, output_of
+from .layer_outputs import FORWARD_ERRORS, centre_gradients, field_network, find_layer, in_evaluation
 from .noise_images import noise_images
 from .t_interval import Interval, t_interval
 from .theoretical_field import TheoreticalField, theoretical_field
@@ -140,24 +140,9 @@ def effective_field(
         except FORWARD_ERRORS as error:
             raise ShapeError(f"the network cannot take images of shape {tuple(images.shape[1:])} ({error})") from error
         theoretical = theoretical or theoretical_field(network, inside, images.shape[1])
-        with torch.enable_grad():
-            fields = torch.cat([centre_gradients(network, part, found) for part in images.split(batch)])
+        fields = torch.cat([centre_gradients(network, part, found) for part in images.split(batch)])
     theoretical = dataclasses.replace(theoretical, layer=layer)
     return EffectiveField(theoretical, *_measured(fields.double().cpu()))
-
-
-def centre_gradients(network: nn.Module, images: Tensor, layer: Layer) -> Tensor:
-    """|∂y/∂x| of every image, summed over its channels, where y is the centre of the layer's output.
-
-    Shape:
-        - images: ``(batch, channels, height, width)``
-        - returns: ``(batch, height, width)``
-    """
-    images = images.detach().requires_grad_()
-    output = output_of(network, images.clone(), layer)  # a copy, because the first module may work in place
-    height, width = output.shape[-2:]
-    centre = output[:, :, height // 2, width // 2].sum()
-    return torch.autograd.grad(centre, images)[0].abs().sum(1)
 
 
 def _measured(fields: Tensor) -> tuple[Tensor, float, Interval | None, int, float, bool]:
