@@ -10,20 +10,18 @@ one, which gives 7 where the truth is 9), and a ReLU to none where it is off.
 from __future__ import annotations
 
 import bisect
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ...errors import ConfigError
 from .input_images import input_channels, own_size
 from .layer_outputs import FORWARD_ERRORS, Layer, centre_gradients, field_network, find_layer, in_evaluation, output_of
+from .nan_arithmetic import nan_kept_apart
 
 #: Lengths of the images that are probed, one after the other until the field fits.
 LENGTHS = (256, 512, 1024, 2048)
@@ -32,8 +30,6 @@ LENGTHS = (256, 512, 1024, 2048)
 _OTHER = (32, 256)
 #: This part of an image is its edge: what sees it may be clipped.
 _EDGE = 16
-#: What rounding makes of an interpolation's weight that is 0.
-_NO_WEIGHT = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +103,7 @@ def theoretical_field(
         11×11 px
     """
     network, inside = field_network(network, layer)
-    with torch.inference_mode(False), torch.no_grad(), in_evaluation(network), _exactly():
+    with torch.inference_mode(False), torch.no_grad(), in_evaluation(network), nan_kept_apart():
         probe = _Probe.of(network, inside, layer, channels or input_channels(network), lengths)
         rows, columns = probe.along(2), probe.along(3)
     return TheoreticalField(
@@ -258,30 +254,3 @@ def _least(known: int, meets: Callable[[int], bool]) -> int:
 
 def _centre(units: Tensor) -> bool:
     return bool(units[len(units) // 2])
-
-
-@contextlib.contextmanager
-def _exactly() -> Iterator[None]:
-    """No algorithm of a conv that works on tiles (Winograd's, Fourier's), which would spread NaN over all of a tile.
-
-    oneDNN, on CPUs, takes none unless it is asked to; a test watches over it.
-    """
-    with (
-        torch.backends.cudnn.flags(enabled=False),
-        torch.backends.nnpack.flags(enabled=False),
-        _ExactInterpolation(),
-    ):
-        yield
-
-
-class _ExactInterpolation(TorchFunctionMode):
-    """Interpolation reads pixels of weight 0 too; what is NaN is computed from where those of other weights are."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not F.interpolate:
-            return func(*args, **kwargs)
-        image, *rest = (kwargs.pop("input"), *args) if "input" in kwargs else args
-        interpolate: Callable[[Tensor], Tensor] = lambda values: F.interpolate(values, *rest, **kwargs)  # noqa: E731
-        reached = interpolate(image.isnan().double()).abs() > _NO_WEIGHT
-        return interpolate(image.nan_to_num(0.0)).masked_fill(reached, torch.nan)
