@@ -310,6 +310,13 @@ def test_seeds_are_summed_up_with_their_interval():
     check_texts(figure)
 
 
+def test_the_figure_of_one_field_alone_can_be_read():
+    figure = draw_fields(compare_fields({"plain": [nn.Sequential(conv(3), Gated())]}, ["1"], 1))
+    figure.draw_without_rendering()
+    check_texts(figure)
+    assert "theoretical the whole image" in figure.axes[0].get_title()
+
+
 class Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
