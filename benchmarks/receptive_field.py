@@ -20,7 +20,7 @@ from .timing import race
 
 #: Networks of timm, and layers early and late.
 LAYERS = (("resnet50", "layer4"), ("resnet50", "layer2"), ("resnet18", "layer4"))
-IMAGES, PIXELS, BATCH = 32, 224, 8
+IMAGES, PIXELS, BATCH = 32, 224, 4
 #: The largest ratio that the project set itself.
 TARGET = 1.3
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError, ShapeError
 from .input_images import check_images
-from .layer_outputs import FORWARD_ERRORS, Layer, field_network, find_layer, in_evaluation, output_of
+from .layer_outputs import FORWARD_ERRORS, centre_gradients, field_network, find_layer, in_evaluation
 from .noise_images import noise_images
 from .t_interval import Interval, t_interval
 from .theoretical_field import TheoreticalField, theoretical_field
@@ -104,7 +104,7 @@ def effective_field(
         images: as the network takes them; or how many images of noise (standard normal, always the same) are drawn, so
             large that the theoretical field fits into them if it is not larger than 512 pixels.
         theoretical: the layer's theoretical field, if it is known.
-        batch: images per pass, which decides how much memory is taken; if not given, so many as have the pixels of 8
+        batch: images per pass, which decides how much memory is taken; if not given, so many as have the pixels of four
             images of 224×224.
 
     Shape:
@@ -141,31 +141,14 @@ def effective_field(
         except FORWARD_ERRORS as error:
             raise ShapeError(f"the network cannot take images of shape {tuple(images.shape[1:])} ({error})") from error
         theoretical = theoretical or theoretical_field(network, inside, images.shape[1])
-        with torch.enable_grad():
-            fields = torch.cat(
-                [centre_gradients(network, part, found) for part in images.split(batch or _at_once(images))]
-            )
+        fields = torch.cat([centre_gradients(network, part, found) for part in images.split(batch or _at_once(images))])
     theoretical = dataclasses.replace(theoretical, layer=layer)
     return EffectiveField(theoretical, *_measured(fields.double().cpu()))
 
 
 def _at_once(images: Tensor) -> int:
-    """How many of these images go through a network at once: of ResNet-50, that takes about a gigabyte."""
-    return int(max(1, 8 * 224**2 // images[0, 0].numel()))
-
-
-def centre_gradients(network: nn.Module, images: Tensor, layer: Layer) -> Tensor:
-    """|∂y/∂x| of every image, summed over its channels, where y is the centre of the layer's output.
-
-    Shape:
-        - images: ``(batch, channels, height, width)``
-        - returns: ``(batch, height, width)``
-    """
-    images = images.detach().requires_grad_()
-    output = output_of(network, images.clone(), layer)  # a copy, because the first module may work in place
-    height, width = output.shape[-2:]
-    centre = output[:, :, height // 2, width // 2].sum()
-    return torch.autograd.grad(centre, images)[0].abs().sum(1)
+    """How many of these images go through a network at once: of ResNet-50, that takes half a gigabyte."""
+    return int(max(1, 4 * 224**2 // images[0, 0].numel()))
 
 
 def _measured(fields: Tensor) -> tuple[Tensor, float, Interval | None, int, float, bool]:

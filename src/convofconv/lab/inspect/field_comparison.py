@@ -79,7 +79,7 @@ def compare_fields(
         networks: by name, those that were trained with different seeds.
         layers: their names.
         images: see :func:`effective_field`; noise is of the size that the largest of all these fields needs.
-        batch: images per pass, see :func:`effective_field`.
+        batch: images per pass.
 
     Raises:
         ConfigError: see :func:`effective_field`.
