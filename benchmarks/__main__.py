@@ -15,6 +15,7 @@ CPU = (
     "folding",
     "floors",
     "memory",
+    "receptive_field",
     "train_step",
     "train_step --networks ResNet-18 --layouts contiguous --compile --only-ours",
 )

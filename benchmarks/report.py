@@ -22,6 +22,7 @@ from .records import read_records
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures"
 Record = dict[str, Any]
+PARTS = ("association", "floors", "train_step", "memory", "folding", "receptive_field")
 
 WHY_NOT_LESS = """### What is not reached, and why
 
@@ -56,7 +57,7 @@ rows with `python -m benchmarks --device cuda`.
 def main() -> None:
     FIGURES.mkdir(exist_ok=True)
     sections = [INTRODUCTION]
-    parts = {part: read_records(part) for part in ("association", "floors", "train_step", "memory", "folding")}
+    parts = {part: read_records(part) for part in PARTS}
     machines = list(dict.fromkeys(record["machine"] for records in parts.values() for record in records))
     for number, machine in enumerate(machines):
         mine = {part: [r for r in records if r["machine"] == machine] for part, records in parts.items()}
@@ -70,6 +71,8 @@ def main() -> None:
             sections += memory(mine["memory"])
         if mine["folding"]:
             sections += folding(mine["folding"])
+        if mine["receptive_field"]:
+            sections += receptive_fields(mine["receptive_field"])
     text = "\n\n".join(section.strip() for section in sections) + "\n"
     (HERE / "RESULTS.md").write_text(text, encoding="utf-8")
 
@@ -279,6 +282,31 @@ def folding(records: list[Record]) -> list[str]:
         table(header, rows),
         "The exported graphs of the folded and the plain network are compared operation by operation; where they are "
         "equal, what the last column differs from 1 is the noise of this machine.",
+    ]
+
+
+def receptive_fields(records: list[Record]) -> list[str]:
+    rows = []
+    for r in records:
+        settings, times = r["settings"], r["times"]
+        rows.append(
+            (
+                f"{settings['network']}, {settings['layer']}",
+                f"{times['plain']['milliseconds'] / 1e3:.1f}",
+                f"{times['effective field']['milliseconds'] / 1e3:.1f}",
+                ratio(times["effective field"]),
+                ratio(times["both fields"]),
+                f"{r['target']:.2f}",
+            )
+        )
+    header = ["layer", "plain passes, s", "effective field, s", "effective / plain", "both fields / plain", "aim"]
+    pixels, images = records[0]["settings"]["pixels"], records[0]["settings"]["images"]
+    return [
+        f"## The receptive fields of a layer, {images} images of {pixels} px",
+        table(header, rows),
+        "A plain pass is one forward and backward with the gradients of all parameters, in batches of the same size. "
+        "The effective field needs the gradients of the images alone, of layers up to the one that is looked at. The "
+        "theoretical one does not depend on the images: it costs the same for one.",
     ]
 
 

@@ -47,6 +47,17 @@ class Gated(nn.Module):
         return x * x.mean((2, 3), keepdim=True).sigmoid()
 
 
+class PartlyOff(nn.Module):
+    """A ReLU that is off behind the wider one of two convs, so that no gradient reaches its window."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow, self.wide = conv(3), nn.Sequential(dead(conv(9)), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.narrow(x) + self.wide(x)
+
+
 class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(2).mT[:, None]
@@ -76,6 +87,7 @@ HAND = {
     "a stem": (lambda: [conv(7, stride=2), nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(3, 2, 1), conv(3)], 19, 4),
     "max pooling": (lambda: [conv(3), nn.MaxPool2d(3, 1, 1), conv(3), nn.MaxPool2d(3, 1, 1)], 9, 1),
     "dead": (lambda: [dead(nn.Sequential(conv(3), nn.ReLU(), conv(3), nn.ReLU(), nn.AvgPool2d(2)))], 6, 2),
+    "partly off": (lambda: [PartlyOff()], 9, 1),
     "residual": (lambda: [Residual(2), Residual(2, stride=2)], 11, 2),  # 3, 5, 7, and 11 at a jump of 2
     "transposed": (lambda: [nn.ConvTranspose2d(2, 2, 4, 2, 1)], 2, 0.5),
     "down and up": (lambda: [conv(3, stride=2), nn.Upsample(scale_factor=2), conv(1)], 3, 1),
@@ -114,7 +126,7 @@ BRUTE = {
     "transposed": lambda: [nn.Conv2d(1, 2, 3, 2, 1), nn.ConvTranspose2d(2, 2, 3, 2, 1), nn.Conv2d(2, 1, 3)],
     "nearest": lambda: [nn.Conv2d(1, 1, 3, 2, 1), nn.Upsample(scale_factor=3), nn.Conv2d(1, 1, 2)],
     "bilinear": lambda: [nn.Conv2d(1, 1, 3, 2, 1), nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(1, 1, 3)],
-    "bilinear, weights of 0": lambda: [nn.Conv2d(1, 1, 3), nn.Upsample(scale_factor=3, mode="bilinear")],
+    "bilinear, weights of 0": lambda: [nn.Conv2d(1, 1, 3), nn.Upsample(scale_factor=3, mode="bilinear")],  # 23 → 69
     "bicubic": lambda: [nn.Conv2d(1, 1, 3), nn.Upsample(size=(37, 37), mode="bicubic", align_corners=True)],
 }
 
@@ -125,9 +137,9 @@ def test_fields_are_those_of_brute_force(name):
     network = nn.Sequential(*BRUTE[name]()).double().eval()
     for parameter in network.parameters():
         nn.init.uniform_(parameter, 0.1, 1)
-    field = theoretical_field(network, str(len(network) - 1), lengths=(24,))
+    field = theoretical_field(network, str(len(network) - 1), lengths=(25,))
     with torch.no_grad():
-        assert (field.height, field.width) == (perturbed(network, 24, 64, 0), perturbed(network, 64, 24, 1))
+        assert (field.height, field.width) == (perturbed(network, 25, 32, 0), perturbed(network, 32, 25, 1))
 
 
 @pytest.mark.parametrize("layer", [Gated(), Attention(), nn.GroupNorm(1, 2), nn.AdaptiveAvgPool2d(1)], ids=str)
@@ -179,6 +191,22 @@ def test_signs_of_channels_do_not_cancel():
     assert effective_field(nn.Sequential(network), "0", torch.randn(1, 2, 5, 5)).map.max() == 2
 
 
+def test_a_first_module_may_work_in_place():
+    class Square(nn.Module):
+        def __init__(self, inplace):
+            super().__init__()
+            self.inplace = inplace
+
+        def forward(self, x):
+            return x.square_() if self.inplace else x.square()
+
+    images = torch.randn(2, 3, 9, 9)
+    before, last = images.clone(), conv(3, channels=3)
+    one, other = (effective_field(nn.Sequential(Square(inplace), last), "1", images) for inplace in (True, False))
+    torch.testing.assert_close(one.map, other.map)
+    assert torch.equal(images, before)
+
+
 def small(seed=0):
     torch.manual_seed(seed)
     return nn.Sequential(conv(3, 2, channels=3), nn.BatchNorm2d(2), nn.ReLU(True), Residual(2), nn.Dropout(0.5))
@@ -226,7 +254,7 @@ def test_a_network_is_left_as_it_was():
     assert [module.training for module in network.modules()] == modes
     assert all(parameter.grad is None for parameter in network.parameters())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert not any(module._forward_hooks for module in network.modules())
+    assert network(torch.randn(1, 3, 9, 9)).shape == (1, 2, 5, 5)  # no hook ends the forward any more
 
 
 def test_clipping_is_reported():
@@ -244,6 +272,22 @@ def test_noise_has_the_networks_channels_and_room_for_the_field(channels):
     assert field.theoretical.width == 39  # 7 + 8 · 4
     assert tuple(field.map.shape) == (64, 64)
     assert not field.theory_clipped
+
+
+def test_a_network_for_images_of_one_size_gets_noise_of_that_size():
+    class OneSize(nn.Sequential):
+        def __init__(self, *layers: nn.Module) -> None:
+            super().__init__(*layers)
+            self.pretrained_cfg = {"input_size": (3, 48, 48)}  # as timm's networks have it
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.shape[-2:] == (48, 48), "Input height doesn't match model"
+            return super().forward(x)
+
+    field = effective_field(OneSize(conv(8, 8, padding=0, channels=3)), "0", 2)
+    assert (field.theoretical.width, field.theoretical.stride, field.theoretical.only_size) == (8, (8, 8), 48)
+    assert field.map.shape == (48, 48)
+    assert theoretical_field(OneSize(conv(8, 8, padding=0, channels=3), Attention()), "1").whole_image
 
 
 def test_seeds_are_summed_up_with_their_interval():
@@ -264,6 +308,13 @@ def test_seeds_are_summed_up_with_their_interval():
     assert squares == {11, round(fields.size, 6)}
     figure.draw_without_rendering()
     check_texts(figure)
+
+
+def test_the_figure_of_one_field_alone_can_be_read():
+    figure = draw_fields(compare_fields({"plain": [nn.Sequential(conv(3), Gated())]}, ["1"], 1))
+    figure.draw_without_rendering()
+    check_texts(figure)
+    assert "theoretical the whole image" in figure.axes[0].get_title()
 
 
 class Twice(nn.Module):

@@ -409,7 +409,11 @@ def test_seeds_and_other_layers(looked_into, trained, tmp_path, capsys):
     assert list(mobilenet.values()) == [["other"]]
     text = (tmp_path / "out.html").read_text(encoding="utf-8")
     assert rows(text, "Sizes of receptive fields")[1][4] == "2 seeds"
-    page, titles = Page(text), list(numbers["sections"]["kernel-groups"])
+    groups = numbers["sections"]["kernel-groups"]
+    p = groups["classification: coc, backbone resnet18"]["coc, backbone resnet18"]["conv1"]["over_seeds"]["similarity"]
+    (row,) = [row for row in rows(text, "Layer conv1: 16 of 16 groups compared") if "effective" in row[0]][:1]
+    assert row[-1] == f"{'yes' if p <= 0.05 else 'no'}, p = {p:.2g} over seeds"
+    page, titles = Page(text), list(groups)
     assert [title.split(":")[0] for title in titles] == ["classification"] * 2
     assert set(titles) <= set(page.texts["h3"])
     remarks = numbers["sections"]["looked-into"]["remarks"].values()

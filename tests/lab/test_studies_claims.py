@@ -20,8 +20,9 @@ pytest.importorskip("scipy", reason="needs the extra [lab]")
 from figure_texts import check_texts
 
 from convofconv.errors import ConfigError
+from convofconv.lab.inspect.measures import MEASURES
 from convofconv.lab.studies.additive_model import AdditiveModel
-from convofconv.lab.studies.analysis import Contrast, analyse
+from convofconv.lab.studies.analysis import CHANCE, Contrast, analyse
 from convofconv.lab.studies.claims import FILE, VERDICTS, Evidence, Finding, answer, verdict, write_claims
 from convofconv.lab.studies.forest_plot import draw_forest_plot
 from convofconv.lab.studies.formatting import points
@@ -234,7 +235,8 @@ def test_every_verdict_that_is_written_down_has_evidence_that_is_there():
             assert not test or f"def {test}(" in (REPOSITORY / path).read_text(), f"{name}: {test}"
         for part in claim.get("compare", ()):
             study = read_study(part["study"], part["budget"])
-            assert {part["variant"], *part["against"]} <= set(study.variants), name
+            assert {part["variant"], *part["against"]} - {CHANCE} <= set(study.variants), name
+            assert part.get("measure", "similarity") in MEASURES, name
             assert set(part.get("networks", ())) <= set(study.networks), name
 
 

@@ -5,7 +5,7 @@ To add one, write a function that adds its options and one that runs it, and put
 at once.
 """
 
-from . import checkpoint_commands, demo_command, run_commands, study_commands
+from . import checkpoint_commands, demo_command, inspect_command, run_commands, study_commands
 from .command import Command, Group
 
 __all__ = ["COMMANDS", "Command", "Group"]
@@ -13,6 +13,7 @@ __all__ = ["COMMANDS", "Command", "Group"]
 #: In the order of ``coc --help``.
 COMMANDS: dict[str, Command | Group] = {
     **run_commands.COMMANDS,
+    **inspect_command.COMMANDS,
     **study_commands.COMMANDS,
     **checkpoint_commands.COMMANDS,
     **demo_command.COMMANDS,

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...errors import ConfigError, ShapeError
 from .activation_maps import ActivationMaps
 from .field_comparison import SeedFields
-from .field_figure import field_squares, legend_handles, sizes_line
+from .field_figure import add_legend, field_squares, sizes_line
 
 
 def draw_activation_maps(
@@ -74,7 +74,7 @@ def draw_activation_maps(
         axes.set_title(name if fields is None else f"{name}\n{sizes_line(fields[name])}", fontsize=9)
     figure.colorbar(painted, ax=panels[:, -1].tolist(), shrink=0.6, label="activation, share of the maximum")
     if fields is not None:
-        figure.legend(handles=legend_handles(), loc="outside lower center", ncols=2, frameon=False)
+        add_legend(figure)
     return figure
 
 

@@ -150,6 +150,12 @@ class _Part:
     inputs: Any
     size: Sequence[int]
 
+    def first(self) -> Any:
+        """A copy of the first image, because the network's first module may work in place."""
+        return (
+            [image.clone() for image in self.inputs[:1]] if isinstance(self.inputs, list) else self.inputs[:1].clone()
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class _Explained:
@@ -162,7 +168,7 @@ class _Explained:
 def _find(network: nn.Module, layer: str, part: _Part) -> Layer:
     try:
         with torch.no_grad():
-            return find_layer(network, layer, functools.partial(network, part.inputs[:1]))
+            return find_layer(network, layer, functools.partial(network, part.first()))
     except ConfigError:
         raise
     except FORWARD_ERRORS as error:

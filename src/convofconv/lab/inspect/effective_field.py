@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError, ShapeError
 from .input_images import check_images
-from .layer_outputs import FORWARD_ERRORS, Layer, field_network, find_layer, in_evaluation, output_of
+from .layer_outputs import FORWARD_ERRORS, centre_gradients, field_network, find_layer, in_evaluation
 from .noise_images import noise_images
 from .t_interval import Interval, t_interval
 from .theoretical_field import TheoreticalField, theoretical_field
@@ -94,7 +94,7 @@ def effective_field(
     images: Tensor | int = 32,
     *,
     theoretical: TheoreticalField | None = None,
-    batch: int = 8,
+    batch: int | None = None,
 ) -> EffectiveField:
     """The effective receptive field of a layer in evaluation mode.
 
@@ -104,7 +104,8 @@ def effective_field(
         images: as the network takes them; or how many images of noise (standard normal, always the same) are drawn, so
             large that the theoretical field fits into them if it is not larger than 512 pixels.
         theoretical: the layer's theoretical field, if it is known.
-        batch: images per pass, which decides how much memory is taken.
+        batch: images per pass, which decides how much memory is taken; if not given, so many as have the pixels of four
+            images of 224×224.
 
     Shape:
         - images: ``(number, channels, height, width)``
@@ -122,7 +123,7 @@ def effective_field(
         >>> field.size, field.clipped
         (3.0, False)
     """
-    if batch < 1:
+    if batch is not None and batch < 1:
         raise ConfigError(f"batch must be at least 1, got {batch}")
     if isinstance(images, int):
         theoretical = theoretical or theoretical_field(network, layer)
@@ -134,30 +135,20 @@ def effective_field(
         images = images.to(like).clone()
         try:
             with torch.no_grad():
-                found = find_layer(network, inside, functools.partial(network, images[:1]))
+                found = find_layer(network, inside, functools.partial(network, images[:1].clone()))
         except ConfigError:
             raise
         except FORWARD_ERRORS as error:
             raise ShapeError(f"the network cannot take images of shape {tuple(images.shape[1:])} ({error})") from error
         theoretical = theoretical or theoretical_field(network, inside, images.shape[1])
-        with torch.enable_grad():
-            fields = torch.cat([centre_gradients(network, part, found) for part in images.split(batch)])
+        fields = torch.cat([centre_gradients(network, part, found) for part in images.split(batch or _at_once(images))])
     theoretical = dataclasses.replace(theoretical, layer=layer)
     return EffectiveField(theoretical, *_measured(fields.double().cpu()))
 
 
-def centre_gradients(network: nn.Module, images: Tensor, layer: Layer) -> Tensor:
-    """|∂y/∂x| of every image, summed over its channels, where y is the centre of the layer's output.
-
-    Shape:
-        - images: ``(batch, channels, height, width)``
-        - returns: ``(batch, height, width)``
-    """
-    images = images.detach().requires_grad_()
-    output = output_of(network, images.clone(), layer)  # a copy, because the first module may work in place
-    height, width = output.shape[-2:]
-    centre = output[:, :, height // 2, width // 2].sum()
-    return torch.autograd.grad(centre, images)[0].abs().sum(1)
+def _at_once(images: Tensor) -> int:
+    """How many of these images go through a network at once: of ResNet-50, that takes half a gigabyte."""
+    return int(max(1, 4 * 224**2 // images[0, 0].numel()))
 
 
 def _measured(fields: Tensor) -> tuple[Tensor, float, Interval | None, int, float, bool]:

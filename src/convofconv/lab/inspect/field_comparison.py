@@ -68,7 +68,10 @@ FieldTable = dict[str, dict[str, SeedFields]]
 
 
 def compare_fields(
-    networks: Mapping[str, Sequence[nn.Module]], layers: Sequence[str], images: Tensor | int = 32, batch: int = 8
+    networks: Mapping[str, Sequence[nn.Module]],
+    layers: Sequence[str],
+    images: Tensor | int = 32,
+    batch: int | None = None,
 ) -> FieldTable:
     """Effective receptive fields of layers of several networks, all of the same images.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import Any
 
 from matplotlib.colors import LogNorm
@@ -35,11 +34,11 @@ def draw_fields(table: FieldTable) -> Figure:
     layers = list(next(iter(table.values())))
     first = next(iter(table.values()))[layers[0]].fields[0]
     width = max(3.0, 0.09 * max(len(layer) for layer in layers))
-    figure = Figure(figsize=(width * len(table) + 1.4, 3.45 * len(layers) + 1.2), layout="constrained")
+    size = max(4.5, width * len(table) + 1.4), 3.45 * len(layers) + 1.5
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(layers), len(table), squeeze=False)
     noun = "image" if first.images == 1 else "images"
-    title = f"Effective receptive fields: mean |∂y/∂x| of the centre unit over {first.images} {noun}"
-    figure.suptitle(textwrap.fill(title, int(9.5 * figure.get_figwidth())), fontsize=12)
+    figure.suptitle(f"Effective receptive fields\nmean |∂y/∂x| of the centre unit, {first.images} {noun}")
     for row, layer in zip(panels, layers, strict=True):
         for axes, (name, fields) in zip(row, table.items(), strict=True):
             drawn = _draw_field(axes, fields[layer])
@@ -48,7 +47,7 @@ def draw_fields(table: FieldTable) -> Figure:
         figure.colorbar(drawn, ax=list(row), shrink=0.8, label="share of the peak", extend="min")
     for axes in panels[-1]:
         axes.set_xlabel("column, px")
-    figure.legend(handles=legend_handles(), loc="outside lower center", ncols=min(2, len(table)), frameon=False)
+    add_legend(figure)
     return figure
 
 
@@ -78,12 +77,14 @@ def field_squares(axes: Any, centre: tuple[float, float], effective: float, theo
             axes.add_patch(Rectangle((x[0], y[0]), x[1] - x[0], y[1] - y[0], fill=False, ec=under, ls=style, lw=lines))
 
 
-def legend_handles() -> list[Line2D]:
-    """What the squares mean, for a legend."""
-    return [
+def add_legend(figure: Figure) -> None:
+    """Say below a figure what the squares mean, in two lines where it is narrow."""
+    handles = [
         Line2D([], [], color=EFFECTIVE, label="effective field (above 4.55 % of the peak)"),
         Line2D([], [], color=THEORETICAL, linestyle="--", label="theoretical field, cut off at the image"),
     ]
+    columns = 2 if figure.get_figwidth() > 7 else 1
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _seeds(fields: SeedFields) -> str:

@@ -28,7 +28,7 @@ from .kernel_grids import associated_layers, grids_side_by_side
 from .kernel_jacobian import KernelJacobian, kernel_jacobian
 from .kernel_mosaic import KernelMosaic, kernel_mosaic
 from .kernel_mosaic_figure import draw_mosaic
-from .kernel_nulls import NullTest, claim_tests
+from .kernel_nulls import CLAIMED, NullTest, claim_tests, combine_tests
 from .kernel_similarity import KernelSimilarity, layer_similarity
 from .named_networks import NamedNetworks
 from .prepared_images import PreparedImages
@@ -60,7 +60,7 @@ class Wanted:
     topics: Sequence[Topic] = TOPICS
     layers: Sequence[str] = ()
     method: str = "grad-cam"
-    images: int = 32
+    images: int = 8
     groups: int = 8
     draws: int = 39
 
@@ -80,11 +80,13 @@ class LayerGroups:
         similarity: of basic and of effective kernels.
         energy: against the super kernels; ``None`` in a plain network.
         tests: against permuted basic kernels; empty in a plain network.
+        over_seeds: one p-value for each test over the networks of all seeds, of what the claims say; empty for one.
     """
 
     similarity: Mapping[str, KernelSimilarity]
     energy: EnergyCorrelation | None
     tests: Mapping[str, NullTest]
+    over_seeds: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
 
     def numbers(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -92,6 +94,7 @@ class LayerGroups:
             **{kind: found.numbers() for kind, found in self.similarity.items()},
             "energy": self.energy and self.energy.numbers(),
             "tests": {name: test.numbers() for name, test in self.tests.items()},
+            "over_seeds": dict(self.over_seeds),
         }
 
 
@@ -195,7 +198,7 @@ def inspect_networks(
                 layer: kernel_mosaic(several, most_groups=wanted.groups) for layer, several in grids.items()
             }
         elif topic == "groups":
-            found["groups"] = {name: _groups(one_of_each, name, layers, wanted.draws) for name in one_of_each}
+            found["groups"] = {name: _groups(networks, name, layers, wanted.draws) for name in one_of_each}
         elif topic == "fields":
             found["fields"] = compare_fields(networks.by_name, spatial, wanted.images)
         elif topic == "maps" and images is None:
@@ -203,20 +206,14 @@ def inspect_networks(
         elif topic == "maps" and images is not None:
             found["maps"] = _maps(one_of_each, images, spatial[0], wanted.method, remarks)
         elif topic == "gradients" and converted:
-            first = next(iter(converted.values()))
-            inputs = images.inputs if images is not None else noise_like(first)
-            loss = _score_of(inputs)
+            inputs = images.inputs if images is not None else noise_like(next(iter(converted.values())))
             try:
-                found["shares"] = {name: neighbour_shares(network, loss) for name, network in converted.items()}
-            except NothingFoundError as error:  # a detector, in noise
+                found["shares"] = {name: neighbour_shares(net, _score_of(inputs)) for name, net in converted.items()}
+            except NothingFoundError as error:
                 remarks.append(f"no shares of gradients: {error}")
-            associated = {
-                name: [at for at in layers if at in associated_layers(net)] for name, net in converted.items()
-            }
-            found["jacobians"] = {
-                name: kernel_jacobian(converted[name], at[0]) for name, at in associated.items() if at
-            }
-            found["responses"] = {name: tap_responses(converted[name], at[0]) for name, at in associated.items() if at}
+            first_of = {name: _first_associated(network, layers) for name, network in converted.items()}
+            found["jacobians"] = {name: kernel_jacobian(converted[name], layer) for name, layer in first_of.items()}
+            found["responses"] = {name: tap_responses(converted[name], layer) for name, layer in first_of.items()}
         elif topic == "health":
             found["health"] = {name: association_health(network) for name, network in converted.items()}
         report(topic)
@@ -229,13 +226,20 @@ def _first_associated(network: nn.Module, layers: Sequence[str]) -> str:
     return next((layer for layer in layers if layer in associated), associated[0])
 
 
-def _groups(networks: Mapping[str, nn.Module], name: str, layers: Sequence[str], draws: int) -> dict[str, LayerGroups]:
+def _groups(networks: NamedNetworks, name: str, layers: Sequence[str], draws: int) -> dict[str, LayerGroups]:
     found = {}
     for layer in layers:
-        grids = grids_side_by_side(networks, layer)[name]
-        tests = claim_tests(networks[name], layer, draws=draws) if grids.associated else {}
-        energy = energy_correlation(grids) if grids.associated else None
-        found[layer] = LayerGroups(layer_similarity(grids), energy, tests)
+        grids = grids_side_by_side(networks.one_of_each, layer)[name]
+        if not grids.associated:
+            found[layer] = LayerGroups(layer_similarity(grids), None, {})
+            continue
+        tests = [claim_tests(network, layer, draws=draws) for network in networks.by_name[name]]
+        over_seeds = {
+            measure: combine_tests([test[measure] for test in tests], claimed) for measure, claimed in CLAIMED.items()
+        }
+        found[layer] = LayerGroups(
+            layer_similarity(grids), energy_correlation(grids), tests[0], over_seeds if len(tests) > 1 else {}
+        )
     return found
 
 

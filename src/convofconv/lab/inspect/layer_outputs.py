@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError, did_you_mean, listing, similar
@@ -168,6 +169,21 @@ def output_of(network: nn.Module, images: Tensor, layer: Layer) -> Tensor:
     with recorded(layer, take), contextlib.suppress(_Reached):
         network(images)
     return found[0]
+
+
+def centre_gradients(network: nn.Module, images: Tensor, layer: Layer) -> Tensor:
+    """|∂y/∂x| of every image, summed over its channels, where y is the centre of the layer's output.
+
+    Shape:
+        - images: ``(batch, channels, height, width)``
+        - returns: ``(batch, height, width)``
+    """
+    with torch.enable_grad():
+        images = images.detach().requires_grad_()
+        output = output_of(network, images.clone(), layer)  # a copy, because the first module may work in place
+        height, width = output.shape[-2:]
+        centre = output[:, :, height // 2, width // 2].sum()
+        return torch.autograd.grad(centre, images)[0].abs().sum(1)
 
 
 def described(output: Any) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from .input_images import input_channels
-from .theoretical_field import LENGTHS, TheoreticalField
+from .theoretical_field import TheoreticalField
 
 #: Sides are chosen up to this, in pixels.
 MOST = 512
@@ -35,9 +35,9 @@ def noise_images(network: nn.Module, number: int, fields: Iterable[TheoreticalFi
 
 
 def _side(field: TheoreticalField) -> int:
+    if field.only_size:
+        return field.only_size
     longest = max(field.height, field.width)
-    if field.clipped and longest < LENGTHS[-1]:
-        return longest  # the network takes no larger images
     # The centre unit's field is not always in the centre, but less than a stride away; sides are multiples of 32.
     margin = 2 * max(stride or 0.0 for stride in field.stride)
     return min(MOST, 32 * math.ceil((longest + margin) / 32))

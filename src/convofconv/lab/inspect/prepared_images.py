@@ -40,7 +40,7 @@ class PreparedImages:
 
 
 def prepare_images(
-    given: Sequence[str], network: nn.Module, recipe: Recipe | None, out: Path, most: int = 8
+    given: Sequence[str], network: nn.Module, recipe: Recipe | None, out: Path, most: int = 6
 ) -> PreparedImages:
     """Decode images and prepare them as the networks' recipe evaluates.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -22,18 +22,6 @@ from .effective_field import effective_field
 from .kernel_grids import association_of, find_conv, layers_with_kernels
 from .kernel_nulls import CLAIMED, NullTest, claim_tests
 from .object_shares import ObjectShare
-
-#: The numbers, and what each is. Kernel measures have ``NAME_z`` besides, the mean z, and ``NAME_observed``, the mean
-#: of the measure itself, from which nothing is subtracted.
-MEASURES: Mapping[str, str] = {
-    "similarity": "cosine of kernels with the best sign and shift, within − between groups, beyond permuted kernels",
-    "support_overlap": "overlap of energies per tap, within − between groups, beyond permuted kernels",
-    "spectrum_overlap": "overlap of power spectra, within − between groups, beyond permuted kernels",
-    "energy": "correlation of a group's energy with its super kernel, beyond permuted kernels",
-    "field": "effective receptive field, of the theoretical one's side",
-    "large_objects": "energy of the activation map on objects larger than the field, beyond their share of the image",
-    "small_objects": "energy of the activation map on smaller objects, beyond their share of the image",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +54,7 @@ class What:
 
 
 def run_numbers(network: nn.Module, what: What, items: Iterable[tuple[Any, Any]] = ()) -> dict[str, float | None]:
-    """Everything that :data:`MEASURES` names, of one trained network.
+    """Everything that :data:`~.measures.MEASURES` names, of one trained network.
 
     Args:
         network: as it was trained, in evaluation mode.

@@ -2,37 +2,34 @@
 
 Found by probing with NaN: whatever is computed from what is no number is no number, through every kernel, norm,
 activation, pooling, gate and attention, whatever the weights and however the network is wired. So the first column of
-the field is the first one up to which the image must be NaN for the unit to be, and bisection finds it. Gradients would
-not do: max pooling passes them to one pixel of its window (of a constant image always to the same, which gives 7 where
-the truth is 9), and a ReLU to none where it is off.
+the field is the first one up to which the image must be NaN for the unit to be, and bisection finds it. Gradients are
+good for a first guess alone: max pooling passes them to one pixel of its window (of a constant image always to the same
+one, which gives 7 where the truth is 9), and a ReLU to none where it is off.
 """
 
 from __future__ import annotations
 
 import bisect
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ...errors import ConfigError
 from .input_images import input_channels, own_size
-from .layer_outputs import FORWARD_ERRORS, Layer, field_network, find_layer, in_evaluation, output_of
+from .layer_outputs import FORWARD_ERRORS, Layer, centre_gradients, field_network, find_layer, in_evaluation, output_of
+from .nan_arithmetic import nan_kept_apart
 
 #: Lengths of the images that are probed, one after the other until the field fits.
 LENGTHS = (256, 512, 1024, 2048)
-#: The other side of these images: the field along one axis does not depend on it, and a strip is computed soon.
-_THIN = 64
+#: Their other side: the field along one axis does not depend on it, so that the first size that the network takes will
+#: do; strips are computed soonest.
+_OTHER = (32, 256)
 #: This part of an image is its edge: what sees it may be clipped.
 _EDGE = 16
-#: What rounding makes of an interpolation's weight that is 0.
-_NO_WEIGHT = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +45,7 @@ class TheoreticalField:
         clipped: whether the field reached the edge of the largest image that was probed, so that it may be larger.
         whole_image: whether every unit depends on every pixel, as behind a squeeze-and-excitation or attention; height
             and width are then those of the largest image that was probed.
+        only_size: side of the images, where the network takes no others; ``None`` where it takes many sizes.
     """
 
     layer: str
@@ -56,6 +54,7 @@ class TheoreticalField:
     stride: tuple[float | None, float | None]
     clipped: bool
     whole_image: bool
+    only_size: int | None = None
 
     def numbers(self) -> dict[str, Any]:
         """Plain values, for JSON; no height and width where the field is the whole image."""
@@ -104,7 +103,7 @@ def theoretical_field(
         11×11 px
     """
     network, inside = field_network(network, layer)
-    with in_evaluation(network), _exactly(), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), in_evaluation(network), nan_kept_apart():
         probe = _Probe.of(network, inside, layer, channels or input_channels(network), lengths)
         rows, columns = probe.along(2), probe.along(3)
     return TheoreticalField(
@@ -114,6 +113,7 @@ def theoretical_field(
         (rows.stride, columns.stride),
         rows.clipped or columns.clipped,
         rows.everything and columns.everything,
+        None if probe.lengths is lengths else probe.other,
     )
 
 
@@ -127,6 +127,7 @@ class _Probe:
         blank: an image of the network's channels and one pixel.
         lengths: of the images along the axis that is probed.
         other: their size along the other one.
+        units: of the layer's map along an axis, by the axis and the image's length; noted with every probe.
     """
 
     network: nn.Module
@@ -134,6 +135,7 @@ class _Probe:
     blank: Tensor
     lengths: Sequence[int]
     other: int
+    units: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, network: nn.Module, inside: str, name: str, channels: int, lengths: Sequence[int]) -> _Probe:
@@ -141,8 +143,8 @@ class _Probe:
         like = next(network.parameters(), torch.zeros(()))
         blank = torch.zeros(1, channels, 1, 1, dtype=like.dtype, device=like.device)
         own = own_size(network)
-        for sizes, other in ((lengths, _THIN), ((own,), own)):
-            image = blank.expand(1, channels, other, sizes[0])
+        for sizes, other in (*((lengths, side) for side in _OTHER), ((own,), own)):
+            image = blank.expand(1, channels, other, sizes[0]).clone()
             try:
                 layer = find_layer(network, inside, functools.partial(network, image))
             except ConfigError:  # about the layer
@@ -154,8 +156,8 @@ class _Probe:
             probe.check(name)
             return probe
         raise ConfigError(
-            f"layer {name!r}: the network takes neither images of {_THIN}×{lengths[0]} nor of {own}×{own} pixels with "
-            f"{channels} channels ({reason})"
+            f"layer {name!r}: the network takes neither images of {_OTHER[-1]}×{lengths[0]} nor of {own}×{own} pixels "
+            f"with {channels} channels ({reason})"
         ) from reason
 
     def check(self, name: str) -> None:
@@ -173,14 +175,18 @@ class _Probe:
         Shape:
             ``(spans, units along the axis)``
         """
-        shape = [len(spans), self.blank.shape[1], self.other, self.other]
-        shape[axis] = length
-        images = self.blank.expand(shape).clone()
+        images = self.blank.expand(self._shape(len(spans), axis, length)).clone()
         for image, (start, stop) in zip(images, spans, strict=True):
             image.narrow(axis - 1, start, stop - start).fill_(torch.nan)
         output = output_of(self.network, images, self.layer).isnan().any(1, keepdim=True)
+        self.units[axis, length] = output.shape[axis]
         across = 5 - axis
         return output.select(across, output.shape[across] // 2).flatten(1)
+
+    def _shape(self, number: int, axis: int, length: int) -> list[int]:
+        shape = [number, self.blank.shape[1], self.other, self.other]
+        shape[axis] = length
+        return shape
 
     def along(self, axis: int) -> _Axis:
         """Bisect for the first and the last row or column of the centre unit's field."""
@@ -198,13 +204,22 @@ class _Probe:
         def meets(start: int, stop: int) -> bool:
             return _centre(self.touched(axis, length, [(start, stop)])[0])
 
-        places, before, behind = range(length), 0, 0
-        if not meets(0, 1):
-            before = bisect.bisect_left(places, True, key=lambda place: meets(0, place + 1))
-        if not meets(length - 1, length):
-            behind = bisect.bisect_left(places, True, key=lambda place: meets(length - 1 - place, length))
+        first, behind = self._reached(axis, length)
+        first = _least(first, lambda place: meets(0, place + 1))
+        behind = _least(behind, lambda place: meets(length - 1 - place, length))
         everything = all(clipped) and self._sees_far(axis, length)
-        return _Axis(length - behind - before, self._stride(axis), any(clipped), everything)
+        return _Axis(length - behind - first, self._stride(axis), any(clipped), everything)
+
+    def _reached(self, axis: int, length: int) -> tuple[int, int]:
+        """Rows or columns in front of those that a gradient reaches, and behind them.
+
+        All that it reaches are in the field, and mostly the field has no others, which one probe then shows.
+        """
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(self._shape(1, axis, length), generator=generator).to(self.blank)
+        gradients = centre_gradients(self.network, noise, self.layer)[0]
+        places = gradients.amax(3 - axis).nonzero()
+        return (int(places[0]), length - 1 - int(places[-1])) if len(places) else (length, length)
 
     def _clipped(self, axis: int, length: int) -> tuple[bool, bool]:
         """Whether the centre unit sees the image's outermost pixels: some, for a conv can leave out the last ones."""
@@ -221,40 +236,21 @@ class _Probe:
     def _stride(self, axis: int) -> float | None:
         """From the sizes of two maps: padding and cropping at the edges are in both."""
         short, more = self.lengths[0], 256  # more by a multiple of all strides
-        units = self.touched(axis, short, [(0, 0)]).shape[1]
         try:
-            added = self.touched(axis, short + more, [(0, 0)]).shape[1] - units
+            if (axis, short + more) not in self.units:
+                self.touched(axis, short + more, [(0, 0)])
         except FORWARD_ERRORS:
-            return short / units
+            return short / self.units[axis, short]
+        added = self.units[axis, short + more] - self.units[axis, short]
         return more / added if added else None
+
+
+def _least(known: int, meets: Callable[[int], bool]) -> int:
+    """The least place from which on something is met, which is known to be this one or one before it."""
+    if not known or not meets(known - 1):
+        return known
+    return bisect.bisect_left(range(known), True, key=meets)
 
 
 def _centre(units: Tensor) -> bool:
     return bool(units[len(units) // 2])
-
-
-@contextlib.contextmanager
-def _exactly() -> Iterator[None]:
-    """No algorithm of a conv that works on tiles (Winograd's, Fourier's), which would spread NaN over all of a tile.
-
-    oneDNN, on CPUs, takes none unless it is asked to; a test watches over it.
-    """
-    with (
-        torch.backends.cudnn.flags(enabled=False),
-        torch.backends.nnpack.flags(enabled=False),
-        _ExactInterpolation(),
-    ):
-        yield
-
-
-class _ExactInterpolation(TorchFunctionMode):
-    """Interpolation reads pixels of weight 0 too; what is NaN is computed from where those of other weights are."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not F.interpolate:
-            return func(*args, **kwargs)
-        image, *rest = (kwargs.pop("input"), *args) if "input" in kwargs else args
-        interpolate: Callable[[Tensor], Tensor] = lambda values: F.interpolate(values, *rest, **kwargs)  # noqa: E731
-        reached = interpolate(image.isnan().double()).abs() > _NO_WEIGHT
-        return interpolate(image.nan_to_num(0.0)).masked_fill(reached, torch.nan)

@@ -21,8 +21,8 @@ from ..files.atomic import locked_folder
 #: ``validation`` (numbers of the best epoch), ``best_epoch``, ``history`` (numbers per epoch), ``parameters``
 #: (``as_trained`` and ``folded``), ``largest_difference_after_folding``, ``versions``, ``seconds`` of training and
 #: ``cpu_seconds`` that it took of its process, which what else the machine does changes least.
-#: A line of ``kind`` "inspection" has the ``run`` that was looked into, the ``code`` that did it, and ``numbers``, by
-#: name of what was measured: :data:`~convofconv.lab.inspect.run_numbers.MEASURES`.
+#: A line of ``kind`` "inspection" has the ``run`` that was looked into, the version of ``convofconv`` that did it, and
+#: ``numbers`` by name of what was measured, see :data:`~convofconv.lab.inspect.measures.MEASURES`.
 #: A line of ``kind`` "accept" says that results of ``code`` may stand beside those of ``beside``, and why (``reason``).
 Record = Mapping[str, Any]
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..files.atomic import writable_folder, write_atomic
+from ..inspect.measures import MEASURES
 from ..progress import duration
 from .additive_model import AdditiveModel
 from .analysis import CLOCKS, PLAIN, Analysis, Cell, Contrast, Network, analyse
@@ -15,6 +16,7 @@ from .csv_files import comparisons_csv, runs_csv
 from .figures import ADJUSTED, CAPTIONS, draw, encode
 from .formatting import NOTHING, between, count, p_is, points, probability, spread, summary_of
 from .records import Record
+from .statistics import Comparison, summarize
 from .study import Settings, Study, Tuning
 
 
@@ -162,8 +164,28 @@ def _network(study: Study, network: Network) -> Iterator[str]:
         if family:
             yield summary_of(network, baseline)
             yield _comparisons(family, bool(network.paper))
+    yield from _inside(network)
     if study.tuning is not None:
         yield _tuning(study, network)
+
+
+def _inside(network: Network) -> Iterator[str]:
+    """A table per measure of what was found inside of the networks."""
+    for measure, said in MEASURES.items():
+        found = {name: summarize(list(cell.measured(measure).values())) for name, cell in network.cells.items()}
+        if not any(summary.n for summary in found.values()):
+            continue
+        against = network.inside(measure, PLAIN)
+        rows = []
+        for name, summary in found.items():
+            comparison = against.get(name, Comparison(0, None))
+            difference = points(comparison.difference, sign=True)
+            sure = between(comparison.interval, sign=True)
+            row = [name, str(summary.n), spread(summary), between(summary.interval, sign=True), difference, sure]
+            rows.append([*row, probability(comparison.p_value)])
+        yield f"### {network.label}, inside: {measure.replace('_', ' ')}"
+        yield f"{said[0].upper()}{said[1:]}. In per cent; p is not corrected."
+        yield _table(["variant", "n", "mean ± sd", "95 % CI", f"− {PLAIN}", "95 % CI", "p"], rows)
 
 
 def _splits(study: Study, network: Network) -> Iterator[str]:

@@ -57,7 +57,7 @@ def _meanings() -> Markup:
             "kernels are dealt to other places at random, and the learnt super kernels are applied to them: mean ± "
             "standard deviation of the difference (of energy, of “within”).",
             "z and p": "By how many standard deviations of the null the layer lies beyond it, and the share of draws "
-            "that lie as far in the claimed direction.",
+            "that lie as far in the claimed direction; of several seeds, z is the first one's, and p of all together.",
         }
     )
 
@@ -77,19 +77,25 @@ def _rows(network: str, found: LayerGroups) -> Iterator[list[str]]:
             one = getattr(found.similarity[kind], measure)
             test = found.tests.get(measure) if kind == "effective" else None
             numbers = (one.within, one.between, one.difference, one.effect_size)
-            yield [name, measure.replace("_", " "), *map(_short, numbers), *_tested(test, CLAIMED[measure])]
+            tested = _tested(test, CLAIMED[measure], found.over_seeds.get(measure))
+            yield [name, measure.replace("_", " "), *map(_short, numbers), *tested]
     if found.energy is not None:
         one, test = found.energy, found.tests.get("energy")
         numbers = (one.own, one.others, one.difference, one.effect_size)
-        yield [f"{network}, effective", "energy", *map(_short, numbers), *_tested(test, CLAIMED["energy"])]
+        tested = _tested(test, CLAIMED["energy"], found.over_seeds.get("energy"))
+        yield [f"{network}, effective", "energy", *map(_short, numbers), *tested]
 
 
-def _tested(test: NullTest | None, claimed: Alternative) -> list[str]:
+def _tested(test: NullTest | None, claimed: Alternative, over_seeds: float | None) -> list[str]:
     if test is None or test.null_mean is None:
         return [NOTHING] * 3
-    p = test.p_value(claimed)
+    p = test.p_value(claimed) if over_seeds is None else over_seeds
     spread = "" if test.null_deviation is None else f" ± {_short(test.null_deviation)}"
-    said = NOTHING if p is None else f"{'yes' if p <= _LEVEL else 'no'}, p = {digits(p, 2)}"
+    said = (
+        NOTHING
+        if p is None
+        else f"{'yes' if p <= _LEVEL else 'no'}, p = {digits(p, 2)}{'' if over_seeds is None else ' over seeds'}"
+    )
     return [
         f"{_short(test.null_mean)}{spread}",
         NOTHING if test.effect_size is None else f"{test.effect_size:+.1f}",

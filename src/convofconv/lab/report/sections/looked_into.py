@@ -19,8 +19,9 @@ def section(inside: Inside) -> Section:
         ]
         parts += [
             note(
-                "The networks of the best epochs, as they were trained, with their kernel maps. Kernels, groups and "
-                "gradients are those of the first run of each network, receptive fields the mean over all of them."
+                "The networks of the best epochs, as they were trained, with their kernel maps. Where a network has "
+                "several runs, receptive fields are means over them and p-values of groups combine them; all "
+                "else is of the first one."
             ),
             table("Networks", ["network", "task", "runs"], rows, texts=True),
         ]
