@@ -64,7 +64,7 @@ def draw_activation_maps(
             axes.imshow(shown[number].mean(-1), cmap="gray", vmin=0, vmax=1)
             heat = drawn.maps[number].detach().cpu()
             painted = axes.imshow(heat.numpy(), cmap="inferno", vmin=0, vmax=1, alpha=0.6)
-            if fields is not None:
+            if fields is not None and heat.any():  # an empty map has no peak
                 field_squares(axes, _peak(heat), fields[name].size, fields[name].fields[0].theoretical)
             axes.set_xlabel(_explained(drawn, number, classes), fontsize=8)
         for axes in row:
