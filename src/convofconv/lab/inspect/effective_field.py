@@ -34,7 +34,7 @@ class EffectiveField:
         map: mean over images of |∂y/∂x|, summed over the input's channels, where y is the centre of the layer's output,
             summed over its channels.
         size: √ of the number of pixels above 4.55 % of the peak, in pixels.
-        interval: 95 % confidence interval of the size over images (t, of the jackknife's pseudo-values), or ``None``.
+        interval: 95 % confidence interval of the size over images (t, by the jackknife's standard error), or ``None``.
         images: how many.
         border: share of the map's energy in the outermost pixels, a sixteenth of the shorter side wide.
         clipped: whether pixels above the threshold lie at the image's edge, so that the field may be larger.
@@ -157,8 +157,10 @@ def _measured(fields: Tensor) -> tuple[Tensor, float, Interval | None, int, floa
     total = fields.sum(0)
     mean, size = total / count, field_size(total)
     interval = None
-    if count > 1:  # Tukey's pseudo-values, whose mean is the size without most of its bias
-        interval = t_interval([count * size - (count - 1) * field_size(total - one) for one in fields])
+    if count > 1:  # of Tukey's pseudo-values, around the size itself
+        around = t_interval([count * size - (count - 1) * field_size(total - one) for one in fields])
+        half = (around[1] - around[0]) / 2 if around else None
+        interval = None if half is None else (size - half, size + half)
     ring = math.ceil(min(height, width) / 16)
     inside = mean[ring : height - ring, ring : width - ring].sum()
     border = float(1 - inside / mean.sum()) if mean.sum() else 0.0
