@@ -52,7 +52,16 @@ def test_help_lists_every_command_and_every_option(capsys: pytest.CaptureFixture
         assert text.index("\n\n") < 1000, name  # what it does comes soon: of a hundred options, no usage
         told = text.split("options:")[-1].partition("\ncommands:")[0]
         options = [part for part in told.split("\n  --") if part.strip()][1:]
-        without = ("arch ", "out FILE", "out DIR", "recipe RECIPE", "retry-failed", "dry-run", "print_config")
+        without = (
+            "arch ",
+            "out FILE",
+            "out DIR",
+            "recipe RECIPE",
+            "retry-failed",
+            "dry-run",
+            "print_config",
+            "no-inspection",
+        )
         without += tuple(f"{section} CONFIG" for section in ("data", "model", "training", "machine"))
         for option in options:
             assert "default: " in " ".join(option.split()) or option.startswith(without), (name, option)

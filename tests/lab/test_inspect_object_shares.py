@@ -164,11 +164,11 @@ def test_a_detectors_shares_on_annotated_objects():
 def test_shares_on_real_objects():
     recipe = recipe_from("voc2012-subset-fcn-resnet18-w16", {"data.limit": 3}, SHARED)
     task = find_task(recipe.task)
-    pictures = task.build_evaluation(recipe.data, recipe.data.val_split).pictures
+    images = task.build_evaluation(recipe.data, recipe.data.val_split).images
     network = task.build_network(recipe, 21)
     # All pixels are given to dog or cat, so that other classes are silent.
     nn.init.constant_(network.head.predict.bias, -100.0)
     network.head.predict.bias.data[[8, 12]] = 0.0
-    found = annotated_shares(network, [pictures[index] for index in range(3)], "backbone.layer3")
+    found = annotated_shares(network, [images[index] for index in range(3)], "backbone.layer3")
     assert len(found.shares) + found.silent >= 3
     assert all(0 <= one.share <= 1 and 0 < one.chance < 1 for one in found.shares)

@@ -78,7 +78,7 @@ def _report_options(parser: ArgumentParser) -> None:
     option("--out", type=Path, default=Path("report.html"), metavar="FILE", help=out)
     numbers = "every number of the page (default: beside the page, report.json)"
     option("--json", type=Path, metavar="FILE", help=numbers)
-    images = "draw activation maps of these: files, folders, or patterns in quotes; eight at most"
+    images = "draw activation maps of these: files, folders, or patterns in quotes (default: none)"
     option("--images", type=str, nargs="+", default=[], metavar="IMAGES", help=images)
     option("--no-inspection", action="store_true", help="do not look into the networks, which takes seconds each")
 
