@@ -27,7 +27,12 @@ def _inspect_options(parser: ArgumentParser) -> None:
     option("--method", type=str, metavar="METHOD", help="also ARCH converted in this way (default: none)")
     option("--preset", type=str, metavar="PRESET", help="of the association (default: poster)")
     option(
-        "--layer", type=str, nargs="+", default=[], metavar="LAYER", help="of all topics (default: chosen, see above)"
+        "--layer",
+        type=str,
+        nargs="+",
+        default=[],
+        metavar="LAYER",
+        help="whose kernels, field and map (default: see above)",
     )
     option("--images", type=str, nargs="+", default=[], metavar="IMAGE", help="for activation maps (default: none)")
     option("--only", type=str, nargs="+", default=[], metavar="TOPIC", help=f"some of {_TOPICS} (default: all)")
