@@ -228,6 +228,14 @@ def test_runs_of_two_tasks_are_refused(runs, trained, tmp_path):
         networks_of_runs([runs["plain"], other])
 
 
+def test_of_a_network_of_videos_kernels_are_looked_at():
+    network = coc.convert(nn.Sequential(nn.Conv3d(2, 8, 3), nn.Conv3d(8, 8, 3))).eval()
+    with pytest.raises(ConfigError, match=r"first conv is a Conv3d: .* --only kernels groups health"):
+        inspect_networks(NamedNetworks({"video": (network,)}), Wanted(draws=3))
+    found = inspect_networks(NamedNetworks({"video": (network,)}), Wanted(("kernels", "groups", "health"), draws=3))
+    assert set(found.figures()) == {"kernels-0", "kernels-1", "health-video"}
+
+
 def test_a_network_without_kernels_is_refused():
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(ConfigError, match=r"no conv with more than one tap"):

@@ -5,20 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from ...errors import ShapeError
+from ...errors import ConfigError, ShapeError
+
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def input_channels(network: nn.Module) -> int:
     """Channels of the images that a network takes: those of its first conv, 3 where it has none.
 
+    Raises:
+        ConfigError: it takes sequences or volumes.
+
     Examples:
         >>> input_channels(nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3)))
         4
     """
-    return next(
-        (module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)), 3
-    )
+    first = next((module for module in network.modules() if isinstance(module, _CONVS)), None)
+    if first is None:
+        return 3
+    if not isinstance(first, nn.Conv2d | nn.ConvTranspose2d):
+        kind = parametrize.type_before_parametrizations(first).__name__
+        raise ConfigError(
+            f"the network's first conv is a {kind}: receptive fields, activation maps and gradients are those of "
+            "networks of images. Its kernels can be looked at: --only kernels groups health"
+        )
+    return first.in_channels
 
 
 def own_size(network: nn.Module) -> int:

@@ -185,7 +185,8 @@ def inspect_networks(
     """
     one_of_each = networks.one_of_each
     layers = tuple(wanted.layers) or kernel_layers(one_of_each)
-    spatial = tuple(wanted.layers) or (field_layer(one_of_each),)
+    images_too = {"fields", "maps"} & set(wanted.topics)
+    spatial = tuple(wanted.layers) or ((field_layer(one_of_each),) if images_too else ())
     converted = {name: network for name, network in one_of_each.items() if associated_layers(network)}
     found: dict[str, Any] = {"images": images, "classes": networks.classes}
     remarks: list[str] = []
