@@ -1,4 +1,4 @@
-"""What the paper claims of the inside of networks (C9, C10, C11) as a few numbers per run, all of them in per cent.
+"""What the paper claims of the inside of networks (C9, C10, C11) as a few numbers per run.
 
 Each kernel measure is what a layer has more than its null, the mean over layers: 0 where nothing but chance and the
 association itself is at work. A plain network is looked at in the same way, through associations at the identity.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -62,15 +61,13 @@ def run_numbers(network: nn.Module, what: What, items: Iterable[tuple[Any, Any]]
         items: images with annotated objects, see :func:`~.annotated_shares.annotated_shares`.
 
     Returns:
-        Numbers in per cent by name, and ``field_pixels``, the field's side; ``None`` where one is not defined.
+        Numbers by name, in per cent, the field's in pixels; ``None`` where one is not defined.
 
     Raises:
         ConfigError: the network has no such layer, or no kernels to look at.
     """
     numbers: dict[str, float | None] = kernel_numbers(network, what.draws)
-    field = effective_field(network, what.layer)
-    side = math.sqrt(field.theoretical.height * field.theoretical.width)
-    numbers |= {"field": 100 * field.size / side, "field_pixels": field.size}
+    numbers["field"] = effective_field(network, what.layer).size
     if what.object_size:
         shares = annotated_shares(network, items, what.layer).shares
         large = [share for share in shares if share.size > what.object_size]

@@ -94,5 +94,5 @@ def _annotated(recipe: Recipe, what: What) -> Iterator[tuple[Any, Any]]:
 
 
 def _line(numbers: Mapping[str, float | None]) -> str:
-    shown = ("similarity", "support_overlap", "energy", "field_pixels", "large_objects")
+    shown = ("similarity", "support_overlap", "energy", "field", "large_objects")
     return ", ".join(f"{name} {numbers[name]:.2f}" for name in shown if numbers.get(name) is not None)

@@ -184,7 +184,7 @@ def _inside(network: Network) -> Iterator[str]:
             row = [name, str(summary.n), spread(summary), between(summary.interval, sign=True), difference, sure]
             rows.append([*row, probability(comparison.p_value)])
         yield f"### {network.label}, inside: {measure.replace('_', ' ')}"
-        yield f"{said[0].upper()}{said[1:]}. In per cent; p is not corrected."
+        yield f"{said[0].upper()}{said[1:]}{'' if 'pixels' in said else ', in per cent'}; p is not corrected."
         yield _table(["variant", "n", "mean ± sd", "95 % CI", f"− {PLAIN}", "95 % CI", "p"], rows)
 
 
