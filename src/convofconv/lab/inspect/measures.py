@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: The numbers, and what each is; in per cent where it is not said otherwise. Kernel measures have ``NAME_z`` besides, the mean z, and ``NAME_observed``, the mean
-#: of the measure itself, from which nothing is subtracted.
+#: The numbers, and what each is; in per cent where it is not said otherwise. Kernel measures have ``NAME_z`` besides,
+#: the mean z, and ``NAME_observed``, the mean of the measure itself, from which nothing is subtracted.
 MEASURES: Mapping[str, str] = {
     "similarity": "cosine of kernels with the best sign and shift, within − between groups, beyond permuted kernels",
     "support_overlap": "overlap of energies per tap, within − between groups, beyond permuted kernels",
