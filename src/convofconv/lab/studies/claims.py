@@ -203,7 +203,8 @@ def _inside(part: Part, network: Network) -> Iterator[Finding]:
         if baseline in network.cells or baseline == CHANCE:
             comparison = network.inside(part["measure"], baseline)[part["variant"]]
             contrast = Contrast(part["variant"], baseline, comparison, comparison.p_value, 1, None)
-            yield Finding(f"{part['study']}, {network.label}", contrast, claimed)
+            where = f"{part['study']}, {network.label}, {part['measure'].replace('_', ' ')}"
+            yield Finding(where, contrast, claimed)
 
 
 def write_claims(results: Path, out: Path, file: Path = FILE) -> None:
